@@ -1,0 +1,72 @@
+# Every target first sets up what it needs in $(VENV), and needs only make and Python 3.10-3.12 with
+# venv and pip. Nothing is installed or set outside this folder. `make test VENV=path` uses another
+# environment.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One file per set of extras, newer than pyproject.toml when that set is installed.
+CORE := $(VENV)/.installed-core
+BOOK := $(VENV)/.installed-book
+DEV := $(VENV)/.installed-dev
+
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: help demo test lint lab book links clean
+
+help:
+	@echo 'make demo    a photo through the codec and back, beside JPEG, WebP and AVIF'
+	@echo 'make test    all tests, notebooks included'
+	@echo 'make lab     the notebooks in JupyterLab'
+	@echo 'make book    the book, in _build/html'
+	@echo 'make lint    ruff over the library and the notebooks'
+	@echo 'make links   REPO=owner/name: carry the address of the repository to where it is used'
+	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
+
+demo: $(CORE)
+	$(BIN)/blurlib demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(BOOK)
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+
+# --all: Sphinx says nothing about pages that it does not build again.
+book: $(BOOK)
+	$(BIN)/jupyter-book build . --toc book/_toc.yml --all -W --keep-going
+	test -s _build/html/notebooks/00_quickstart.html
+
+links: | $(BIN)/python
+	@test -n '$(REPO)' || { echo 'make links: say which repository, as in REPO=owner/name' >&2; exit 2; }
+	$(BIN)/python tools/links.py --set '$(REPO)'
+
+clean:
+	rm -rf _build build dist demo *.egg-info .pytest_cache .ruff_cache
+	find blurlib tests tools notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(CORE): pyproject.toml | $(BIN)/python
+	$(PIP) install -e .
+	@touch $(CORE)
+
+$(BOOK): pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[book]'
+	@touch $(BOOK) $(CORE)
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[dev,baselines]'
+	@touch $(DEV) $(BOOK) $(CORE)
+
+# Each name is tried by running it: a version manager's stub exists without its Python.
+$(BIN)/python:
+	@for python in python3.12 python3.11 python3.10 python3; do \
+	  if $$python -c '$(SUITABLE)' 2>/dev/null; then \
+	    echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo 'make: found no Python 3.10, 3.11 or 3.12 that has venv and pip; install one of them' >&2; \
+	exit 1
