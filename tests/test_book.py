@@ -1,0 +1,146 @@
+"""The book and the repository around it: pages, notebooks and addresses fit together."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def pages(node) -> list[str]:
+    """Every page that the table of contents names, in its order."""
+    if isinstance(node, list):
+        return [page for child in node for page in pages(child)]
+    own = [node[key] for key in ("root", "file") if key in node]
+    return own + [
+        page for key in ("parts", "chapters", "sections") for page in pages(node.get(key, []))
+    ]
+
+
+def code_cells(path: Path) -> list[dict]:
+    """The code cells of a notebook that have code."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+
+
+def links(*arguments: str, root: Path) -> subprocess.CompletedProcess:
+    """Run tools/links.py as `make links` does."""
+    command = [sys.executable, ROOT / "tools" / "links.py", "--root", root, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of every file that may carry the address."""
+    for name in ("_config.yml", "README.md", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "book", tmp_path / "book")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    return tmp_path
+
+
+def test_every_page_exists_once():
+    named = pages(TOC)
+    assert len(named) == len(set(named))
+    for page in named:
+        files = [ROOT / f"{page}.md", ROOT / f"{page}.ipynb"]
+        assert sum(file.exists() for file in files) == 1, page
+
+
+def test_every_page_is_in_the_table_of_contents():
+    written = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+    assert {str(p.relative_to(ROOT).with_suffix("").as_posix()) for p in written} == set(pages(TOC))
+
+
+def test_every_citation_has_its_entry_and_every_entry_is_printed():
+    entries = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.M)
+    texts = [p.read_text(encoding="utf-8") for p in [*(ROOT / "book").glob("*.md"), *NOTEBOOKS]]
+    cited = {
+        key.strip()
+        for t in texts
+        for keys in re.findall(r"\{cite\w*(?::\w+)?\}`([^`]+)`", t)
+        for key in keys.split(",")
+    }
+    assert len(entries) == len(set(entries))
+    assert cited <= set(entries)
+    assert ":all:" in (ROOT / "book" / "references.md").read_text()
+
+
+def test_nobody_installs_from_a_named_registry():
+    host = re.compile(r"(pypi|pythonhosted|anaconda)\.(org|com)|download\.pytorch", re.IGNORECASE)
+    for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "environment.yml", *NOTEBOOKS]:
+        assert not host.search(path.read_text(encoding="utf-8")), path.name
+
+
+@each_notebook
+def test_a_notebook_was_run_from_top_to_bottom(path):
+    counts = [cell["execution_count"] for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
+    assert outputs, "a notebook without outputs is an empty page of the book"
+    assert not [o for o in outputs if o["output_type"] == "error"]
+
+
+@each_notebook
+def test_a_notebook_asserts_what_it_claims(path):
+    assert any("assert " in "".join(cell["source"]) for cell in code_cells(path))
+
+
+def test_every_address_is_the_one_in_the_configuration():
+    run = links("--check", root=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "wrong"),
+    [
+        ("README.md", "[![x](y)](https://mybinder.org/v2/gh/someone/else/main?labpath=n.ipynb)"),
+        ("README.md", "git clone https://github.com/someone/else.git"),
+        (
+            "book/intro.md",
+            "<https://colab.research.google.com/github/someone/else/blob/main/n.ipynb>",
+        ),
+        ("CITATION.cff", 'repository-code: "https://github.com/someone/else"'),
+        ("notebooks/new.ipynb", '"!pip install git+https://github.com/someone/else.git"'),
+    ],
+)
+def test_a_wrong_address_is_found_and_set_right(checkout, file, wrong):
+    path = checkout / file
+    text = path.read_text() if path.exists() else ""
+    path.write_text(f"{text}\n{wrong}\n")
+    run = links("--check", root=checkout)
+    assert run.returncode == 1
+    assert f"{file}:" in run.stdout
+    assert "someone/else" in run.stdout
+    assert links("--set", "blurlib/blurlib", root=checkout).returncode == 0
+    assert links("--check", root=checkout).returncode == 0
+    assert path.read_text() == f"{text}\n{wrong.replace('someone/else', 'blurlib/blurlib')}\n"
+
+
+def test_a_new_address_reaches_every_place_and_comes_back(checkout):
+    before = {p: p.read_text() for p in checkout.rglob("*") if p.is_file()}
+    address = links("--check", root=checkout).stdout.split()[-1]
+    assert links("--set", "an-owner/a.name", root=checkout).returncode == 0
+    assert links("--check", root=checkout).stdout == "every address is an-owner/a.name\n"
+    for name in ("_config.yml", "README.md", "CITATION.cff"):
+        assert f"{address}" not in (checkout / name).read_text(), name
+    assert links("--set", address, root=checkout).returncode == 0
+    assert before == {p: p.read_text() for p in checkout.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("address", ["", "name", "a/b/c", "https://github.com/a/b", "a b/c"])
+def test_what_is_no_address_is_refused_in_one_line(checkout, address):
+    run = links("--set", address, root=checkout)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert links("--check", root=checkout).returncode == 0
