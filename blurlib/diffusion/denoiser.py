@@ -1,0 +1,199 @@
+"""The conditional U-Net of the perceptual decoder: one class, from CPU size to the paper's."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The shape of a `Denoiser`. Raises ValueError, naming the field, for a shape that cannot be.
+
+    patch: pixels per side folded into channels before the first layer (1 = none); scale i of the
+        network, i = 0 … len(widths)−1, is at 1/(patch · 2^i) of full resolution.
+    widths: channels of each scale, finest first.
+    blocks: blocks per scale on the way down, and as many on the way up.
+    cond_channels: channels of the feature map concatenated at each scale, 0 for none; scales
+        left out at the coarse end have none.
+    image_channels: of z_t, of base and of the output.
+    residual_to_base: the output is base + what the network computes, so that an untrained network
+        returns base. Meant for x-prediction; eps and v are not pictures and take False.
+    """
+
+    patch: int
+    widths: tuple[int, ...]
+    blocks: int
+    cond_channels: tuple[int, ...] = ()
+    image_channels: int = 3
+    residual_to_base: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "blocks", "image_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must hold positive channel counts, got {self.widths}")
+        if len(self.cond_channels) > len(self.widths) or min(self.cond_channels, default=0) < 0:
+            raise ValueError(
+                f"cond_channels must hold at most {len(self.widths)} counts of 0 or more, "
+                f"one per width, got {self.cond_channels}"
+            )
+
+    @classmethod
+    def small(cls) -> "DenoiserConfig":
+        """Nothing at full resolution; conditioned at H/8 and H/16. About 13 kMAC per pixel."""
+        return cls(patch=4, widths=(64, 128, 192), blocks=2, cond_channels=(0, 128, 192))
+
+    @classmethod
+    def paper(cls) -> "DenoiserConfig":
+        """Widths 64·(1..6) from full resolution down, conditioned at H/2 … H/16.
+
+        `base` conditions the finest scale; the main decoder's four scales follow it.
+        """
+        return cls(
+            patch=1,
+            widths=(64, 128, 192, 256, 320, 384),
+            blocks=2,
+            cond_channels=(0, 64, 128, 192, 256),
+        )
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this: patch · 2^(len(widths)−1)."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+def time_features(t: Tensor, n: int) -> Tensor:
+    """Sinusoids of diffusion time: cos and sin of 1000 t · 10000^(−2i/n), i = 0 … n/2−1.
+
+    t: (B,) in [0, 1]. Returns (B, n), n even (Ho et al. 2020, arXiv 2006.11239).
+    """
+    exponents = torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2)
+    angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel of (B, C, H, W): local, so tiles do not notice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """x + W₂ (a ⊙ gelu(b)), (a, b) = W₁ FiLM_t(norm(depthwise 5×5 (x))); starts as the identity.
+
+    FiLM_t(h) = h · (1 + scale(t)) + shift(t), one scale and shift per channel.
+    """
+
+    def __init__(self, channels: int, time_channels: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.norm = ChannelNorm(channels)
+        self.film = nn.Linear(time_channels, 2 * channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+        for layer in (self.film, self.project):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm(self.spatial(x)) * (1 + scale) + shift
+        a, b = self.expand(h).chunk(2, dim=1)
+        return x + self.project(a * F.gelu(b))
+
+
+class Blocks(nn.ModuleList):
+    """`count` blocks in a row, all told the time."""
+
+    def __init__(self, count: int, channels: int, time_channels: int) -> None:
+        super().__init__(Block(channels, time_channels) for _ in range(count))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, time)
+        return x
+
+
+class Denoiser(nn.Module):
+    """U-Net on (z_t, base), told the time and the main decoder's pyramid.
+
+    Space-to-depth of (z_t, base) → per scale: concatenate the conditioning, blocks, halve → per
+    scale back: blocks, double, join the skip connection → depth-to-space. The last layer starts at
+    zero: an untrained network returns base, or 0 without `residual_to_base`.
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, blocks, patch = config.widths, config.blocks, config.patch
+        # One entry per scale, finest first: 0 where nothing is concatenated.
+        self.cond_channels = config.cond_channels + (0,) * (len(widths) - len(config.cond_channels))
+        time = 4 * widths[0]
+        self.time_mlp = nn.Sequential(nn.Linear(time, time), nn.SiLU(), nn.Linear(time, time))
+        pixels = config.image_channels * patch**2
+        self.stem = nn.Conv2d(2 * pixels, widths[0], 1)
+        self.fuse = nn.ModuleList(
+            nn.Conv2d(width + cond, width, 1) if cond else nn.Identity()
+            for width, cond in zip(widths, self.cond_channels, strict=True)
+        )
+        self.encode = nn.ModuleList(Blocks(blocks, width, time) for width in widths)
+        self.decode = nn.ModuleList(Blocks(blocks, width, time) for width in widths)
+        scales = list(pairwise(widths))
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in scales)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in scales)
+        self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in scales)
+        self.norm = ChannelNorm(widths[0])
+        self.head = nn.Conv2d(widths[0], pixels, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z_t: Tensor, t: Tensor, base: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        """The prediction of `BlurDiffusion` (x, eps or v), in pixel space.
+
+        z_t: (B, 3, H, W), noisy picture; t: (B,) in [0, 1].
+        base: (B, 3, H, W), the direct reconstruction, pixels in [−1, 1].
+        pyramid: feature maps of the main decoder for the scales with cond_channels > 0, finest
+            first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)).
+
+        Returns (B, 3, H, W). Raises ValueError where shapes disagree with these or H, W are not
+        multiples of patch · 2^(len(widths)−1).
+        """
+        self._check(z_t, base, pyramid)
+        time = F.silu(self.time_mlp(time_features(t, self.time_mlp[0].in_features).to(z_t.dtype)))
+        conditions = iter(pyramid)
+        x = self.stem(F.pixel_unshuffle(torch.cat([z_t, base], dim=1), self.config.patch))
+        skips = []
+        for i, encode in enumerate(self.encode):
+            x = self.down[i - 1](x) if i > 0 else x
+            x = self.fuse[i](torch.cat([x, next(conditions)], 1)) if self.cond_channels[i] else x
+            x = encode(x, time)
+            skips.append(x)
+        x = self.decode[-1](x, time)
+        for i in reversed(range(len(self.up))):
+            x = F.pixel_shuffle(self.up[i](x), 2)
+            x = self.decode[i](self.join[i](torch.cat([x, skips[i]], dim=1)), time)
+        x = F.pixel_shuffle(self.head(self.norm(x)), self.config.patch)
+        return base + x if self.config.residual_to_base else x
+
+    def _check(self, z_t: Tensor, base: Tensor, pyramid: Sequence[Tensor]) -> None:
+        B, _, H, W = z_t.shape
+        if H % self.config.multiple or W % self.config.multiple or not H * W:
+            raise ValueError(
+                f"height and width must be multiples of {self.config.multiple}, got {H}×{W}: "
+                "pad the picture"
+            )
+        wanted = [(B, self.config.image_channels, H, W)] * 2
+        for i, channels in enumerate(self.cond_channels):
+            if channels:
+                stride = self.config.patch * 2**i
+                wanted.append((B, channels, H // stride, W // stride))
+        got = [tuple(x.shape) for x in (z_t, base, *pyramid)]
+        if got != wanted:
+            raise ValueError(f"z_t, base and pyramid must have shapes {wanted}, got {got}")

@@ -1,0 +1,157 @@
+"""The conditional U-Net: what it refuses, what it starts as, and what it looks at."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig, time_features
+
+TINY = DenoiserConfig(patch=2, widths=(8, 12, 16), blocks=1, cond_channels=(0, 5, 7))
+
+
+def inputs(config, H, W, B=2, seed=0):
+    """(z_t, t, base, pyramid) of random numbers for a picture of H×W."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(channels, stride):
+        return torch.randn(B, channels, H // stride, W // stride, generator=generator)
+
+    pyramid = [
+        randn(channels, config.patch * 2**i)
+        for i, channels in enumerate(config.cond_channels)
+        if channels
+    ]
+    t = torch.rand(B, generator=generator)
+    return randn(config.image_channels, 1), t, randn(config.image_channels, 1), pyramid
+
+
+def awake(config, seed=0):
+    """A network whose zero-initialised layers have been given weights, as training would."""
+    torch.manual_seed(seed)
+    network = Denoiser(config)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize(("H", "W"), [(8, 8), (16, 40), (24, 8)])
+def test_an_untrained_network_returns_base(H, W):
+    z_t, t, base, pyramid = inputs(TINY, H, W)
+    assert torch.equal(Denoiser(TINY)(z_t, t, base, pyramid), base)
+    without = Denoiser(replace(TINY, residual_to_base=False))
+    assert torch.equal(without(z_t, t, base, pyramid), torch.zeros_like(base))
+
+
+@pytest.mark.parametrize("H", [8, 16])
+@pytest.mark.parametrize("W", [8, 40])
+def test_every_input_reaches_the_output(H, W):
+    z_t, t, base, pyramid = inputs(TINY, H, W)
+    everything = [z_t, t, base, *pyramid]
+    for tensor in everything:
+        tensor.requires_grad_()
+    network = awake(replace(TINY, residual_to_base=False))
+    output = network(z_t, t, base, pyramid)
+    assert output.shape == (2, 3, H, W)
+    for gradient in torch.autograd.grad(output.square().sum(), everything):
+        assert gradient.abs().sum() > 0
+
+
+def test_skip_connections_carry_detail_past_the_coarse_scales():
+    z_t, t, base, pyramid = inputs(TINY, 16, 16)
+    network = awake(replace(TINY, residual_to_base=False))
+    torch.nn.init.zeros_(network.up[0].weight)  # nothing comes up from the coarser scales
+    z_t.requires_grad_()
+    assert torch.autograd.grad(network(z_t, t, base, pyramid).square().sum(), z_t)[0].any()
+
+
+def test_pictures_of_a_batch_do_not_mix():
+    z_t, t, base, pyramid = inputs(TINY, 16, 16)
+    network = awake(TINY)
+    together = network(z_t, t, base, pyramid)
+    alone = network(z_t[1:], t[1:], base[1:], [level[1:] for level in pyramid])
+    torch.testing.assert_close(together[1:], alone, rtol=0, atol=1e-4)
+
+
+def test_it_learns_and_every_parameter_takes_part():
+    network = awake(TINY)
+    z_t, t, base, pyramid = inputs(TINY, 16, 16)
+    target = torch.randn(base.shape, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (network(z_t, t, base, pyramid) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_memory_format_does_not_change_the_result():
+    z_t, t, base, pyramid = inputs(TINY, 16, 24)
+    network = awake(TINY)
+    contiguous = network(z_t, t, base, pyramid)
+    network.to(memory_format=torch.channels_last)
+    as_last = network(z_t.contiguous(memory_format=torch.channels_last), t, base, pyramid)
+    torch.testing.assert_close(as_last, contiguous, rtol=0, atol=1e-4)
+
+
+def test_the_small_size_is_small():
+    """Under 16,000 multiply-accumulates per pixel and 2.5 million weights."""
+    config = DenoiserConfig.small()
+    network = Denoiser(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs(config, 64, 128, B=1))
+    assert counter.get_total_flops() / 2 / (64 * 128) < 16_000
+    assert sum(parameter.numel() for parameter in network.parameters()) < 2_500_000
+
+
+def test_the_paper_size_is_the_same_class():
+    config = DenoiserConfig.paper()
+    assert config.widths == tuple(64 * i for i in range(1, 7))
+    z_t, t, base, pyramid = inputs(config, 32, 64, B=1)
+    assert [level.shape[-1] for level in pyramid] == [64, 32, 16, 8]
+    assert awake(config)(z_t, t, base, pyramid).isfinite().all()
+
+
+def test_time_features_tell_times_apart():
+    features = time_features(torch.linspace(0, 1, 1001), 64)
+    assert features.shape == (1001, 64)
+    assert torch.cdist(features, features).fill_diagonal_(torch.inf).min() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"patch": 0}, "patch .* 0"),
+        ({"blocks": 0}, "blocks .* 0"),
+        ({"image_channels": -1}, "image_channels .* -1"),
+        ({"widths": ()}, r"widths .* \(\)"),
+        ({"widths": (8, 0, 8)}, r"widths .* \(8, 0, 8\)"),
+        ({"cond_channels": (1, 2, 3, 4)}, r"at most 3 .* \(1, 2, 3, 4\)"),
+        ({"cond_channels": (-1,)}, r"cond_channels .* \(-1,\)"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize(("H", "W"), [(12, 8), (8, 20), (7, 7), (0, 8)])
+def test_sizes_that_do_not_divide_are_refused(H, W):
+    with pytest.raises(ValueError, match=f"multiples of 8, got {H}×{W}"):
+        Denoiser(TINY)(*inputs(TINY, H, W))
+
+
+def test_wrong_conditioning_is_refused():
+    network = Denoiser(TINY)
+    z_t, t, base, pyramid = inputs(TINY, 16, 16)
+    for wrong in (pyramid[:1], pyramid[::-1], [*pyramid, pyramid[0]]):
+        with pytest.raises(ValueError, match=r"\(2, 5, 4, 4\), \(2, 7, 2, 2\)"):
+            network(z_t, t, base, wrong)
+    with pytest.raises(ValueError, match=r"\(2, 3, 16, 16\)"):
+        network(z_t, t, base[:1], pyramid)

@@ -1,0 +1,212 @@
+"""Forward process, posterior and predictions, against Gaussians worked out numerically."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from blurlib.diffusion.dct import dct2, idct2
+from blurlib.diffusion.process import BlurDiffusion, Estimate, diffusion_loss
+from blurlib.diffusion.schedule import BlurSchedule
+
+H, W = 6, 5
+BLUR, ISOTROPIC = BlurSchedule(), BlurSchedule(sigma_blur_max=0)
+PREDICTIONS = ["x", "eps", "v"]
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_forward_process_has_the_stated_mean_and_noise():
+    process, t = BlurDiffusion(BLUR), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    x = randn(2, 3, H, W)
+    u_t = dct2(process.q_sample(x, t, torch.zeros_like(x)))
+    torch.testing.assert_close(u_t, BLUR.alpha(t, H, W) * dct2(x))
+    eps = randn(2, 3, H, W, seed=1)
+    z_t = process.q_sample(torch.zeros_like(x), t, eps)
+    torch.testing.assert_close(z_t, BLUR.sigma(t)[:, None, None, None] * eps)
+
+
+@pytest.mark.parametrize("schedule", [BLUR, ISOTROPIC])
+def test_transitions_compose(schedule):
+    """q(u_s | u_x), then q(u_t | u_s), is q(u_t | u_x); and r → s → t is r → t."""
+    process = BlurDiffusion(schedule)
+    r, s, t = torch.rand(3, 50, dtype=torch.float64).sort(dim=0).values
+    alpha_ts, variance_ts = process.transition(s, t, H, W)
+    assert (variance_ts > 0).all()
+
+    def square(sigma):
+        return (sigma**2)[:, None, None, None].expand_as(alpha_ts)
+
+    torch.testing.assert_close(alpha_ts * schedule.alpha(s, H, W), schedule.alpha(t, H, W))
+    torch.testing.assert_close(
+        alpha_ts**2 * square(schedule.sigma(s)) + variance_ts, square(schedule.sigma(t))
+    )
+    alpha_sr, variance_sr = process.transition(r, s, H, W)
+    alpha_tr, variance_tr = process.transition(r, t, H, W)
+    torch.testing.assert_close(alpha_ts * alpha_sr, alpha_tr)
+    torch.testing.assert_close(alpha_ts**2 * variance_sr + variance_ts, variance_tr)
+
+
+def grid_posterior(alpha_s, alpha_t, sigma_s, sigma_t, u_t, u_x):
+    """Mean and variance of u_s under p(u_t | u_s) p(u_s | u_x), summed over a grid of u_s."""
+    alpha_ts = alpha_t / alpha_s
+    variance_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2
+    u_s = alpha_s * u_x + sigma_s * np.linspace(-14, 14, 200_001)
+    log_p = -((u_t - alpha_ts * u_s) ** 2) / (2 * variance_ts)
+    log_p -= (u_s - alpha_s * u_x) ** 2 / (2 * sigma_s**2)
+    p = np.exp(log_p - log_p.max())
+    mean = (p * u_s).sum() / p.sum()
+    return mean, (p * (u_s - mean) ** 2).sum() / p.sum()
+
+
+@pytest.mark.parametrize("schedule", [BLUR, ISOTROPIC])
+@pytest.mark.parametrize(("s", "t"), [(0.0, 0.05), (0.1, 0.3), (0.45, 0.5), (0.9, 1.0)])
+def test_posterior_equals_the_numerically_computed_gaussian_product(schedule, s, t):
+    u_x = randn(1, 1, H, W)
+    alpha_s, alpha_t = (schedule.alpha(time, H, W).numpy()[0, 0] for time in (s, t))
+    sigma_s, sigma_t = schedule.sigma(s).item(), schedule.sigma(t).item()
+    u_t = torch.from_numpy(alpha_t) * u_x + sigma_t * randn(1, 1, H, W, seed=1)
+    mean, variance = BlurDiffusion(schedule).posterior(u_t, u_x, s, t)
+    for k, l in np.ndindex(H, W):
+        values = (u_t[0, 0, k, l].item(), u_x[0, 0, k, l].item())
+        expected = grid_posterior(alpha_s[k, l], alpha_t[k, l], sigma_s, sigma_t, *values)
+        got = (mean[0, 0, k, l].item(), variance[0, 0, k, l].item())
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_posterior_of_no_time_passed_is_u_t_itself():
+    u_t = randn(1, 3, H, W)
+    mean, variance = BlurDiffusion(BLUR).posterior(u_t, randn(1, 3, H, W, seed=1), 0.4, 0.4)
+    torch.testing.assert_close(mean, u_t)
+    torch.testing.assert_close(variance, torch.zeros_like(variance), rtol=0, atol=1e-12)
+
+
+def test_backward_transitions_are_refused():
+    with pytest.raises(ValueError, match=r"s − t = 0\.5"):
+        BlurDiffusion(BLUR).transition(torch.tensor([0.1, 0.75]), 0.25, H, W)
+
+
+# No blur: diffusers' schedulers, stepped from the same t to the same s.
+
+STEPS = 20
+
+
+def times_of(index):
+    return (index + 1) / STEPS
+
+
+def diffusers_scheduler(cls, **config):
+    scheduler = cls(num_train_timesteps=STEPS, clip_sample=False, **config)
+    times = torch.tensor([times_of(i) for i in range(STEPS)])
+    scheduler.alphas_cumprod = ISOTROPIC.a(times) ** 2
+    return scheduler
+
+
+@pytest.mark.parametrize("index", [1, 7, STEPS - 1])
+def test_isotropic_posterior_equals_diffusers_ddpm(index):
+    scheduler = diffusers_scheduler(DDPMScheduler, prediction_type="sample")
+    z_t, x_hat = randn(2, 3, H, W), randn(2, 3, H, W, seed=1)
+    noise = randn(2, 3, H, W, seed=2)
+    sample = scheduler.step(
+        x_hat, index, z_t, generator=torch.Generator().manual_seed(2)
+    ).prev_sample
+    mean, variance = BlurDiffusion(ISOTROPIC).posterior(
+        dct2(z_t), dct2(x_hat), times_of(index - 1), times_of(index)
+    )
+    torch.testing.assert_close(
+        variance, scheduler._get_variance(index).expand_as(variance), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(idct2(mean) + variance.sqrt() * noise, sample, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("jump", [1, 5])
+def test_isotropic_deterministic_step_equals_diffusers_ddim(prediction, jump):
+    names = {"x": "sample", "eps": "epsilon", "v": "v_prediction"}
+    scheduler = diffusers_scheduler(DDIMScheduler, prediction_type=names[prediction])
+    scheduler.set_timesteps(STEPS // jump)
+    process, index = BlurDiffusion(ISOTROPIC, prediction), 12
+    z_t, output = randn(2, 3, H, W), randn(2, 3, H, W, seed=1)
+    reference = scheduler.step(output, index, z_t, eta=0.0)
+    estimate = process.estimate(dct2(z_t), output, times_of(index))
+    u_s = process.deterministic_step(estimate, times_of(index - jump))
+    torch.testing.assert_close(idct2(u_s), reference.prev_sample, rtol=0, atol=1e-6)
+    x_hat = process.x_hat(z_t, output, times_of(index))
+    torch.testing.assert_close(x_hat, reference.pred_original_sample, rtol=0, atol=1e-6)
+
+
+# What the network predicts
+
+
+@pytest.mark.parametrize("schedule", [BLUR, ISOTROPIC])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_right_output_gives_back_picture_and_noise(schedule, prediction):
+    process = BlurDiffusion(schedule, prediction)
+    x, eps = randn(4, 3, H, W), randn(4, 3, H, W, seed=1)
+    t = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
+    z_t = process.q_sample(x, t, eps)
+    output = process.target(x, eps, t)
+    u_x_hat, u_eps_hat = process.estimate(dct2(z_t), output, t)
+    torch.testing.assert_close(idct2(u_x_hat), x, rtol=0, atol=1e-8)
+    torch.testing.assert_close(idct2(u_eps_hat), eps, rtol=0, atol=1e-8)
+    torch.testing.assert_close(process.x_hat(z_t, output, t), x, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_any_output_explains_z_t(prediction):
+    """u_t = α_t û_x + σ_t û_ε however wrong the network, and the three kinds of output agree."""
+    process, t = BlurDiffusion(BLUR, prediction), 0.3
+    u_t, output = randn(1, 3, H, W), randn(1, 3, H, W, seed=1)
+    estimate = process.estimate(u_t, output, t)
+    torch.testing.assert_close(process.deterministic_step(estimate, t), u_t)
+    x_hat, eps_hat = map(idct2, estimate)
+    for other in (BlurDiffusion(BLUR, kind) for kind in PREDICTIONS):
+        again = other.estimate(u_t, other.target(x_hat, eps_hat, t), t)
+        torch.testing.assert_close(again, Estimate(*estimate), rtol=1e-8, atol=1e-8)
+
+
+def test_with_blur_only_eps_magnifies_errors():
+    """Why ε is not the default: at t = 0.5 on 256², σ_t/α_t has a median near 1000."""
+    u_t, error, gain = torch.zeros(1, 1, 256, 256), torch.full((1, 1, 256, 256), 1e-3), {}
+    for prediction in PREDICTIONS:
+        process = BlurDiffusion(BLUR, prediction)
+        u_x_hat = process.estimate(u_t, idct2(error), 0.5).u_x_hat
+        gain[prediction] = (u_x_hat / error).abs().median().item()
+    assert gain["eps"] == pytest.approx(1000, rel=0.05)
+    assert gain["x"] == pytest.approx(1, rel=1e-3)
+    assert gain["v"] < 2
+
+
+def test_float32_pictures_keep_their_dtype():
+    process = BlurDiffusion(BLUR, "v")
+    x = randn(2, 3, H, W).float()
+    z_t = process.q_sample(x, torch.tensor([0.2, 0.9]), x)
+    estimate = process.estimate(dct2(z_t), x.bfloat16(), 0.5)
+    results = [z_t, process.target(x, x, 0.3), *estimate, *process.posterior(x, x, 0.1, 0.2)]
+    assert {result.dtype for result in results} == {torch.float32}
+
+
+def test_loss_is_zero_for_the_right_output_and_per_picture_otherwise():
+    x, eps = randn(2, 3, H, W), randn(2, 3, H, W, seed=1)
+    t = torch.tensor([0.2, 0.6], dtype=torch.float64)
+    process = BlurDiffusion(BLUR, "v")
+    offset = torch.tensor([0.0, 2.0], dtype=torch.float64)[:, None, None, None]
+    loss = diffusion_loss(process, lambda z, t: process.target(x, eps, t) + offset, x, t, eps)
+    torch.testing.assert_close(loss.per_sample, torch.tensor([0.0, 4.0], dtype=torch.float64))
+    torch.testing.assert_close(loss.x_hat[0], x[0], rtol=0, atol=1e-8)
+
+
+def test_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="x, eps, v, got 'noise'"):
+        BlurDiffusion(BLUR, "noise")
+
+
+def test_median_gain_of_the_design():
+    """σ_t/α_t has a median near 326 at t = 0.2: the number that the documentation quotes."""
+    ratio = BLUR.sigma(0.2) / BLUR.alpha(0.2, 256, 256)
+    assert ratio.median().item() == pytest.approx(326, rel=0.01)
+    assert math.isclose(BLUR.sigma(0.0).item(), 0.0067, rel_tol=0.01)

@@ -1,0 +1,87 @@
+"""The schedules against their definitions and limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from blurlib.diffusion.schedule import BlurSchedule
+
+T = torch.linspace(0, 1, 21, dtype=torch.float64)
+
+
+def test_logsnr_is_the_cut_cosine_schedule():
+    schedule = BlurSchedule(logsnr_min=-8, logsnr_max=12)
+    logsnr = schedule.logsnr(T)
+    assert logsnr[0].item() == pytest.approx(12)
+    assert logsnr[-1].item() == pytest.approx(-8)
+    # a = cos φ, σ = sin φ with an angle φ that grows linearly: the cosine schedule.
+    angle = torch.atan2(schedule.sigma(T), schedule.a(T))
+    torch.testing.assert_close(angle.diff(), angle.diff().mean().expand(20), rtol=1e-9, atol=0)
+
+
+def test_a_and_sigma_are_variance_preserving_with_that_ratio():
+    schedule = BlurSchedule()
+    a, sigma = schedule.a(T), schedule.sigma(T)
+    torch.testing.assert_close(a**2 + sigma**2, torch.ones_like(T))
+    torch.testing.assert_close(torch.log(a**2 / sigma**2), schedule.logsnr(T))
+
+
+def test_blur_grows_from_nothing_to_its_maximum():
+    blur = BlurSchedule(sigma_blur_max=20).blur_sigma(T)
+    assert blur[0] == 0
+    assert blur[-1].item() == pytest.approx(20)
+    assert blur[10].item() == pytest.approx(10)
+    assert (blur.diff() > 0).all()
+
+
+def test_damping_against_numpy_at_every_frequency():
+    H, W, t = 5, 8, 0.3
+    k, l = np.mgrid[:H, :W]
+    tau = (20 * math.sin(math.pi * t / 2) ** 2) ** 2 / 2
+    reference = 0.999 * np.exp(-(math.pi**2) * (k**2 / H**2 + l**2 / W**2) * tau) + 0.001
+    damping = BlurSchedule().damping(t, H, W)
+    assert damping.shape == (1, 1, H, W)
+    np.testing.assert_allclose(damping[0, 0].numpy(), reference, rtol=1e-12)
+    alpha = BlurSchedule().alpha(torch.tensor([t, 0.9]), H, W)
+    assert alpha.shape == (2, 1, H, W)
+    np.testing.assert_allclose(
+        alpha[0, 0].numpy(), reference * BlurSchedule().a(t).item(), rtol=1e-6
+    )
+
+
+def test_the_mean_of_a_picture_is_never_damped():
+    assert (BlurSchedule().damping(T, 6, 7)[:, 0, 0, 0] == 1).all()
+
+
+def test_no_blur_damps_nothing():
+    assert (BlurSchedule(sigma_blur_max=0).damping(T, 6, 7) == 1).all()
+
+
+def test_coefficients_are_float64_whatever_the_time():
+    for t in (0.5, torch.tensor([0.5]), torch.tensor([0.5], dtype=torch.float16)):
+        assert BlurSchedule().alpha(t, 2, 2).dtype == torch.float64
+        assert BlurSchedule().sigma(t).item() == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"sigma_blur_max": -1}, "-1"),
+        ({"sigma_blur_max": math.nan}, "nan"),
+        ({"d_min": 0}, "0"),
+        ({"d_min": 1.5}, "1.5"),
+        ({"logsnr_min": 3, "logsnr_max": 3}, "3 and 3"),
+        ({"logsnr_max": math.inf}, "inf"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(parameters, named):
+    with pytest.raises(ValueError, match=named):
+        BlurSchedule(**parameters)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.01, math.nan, torch.tensor([0.5, 2.0])])
+def test_times_out_of_range_are_refused(t):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        BlurSchedule().logsnr(t)
