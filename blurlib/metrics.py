@@ -1,0 +1,132 @@
+"""How far a reconstruction is from the photo: MSE, PSNR, MS-SSIM, LPIPS, and bits per pixel.
+
+For measuring, images are ``(3, H, W)``: ``uint8`` (peak 255) or floats in [0, 1] (peak 1), computed
+in float64. For training, `MsSsimLoss` and `Lpips` take batches ``(B, 3, H, W)`` in [0, 1].
+"""
+
+import math
+import os
+import warnings
+
+import lpips
+import torch
+from pytorch_msssim import ms_ssim as _ms_ssim
+from torch import Tensor, nn
+
+MS_SSIM_MIN_SIDE = 161
+"""Smallest side in pixels for five scales with an 11 × 11 window: (11 − 1)·2⁴ + 1."""
+
+LPIPS_MIN_SIDE = 32
+"""Smallest side in pixels that every LPIPS network's pooling survives."""
+
+
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Both in float64, and their peak; ValueError unless shape and dtype agree."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        raise ValueError(
+            f"cannot compare {x.dtype} {tuple(x.shape)} with {y.dtype} {tuple(y.shape)}"
+        )
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f"expected uint8 or floats in [0, 1], got {x.dtype}")
+    return x.double(), y.double(), 255.0 if x.dtype == torch.uint8 else 1.0
+
+
+def bpp(n_bytes: int, height: int, width: int) -> float:
+    """Bits per pixel of the original image, 8·n_bytes / (height·width); all bytes count."""
+    return 8 * n_bytes / (height * width)
+
+
+def mse(x: Tensor, y: Tensor) -> float:
+    """Mean of (x − y)² over every value; in squared levels for ``uint8``."""
+    x, y, _ = _pair(x, y)
+    return (x - y).square().mean().item()
+
+
+def psnr(x: Tensor, y: Tensor, peak: float | None = None) -> float:
+    """10·log₁₀(peak² / MSE) in dB, over all channels together; ``inf`` for equal images.
+
+    ``peak`` is 255 for ``uint8`` and 1 for floats unless given.
+    """
+    error = mse(x, y)
+    peak = peak or (255.0 if x.dtype == torch.uint8 else 1.0)
+    return 10 * math.log10(peak**2 / error) if error else math.inf
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> float:
+    """Multi-scale structural similarity (Wang et al., 2003) of two images, mean over channels.
+
+    ``nan`` ("not applicable") when a side is shorter than `MS_SSIM_MIN_SIDE`.
+    """
+    x, y, peak = _pair(x, y)
+    if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
+        return math.nan
+    # The package's own window is float32 and sums to 1 only to 1e-7, which E[x²] − μ² magnifies.
+    taps = torch.exp(-torch.arange(-5, 6, dtype=torch.float64).square() / (2 * 1.5**2))
+    window = (taps / taps.sum()).expand(x.shape[0], 1, 1, 11)
+    return _ms_ssim(x[None], y[None], data_range=peak, win=window).item()
+
+
+def ms_ssim_db(m: float) -> float:
+    """−10·log₁₀(1 − m): spreads out the values near 1; ``inf`` at 1, ``nan`` stays ``nan``."""
+    return math.inf if m >= 1 else -10 * math.log10(1 - m)
+
+
+class MsSsimLoss(nn.Module):
+    """1 − MS-SSIM per image: ``(B, 3, H, W)`` twice, in [0, 1] → ``(B,)``; differentiable.
+
+    ValueError when a side is shorter than `MS_SSIM_MIN_SIDE`.
+    """
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
+            raise ValueError(
+                f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels, got {tuple(x.shape)}"
+            )
+        return 1 - _ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+
+
+class Lpips(nn.Module):
+    """Learned perceptual distance (Zhang et al., 2018), version 0.1; 0 for equal images.
+
+    ``forward``: ``(B, 3, H, W)`` twice, in [0, 1] → ``(B,)``, differentiable; sides of at least
+    `LPIPS_MIN_SIDE`. Its weights are frozen. ``network(x, y, normalize=True)`` is any distance
+    with the interface of ``lpips.LPIPS``; `Lpips.load` makes the real ones.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, net: str = "alex", path: str | os.PathLike | None = None) -> "Lpips":
+        """``net``: 'alex' (to evaluate), 'squeeze' or 'vgg' (to train with).
+
+        ``path`` is a complete state dict of ``lpips.LPIPS``, backbone included; without one, the
+        ``lpips`` package downloads the backbone itself. ValueError for an unknown net or a file
+        that holds something else, OSError when nothing can be read or fetched.
+        """
+        if net not in ("alex", "squeeze", "vgg"):
+            raise ValueError(f"no LPIPS network {net!r}; there are alex, squeeze, vgg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision: the argument names lpips uses are old
+            if path is None:
+                return cls(lpips.LPIPS(net=net, verbose=False))
+            network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except OSError:
+            raise
+        except Exception:  # not a torch file, pickled code, other keys, other shapes
+            raise ValueError(f"{path}: is not a complete LPIPS state dict for {net}") from None
+        return cls(network)
+
+    def train(self, mode: bool = True) -> "Lpips":
+        """Stays in eval mode (dropout off) also as part of a module in training."""
+        return super().train(False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < LPIPS_MIN_SIDE:
+            raise ValueError(
+                f"LPIPS needs sides of at least {LPIPS_MIN_SIDE} pixels, got {tuple(x.shape)}"
+            )
+        return self.network(x, y, normalize=True).flatten()

@@ -1,0 +1,197 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate1d
+from skimage.metrics import peak_signal_noise_ratio
+from torch import nn
+
+from blurlib import images, metrics
+
+
+def noisy(image, sigma, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return images.to_uint8(
+        images.to_float(image) + sigma * torch.randn(image.shape, generator=generator)
+    )
+
+
+def reference_ms_ssim(x, y, peak):
+    """Wang, Simoncelli and Bovik (2003) in NumPy, x, y: (3, H, W) with sides divisible by 16."""
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    taps /= taps.sum()
+
+    def blur(z):  # valid part only
+        z = correlate1d(correlate1d(z, taps, axis=1), taps, axis=2)
+        return z[:, 5:-5, 5:-5]
+
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    result = np.ones(3)
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        if scale:
+            x, y = (z.reshape(3, z.shape[1] // 2, 2, -1, 2).mean((2, 4)) for z in (x, y))
+        mx, my = blur(x), blur(y)
+        vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+        term = (2 * cov + c2) / (vx + vy + c2)
+        if scale == 4:
+            term = term * (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+        result *= np.maximum(term.mean(axis=(1, 2)), 0) ** weight
+    return result.mean()
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_bpp():
+    assert metrics.bpp(4915, 512, 768) == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.001, 0.02, 0.5])
+def test_psnr_is_scikit_images(astronaut, sigma):
+    other = noisy(astronaut, sigma)
+    expected = peak_signal_noise_ratio(astronaut.numpy(), other.numpy())
+    assert metrics.psnr(astronaut, other) == pytest.approx(expected, abs=1e-9)
+    x, y = images.to_float(astronaut), images.to_float(other)
+    assert metrics.psnr(x, y) == pytest.approx(expected, abs=1e-5)
+    assert metrics.psnr(255 * x, 255 * y, peak=255) == pytest.approx(expected, abs=1e-5)
+
+
+def test_mse_of_a_constant_difference(astronaut):
+    x = torch.full((3, 5, 7), 10, dtype=torch.uint8)
+    assert metrics.mse(x, x + 3) == 9
+    assert metrics.mse(x + 3, x) == 9  # no wrap-around in uint8
+    assert metrics.psnr(x, x) == math.inf
+
+
+@pytest.mark.parametrize("sigma", [0.005, 0.05, 0.3])
+@pytest.mark.parametrize("size", [(176, 192), (512, 512)])
+def test_ms_ssim_is_the_numpy_reference(astronaut, size, sigma):
+    x = astronaut[:, : size[0], : size[1]]
+    y = noisy(x, sigma)
+    expected = reference_ms_ssim(x.numpy().astype(float), y.numpy().astype(float), 255)
+    assert metrics.ms_ssim(x, y) == pytest.approx(expected, abs=1e-6)
+    x, y = images.to_float(x), images.to_float(y)
+    assert metrics.ms_ssim(x, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ms_ssim_below_161_pixels_is_not_applicable(astronaut):
+    for size in ((160, 400), (400, 160), (1, 1)):
+        x = astronaut[:, : size[0], : size[1]]
+        assert math.isnan(metrics.ms_ssim(x, x))
+    x = astronaut[:, :161, :163]
+    assert metrics.ms_ssim(x, x) == pytest.approx(1, abs=1e-12)
+
+
+def test_ms_ssim_db():
+    assert metrics.ms_ssim_db(0.9) == pytest.approx(10)
+    assert metrics.ms_ssim_db(0.99) == pytest.approx(20)
+    assert metrics.ms_ssim_db(1.0) == math.inf
+    assert math.isnan(metrics.ms_ssim_db(math.nan))
+
+
+@pytest.mark.parametrize("measure", [metrics.mse, metrics.psnr, metrics.ms_ssim])
+def test_different_images_cannot_be_compared(astronaut, measure):
+    with pytest.raises(ValueError, match="cannot compare"):
+        measure(astronaut, astronaut[:, 1:])
+    with pytest.raises(ValueError, match="cannot compare"):
+        measure(astronaut, images.to_float(astronaut))
+    with pytest.raises(ValueError, match="uint8 or floats"):
+        measure(astronaut.int(), astronaut.int())
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_ms_ssim_loss_agrees_with_the_measure_per_image(astronaut):
+    x = torch.stack([astronaut[:, :192, :176], astronaut[:, 200:392, 200:376]])
+    y = noisy(x, 0.1)
+    loss = metrics.MsSsimLoss()(images.to_float(y), images.to_float(x))
+    expected = [1 - metrics.ms_ssim(a, b) for a, b in zip(x, y, strict=True)]
+    assert loss.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_ms_ssim_loss_has_finite_gradients_even_for_a_negative():
+    x = torch.rand(1, 3, 176, 176, generator=torch.Generator().manual_seed(0))
+    x_hat = (1 - x).requires_grad_()  # every covariance is negative, every scale is clipped to 0
+    loss = metrics.MsSsimLoss()(x_hat, x).sum()
+    loss.backward()
+    assert loss == 1
+    assert x_hat.grad.isfinite().all()
+
+
+def test_ms_ssim_loss_refuses_small_crops():
+    with pytest.raises(ValueError, match="161"):
+        metrics.MsSsimLoss()(torch.rand(1, 3, 160, 200), torch.rand(1, 3, 160, 200))
+
+
+# lpips builds its backbones through torchvision's old arguments.
+lpips_package = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
+
+
+class MeanDistance(nn.Module):
+    """Stands in for lpips.LPIPS: mean |x − y| · scale, in the range its flag asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.dropout = nn.Dropout()
+
+    def forward(self, x, y, normalize=False):
+        assert normalize  # inputs are in [0, 1]
+        return self.dropout((x - y).abs().mean((1, 2, 3), keepdim=True)) * self.scale
+
+
+def test_lpips_wraps_any_network():
+    distance = metrics.Lpips(MeanDistance()).train()  # stays in eval mode: no dropout
+    x = torch.zeros(2, 3, 40, 40, requires_grad=True)
+    y = torch.stack([torch.full((3, 40, 40), 0.25), torch.zeros(3, 40, 40)])
+    values = distance(x, y)
+    assert values.tolist() == [0.5, 0]
+    values.sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in distance.parameters())
+
+
+def test_lpips_refuses_small_images():
+    with pytest.raises(ValueError, match="32"):
+        metrics.Lpips(MeanDistance())(torch.zeros(1, 3, 31, 99), torch.zeros(1, 3, 31, 99))
+
+
+@lpips_package
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_lpips_from_a_file_is_the_packages(tmp_path, net):
+    import lpips
+
+    torch.manual_seed(0)
+    network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).eval()
+    torch.save(network.state_dict(), tmp_path / "full.pth")
+    distance = metrics.Lpips.load(net, tmp_path / "full.pth")
+    x, y = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
+    expected = network(2 * x - 1, 2 * y - 1).flatten()
+    torch.testing.assert_close(distance(x, y), expected)
+    assert distance(x, x).tolist() == [0, 0]
+
+
+@lpips_package
+def test_lpips_smallest_image():
+    import lpips
+
+    side = metrics.LPIPS_MIN_SIDE
+    for net in ("alex", "squeeze"):
+        network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        x = torch.rand(1, 3, side, side)
+        assert metrics.Lpips(network)(x, 1 - x).isfinite().all()
+
+
+def test_lpips_load_refuses(tmp_path):
+    with pytest.raises(ValueError, match="alex, squeeze, vgg"):
+        metrics.Lpips.load("resnet")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"text\.pth"):
+        metrics.Lpips.load("alex", tmp_path / "text.pth")
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth"):
+        metrics.Lpips.load("alex", tmp_path / "other.pth")
+    with pytest.raises(FileNotFoundError):
+        metrics.Lpips.load("alex", tmp_path / "absent.pth")
