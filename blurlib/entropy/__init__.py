@@ -1,0 +1,18 @@
+"""The Laplacian-guided entropy model and its range coding."""
+
+from blurlib.entropy.channel_groups import even_groups, uneven_groups
+from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
+from blurlib.entropy.context import ContextConfig
+from blurlib.entropy.model import EntropyConfig, LaplacianEntropyModel, Latent
+
+__all__ = [
+    "ContextConfig",
+    "DecodingError",
+    "EntropyConfig",
+    "LaplacianEntropyModel",
+    "Latent",
+    "SymbolDecoder",
+    "SymbolEncoder",
+    "even_groups",
+    "uneven_groups",
+]

@@ -1,0 +1,47 @@
+"""Checkerboard split of the latent (He et al. 2021, "Checkerboard Context Model").
+
+Anchors are the positions with an even coordinate sum, the parity CompressAI calls "even":
+
+    A N A N
+    N A N A      A: decoded first, without spatial context
+    A N A N      N: decoded second, seeing every anchor
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def anchor_mask(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """Boolean mask (height, width), True at anchors: (row + column) even."""
+    rows = torch.arange(height, device=device)[:, None]
+    columns = torch.arange(width, device=device)[None, :]
+    return (rows + columns) % 2 == 0
+
+
+class CheckerboardConv2d(nn.Conv2d):
+    """Convolution whose taps all lie at an odd distance |dy| + |dx| from the centre.
+
+    On an input that is zero outside the anchors, its output at a non-anchor sees every anchor in
+    the kernel; its output *at an anchor* is exactly its bias, because every tap falls on a zero.
+
+    Args:
+        in_channels, out_channels: as `torch.nn.Conv2d`.
+        kernel_size: odd; "same" padding keeps the size.
+    """
+
+    mask: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5):
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size is {kernel_size}: a checkerboard kernel is odd and >= 3 (3, 5, 7 …)"
+            )
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        odd_taps = ~anchor_mask(kernel_size, kernel_size)  # the centre (r, r) has an even sum
+        self.register_buffer("mask", odd_taps.to(self.weight.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)

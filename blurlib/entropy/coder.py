@@ -1,0 +1,123 @@
+"""From symbols to bytes and back: snapped Gaussians and a range coder.
+
+The coder is `constriction`'s (Bamler 2022): memory-safe on hostile bytes, one model per symbol.
+Two things make its bytes portable. Every number the coder sees lies on a coarse grid, so that
+rounding noise of 1e-15 in the networks almost never reaches it; and the grid is made of dyadic
+rationals, so that it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+
+import constriction
+import numpy as np
+import torch
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+MAX_SYMBOL = 1023  # residuals are clamped to ±1023; a wider support costs a few bytes per photo
+MU_STEPS = 16  # μ lies on multiples of 1/16
+SIGMA_STEPS = 16  # σ lies on 2^(k/16)
+LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -51 / 16, 8.0  # σ from 0.11 to 256
+PROBABILITY_FLOOR = 2.0**-24  # what the range coder gives the rarest symbol
+
+# Rounded to multiples of 2^-20: whatever the platform's pow() returns in the last bit is gone.
+SIGMA_TABLE = np.round(
+    np.exp2(np.arange(LOG2_SIGMA_MIN * SIGMA_STEPS, LOG2_SIGMA_MAX * SIGMA_STEPS + 1) / SIGMA_STEPS)
+    * 2**20
+) / 2**20  # fmt: skip
+
+_GAUSSIAN = constriction.stream.model.QuantizedGaussian(-MAX_SYMBOL, MAX_SYMBOL)
+_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+
+
+class DecodingError(ValueError):
+    """The bytes do not belong to the model that tries to decode them."""
+
+
+def snap_mu(mu: Tensor) -> Tensor:
+    """μ rounded to multiples of 1/16."""
+    return torch.round(mu * MU_STEPS) / MU_STEPS
+
+
+def snap_sigma(log2_sigma: Tensor) -> Tensor:
+    """σ from log₂ σ, rounded to the grid 2^(k/16) and clamped to [0.11, 256]."""
+    k = torch.round(log2_sigma.clamp(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX) * SIGMA_STEPS)
+    index = (k - LOG2_SIGMA_MIN * SIGMA_STEPS).long()
+    table = torch.from_numpy(SIGMA_TABLE).to(log2_sigma)
+    return table[index]
+
+
+class GaussianBits(nn.Module):
+    """Information content of residuals under zero-mean Gaussians of unit bins.
+
+        bits(r, σ) = −log₂ [ Φ((r + ½)/σ) − Φ((r − ½)/σ) ]
+
+    evaluated in the lower tail, where the difference keeps its digits. Below a probability of
+    1e-9 the bits stay constant in the forward pass, yet the gradient still pulls outliers in.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.floor = LowerBound(1e-9)
+
+    def forward(self, residual: Tensor, sigma: Tensor) -> Tensor:
+        r = residual.abs()
+        scale = sigma * math.sqrt(2)
+        upper, lower = torch.erfc((r - 0.5) / scale), torch.erfc((r + 0.5) / scale)
+        return -torch.log2(self.floor(0.5 * (upper - lower)))
+
+
+def coded_bits(residual: Tensor, sigma: Tensor) -> Tensor:
+    """Bits the range coder spends on integer residuals with snapped σ, in float64."""
+    r, scale = residual.double().abs(), sigma.double() * math.sqrt(2)
+    p = 0.5 * (torch.erfc((r - 0.5) / scale) - torch.erfc((r + 0.5) / scale))
+    return -torch.log2(p.clamp_min(PROBABILITY_FLOOR))
+
+
+class SymbolEncoder:
+    """Appends symbols to one range-coded stream."""
+
+    def __init__(self):
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def gaussian(self, residual: np.ndarray, sigma: np.ndarray) -> None:
+        """Append integer residuals (n,) in ±MAX_SYMBOL, each under N(0, σ) with σ (n,) float64."""
+        self._coder.encode(residual.astype(np.int32), _GAUSSIAN, np.zeros_like(sigma), sigma)
+
+    def categorical(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
+        """Append symbols (n,) >= 0, each under its row of `probabilities` (n, alphabet) float64."""
+        self._coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities)
+
+    def to_bytes(self) -> bytes:
+        """The stream; trailing zero bytes are implied."""
+        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+class SymbolDecoder:
+    """Reads symbols back in the order they were appended.
+
+    Raises:
+        DecodingError: the bytes are impossible under the model.
+    """
+
+    def __init__(self, data: bytes):
+        words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4")
+        self._coder = constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
+
+    def gaussian(self, sigma: np.ndarray) -> np.ndarray:
+        """Integer residuals (n,) under N(0, σ)."""
+        return self._decode(_GAUSSIAN, np.zeros_like(sigma), sigma)
+
+    def categorical(self, probabilities: np.ndarray) -> np.ndarray:
+        """Symbols (n,), each under its row of `probabilities` (n, alphabet)."""
+        return self._decode(_CATEGORICAL, probabilities)
+
+    def _decode(self, model, *parameters: np.ndarray) -> np.ndarray:
+        if len(parameters[0]) == 0:
+            return np.zeros(0, np.int32)
+        try:
+            return self._coder.decode(model, *parameters)
+        except AssertionError as error:  # constriction's word for invalid data
+            raise DecodingError("the compressed data is invalid for this model") from error

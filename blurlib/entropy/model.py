@@ -1,0 +1,273 @@
+"""The entropy model: hyper-latent, then ten passes over the latent.
+
+Training, evaluation, encoding and decoding all take the same walk over the passes; they differ
+only in where a pass gets its values from.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+from blurlib.entropy.channel_groups import check_groups, uneven_groups
+from blurlib.entropy.checkerboard import anchor_mask
+from blurlib.entropy.coder import (
+    LOG2_SIGMA_MAX,
+    LOG2_SIGMA_MIN,
+    MAX_SYMBOL,
+    GaussianBits,
+    SymbolDecoder,
+    SymbolEncoder,
+    coded_bits,
+    snap_mu,
+    snap_sigma,
+)
+from blurlib.entropy.context import ContextConfig, Gaussian, GroupContext
+
+
+@dataclass(frozen=True)
+class EntropyConfig:
+    """Sizes of the entropy model.
+
+    Attributes:
+        M: channels of the latent y; N: channels of the hyper-latent z.
+        groups: channels per group; by default the uneven groups 16, 16, 32, 64, M − 128.
+        context: sizes of the context networks.
+    """
+
+    M: int = 192
+    N: int = 64
+    groups: tuple[int, ...] = ()
+    context: ContextConfig = field(default_factory=ContextConfig)
+
+    def __post_init__(self):
+        groups = tuple(self.groups) or uneven_groups(self.M)
+        object.__setattr__(self, "groups", check_groups(groups, self.M))
+
+
+class CodedPass(NamedTuple):
+    """One of the passes: integer residuals and their σ, (B, C, positions) each."""
+
+    residual: Tensor
+    sigma: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """Estimated bits per image, (B,) float64."""
+        return coded_bits(self.residual, self.sigma).sum((1, 2))
+
+
+class Latent(NamedTuple):
+    """What the entropy model knows of a batch of latents.
+
+    Attributes:
+        y_hat: quantised latent (B, M, H, W).
+        bits_y, bits_z: estimated bits per image, (B,).
+        passes: the ten coded passes (empty in training).
+        z_symbols: hyper-latent symbols (B, N, h, w), from 0 (empty in training).
+    """
+
+    y_hat: Tensor
+    bits_y: Tensor
+    bits_z: Tensor
+    passes: tuple[CodedPass, ...] = ()
+    z_symbols: Tensor | None = None
+
+
+class HyperLatent(nn.Module):
+    """CompressAI's factorised entropy bottleneck for z, coded with frozen integer tables.
+
+    The tables belong to the checkpoint and are never recomputed: `freeze()` fills them once, when
+    training ends. A symbol outside its table is clamped to the nearest end of it.
+    """
+
+    table: Tensor
+    offset: Tensor
+    length: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bottleneck = EntropyBottleneck(channels)
+        self.register_buffer("table", torch.zeros(channels, 0, dtype=torch.int32))
+        self.register_buffer("offset", torch.zeros(channels, dtype=torch.int32))
+        self.register_buffer("length", torch.zeros(channels, dtype=torch.int32))
+
+    @property
+    def medians(self) -> Tensor:
+        """Quantisation offset of each channel, (1, N, 1, 1)."""
+        return self.bottleneck.quantiles[:, 0, 1].view(1, -1, 1, 1)
+
+    def freeze(self) -> None:
+        """Turn the learned densities into integer tables: counts out of 65 536 per symbol."""
+        bottleneck = copy.deepcopy(self.bottleneck).float()  # ours keeps its empty buffers
+        bottleneck.update(force=True)
+        counts = bottleneck.quantized_cdf.diff(dim=1).clamp_min(0)
+        length = bottleneck.cdf_length - 2  # without the escape symbol at the end
+        inside = torch.arange(counts.shape[1], device=counts.device) < length[:, None]
+        self.table = (counts * inside).int()[:, : int(length.max())]
+        self.offset, self.length = bottleneck.offset.int(), length.int()
+
+    def noisy(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Training: (straight-through ẑ, bits per image under uniform noise)."""
+        _, likelihood = self.bottleneck(z, training=True)
+        rounded = torch.round(z - self.medians) + self.medians
+        return z + (rounded - z).detach(), -likelihood.log2().sum((1, 2, 3))
+
+    def symbols(self, z: Tensor) -> Tensor:
+        """Integer symbols (B, N, h, w) from 0, clamped to the table."""
+        if self.table.numel() == 0:
+            raise RuntimeError("the hyper-latent has no tables yet: call freeze() after training")
+        rounded = torch.round(z.double() - self.medians.double()).int()
+        symbols = rounded - self.offset.view(1, -1, 1, 1)
+        return torch.minimum(symbols.clamp_min(0), self.length.view(1, -1, 1, 1) - 1)
+
+    def values(self, symbols: Tensor) -> Tensor:
+        """ẑ = symbol + offset + median, in the dtype of the medians."""
+        return (symbols + self.offset.view(1, -1, 1, 1)).to(self.medians) + self.medians
+
+    def probabilities(self) -> np.ndarray:
+        """(N, alphabet) float64, exact integer counts / 65 536; never 0 inside a table."""
+        return self.table.double().cpu().numpy() / 65536
+
+    def bits(self, symbols: Tensor) -> Tensor:
+        """Estimated bits per image, (B,) float64."""
+        p = torch.from_numpy(self.probabilities()).to(symbols.device)
+        p = (p / p.sum(1, keepdim=True)).clamp_min(2.0**-24)
+        channel = torch.arange(p.shape[0], device=symbols.device).view(1, -1, 1, 1)
+        return -p[channel, symbols.long()].log2().sum((1, 2, 3))
+
+
+class Pass(NamedTuple):
+    """One coding pass: the channels of its group and its half of the checkerboard."""
+
+    channels: slice
+    mask: Tensor  # (H, W) bool
+
+
+CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
+
+
+class LaplacianEntropyModel(nn.Module):
+    """Uneven channel groups, each in two checkerboard passes with local and global context.
+
+    For coding the networks run in float64 (`BlurCodec.train` sees to it): the parameters that
+    reach the coder are then the same on every machine but for events of probability ~1e-13.
+    """
+
+    def __init__(self, config: EntropyConfig):
+        super().__init__()
+        self.config = config
+        self.hyper_latent = HyperLatent(config.N)
+        starts = np.cumsum((0, *config.groups)).tolist()
+        self.channels = [slice(a, b) for a, b in itertools.pairwise(starts)]
+        self.groups = nn.ModuleList(
+            GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels
+        )
+        self.gaussian_bits = GaussianBits()
+        self.scale_floor = LowerBound(0.0)
+
+    def walk(self, hyper: Tensor, code: CodePass) -> Tensor:
+        """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
+
+        Args:
+            hyper: hyperprior features h_s(ẑ), (B, config.context.hyper, H, W).
+            code: called once per pass.
+
+        Returns:
+            ŷ (B, M, H, W).
+        """
+        anchors = anchor_mask(*hyper.shape[-2:], device=hyper.device)
+        y_hat = hyper.new_zeros(hyper.shape[0], 0, *hyper.shape[-2:])
+        for channels, group in zip(self.channels, self.groups, strict=True):
+            known = group.known(hyper, y_hat)
+            y_anchor = code(Pass(channels, anchors), group.anchor(known))
+            y_anchor = torch.where(anchors, y_anchor, 0)
+            y_rest = code(Pass(channels, ~anchors), group.non_anchor(known, y_anchor))
+            y_hat = torch.cat([y_hat, torch.where(anchors, y_anchor, y_rest)], 1)
+        return y_hat
+
+    def train_latent(self, y: Tensor, bits_z: Tensor, hyper: Tensor) -> Latent:
+        """Mixed quantisation: noise for the rate, straight-through for contexts and decoder."""
+        bits = []
+
+        def code(here: Pass, gaussian: Gaussian) -> Tensor:
+            part = y[:, here.channels]
+            residual = part - gaussian.mu
+            noisy = residual + torch.empty_like(residual).uniform_(-0.5, 0.5)
+            cost = self.gaussian_bits(noisy, self.bounded_scale(gaussian.log2_sigma))
+            bits.append((cost * here.mask).sum((1, 2, 3)))
+            return part + (torch.round(residual) - residual).detach()
+
+        y_hat = self.walk(hyper, code)
+        return Latent(y_hat, torch.stack(bits).sum(0), bits_z)
+
+    def quantise(self, y: Tensor, z_symbols: Tensor, hyper: Tensor) -> Latent:
+        """Real quantisation, exactly as `decode` will see it: r = round(y − μ), ŷ = r + μ."""
+        passes: list[CodedPass] = []
+
+        def code(here: Pass, gaussian: Gaussian) -> Tensor:
+            mu, sigma = snap_mu(gaussian.mu), snap_sigma(gaussian.log2_sigma)
+            residual = torch.round(y[:, here.channels] - mu).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+            passes.append(CodedPass(residual[..., here.mask], sigma[..., here.mask]))
+            return residual + mu
+
+        return self._latent(self.walk(hyper, code), z_symbols, passes)
+
+    def decode(self, decoder: SymbolDecoder, z_symbols: Tensor, hyper: Tensor) -> Latent:
+        """The same walk with residuals read from one image's stream."""
+        passes: list[CodedPass] = []
+
+        def code(here: Pass, gaussian: Gaussian) -> Tensor:
+            mu, sigma = snap_mu(gaussian.mu), snap_sigma(gaussian.log2_sigma)
+            sigma_here = sigma[..., here.mask]
+            symbols = decoder.gaussian(sigma_here.double().cpu().numpy().ravel())
+            residual_here = torch.from_numpy(symbols).to(mu).view(sigma_here.shape)
+            passes.append(CodedPass(residual_here, sigma_here))
+            residual = torch.zeros_like(mu)
+            residual[..., here.mask] = residual_here
+            return residual + mu
+
+        return self._latent(self.walk(hyper, code), z_symbols, passes)
+
+    def encode_y(self, latent: Latent) -> bytes:
+        """One range-coded stream with the passes of one image in order."""
+        encoder = SymbolEncoder()
+        for coded in latent.passes:
+            encoder.gaussian(
+                coded.residual.cpu().numpy().ravel(), coded.sigma.double().cpu().numpy().ravel()
+            )
+        return encoder.to_bytes()
+
+    def encode_z(self, latent: Latent) -> bytes:
+        """One range-coded stream with the hyper-latent of one image."""
+        encoder = SymbolEncoder()
+        symbols = latent.z_symbols.cpu().numpy()[0]
+        encoder.categorical(symbols.ravel(), self._z_probabilities(symbols[0].size))
+        return encoder.to_bytes()
+
+    def decode_z(self, decoder: SymbolDecoder, height: int, width: int) -> Tensor:
+        """Hyper-latent symbols (1, N, height, width)."""
+        symbols = decoder.categorical(self._z_probabilities(height * width))
+        device = self.hyper_latent.table.device
+        return torch.from_numpy(symbols).to(device).view(1, self.config.N, height, width)
+
+    def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
+        """σ in the coder's range; at a bound the gradient still leads back inside."""
+        log2_sigma = self.scale_floor(log2_sigma - LOG2_SIGMA_MIN) + LOG2_SIGMA_MIN
+        return log2_sigma.clamp_max(LOG2_SIGMA_MAX).exp2()
+
+    def _z_probabilities(self, positions: int) -> np.ndarray:
+        return self.hyper_latent.probabilities().repeat(positions, axis=0)
+
+    def _latent(self, y_hat: Tensor, z_symbols: Tensor, passes: list[CodedPass]) -> Latent:
+        bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
+        return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
