@@ -1,0 +1,132 @@
+"""The `.blur` container: a fixed header, the hyper-latent's stream, the latent's stream.
+
+All numbers are little-endian.
+
+    offset  size  field
+    0       4     magic "BLUR"
+    4       1     format version
+    5       1     flags: bit 0 set where a seed follows the header
+    6       4     model id: first 4 bytes of the SHA-256 of the codec's weights
+    10      2     width in pixels, 1 … 65535
+    12      2     height in pixels, 1 … 65535
+    14      2     quality in steps of 1/256
+    16      4     CRC-32 of the decoded symbols
+    20      4     length of the hyper-latent's stream in bytes
+    24      4     CRC-32 of the whole file without this field
+    28      4     seed of the diffusion decoder, only with flag bit 0
+    …             hyper-latent's stream, then the latent's stream up to the end
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+MAGIC = b"BLUR"
+VERSION = 1
+MAX_PIXELS = 2**26  # 8192 × 8192: bounds the memory that a hostile header can ask for
+_HEADER = struct.Struct("<4sBB4sHHHIII")
+_FIELDS = [
+    ("magic", 4), ("format version", 1), ("flags", 1), ("model id", 4), ("width", 2), ("height", 2),
+    ("quality", 2), ("CRC-32 of the symbols", 4), ("length of the hyper-latent stream", 4),
+    ("CRC-32 of the file", 4),
+]  # fmt: skip
+_SEED = struct.Struct("<I")
+_CRC_AT = 24
+_HAS_SEED = 1
+
+
+class BitstreamError(ValueError):
+    """The bytes are not a `.blur` file that this version can decode; the message says why."""
+
+
+@dataclass(frozen=True)
+class BlurFile:
+    """A parsed `.blur` file.
+
+    Attributes:
+        model_id: 4 bytes.
+        width, height: of the photo, in pixels.
+        quality: a multiple of 1/256.
+        symbols_crc: CRC-32 of the decoded symbols.
+        z_stream, y_stream: range-coded streams.
+        seed: of the diffusion decoder, or None.
+    """
+
+    model_id: bytes
+    width: int
+    height: int
+    quality: float
+    symbols_crc: int
+    z_stream: bytes
+    y_stream: bytes
+    seed: int | None = None
+
+    def header_fields(self) -> list[tuple[str, int]]:
+        """(name, size in bytes) of everything that is not a stream, in order."""
+        return _FIELDS + ([("seed", _SEED.size)] if self.seed is not None else [])
+
+    def to_bytes(self) -> bytes:
+        """The file.
+
+        Raises:
+            BitstreamError: the photo is too large for the format, or the seed not in 32 bits.
+        """
+        check_size(self.width, self.height)
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise BitstreamError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
+        seed = b"" if self.seed is None else _SEED.pack(self.seed)
+
+        def header(crc: int) -> bytes:
+            return _HEADER.pack(
+                MAGIC, VERSION, _HAS_SEED if seed else 0, self.model_id, self.width, self.height,
+                round(self.quality * 256), self.symbols_crc, len(self.z_stream), crc,
+            )  # fmt: skip
+
+        payload = seed + self.z_stream + self.y_stream
+        return header(_crc(header(0) + payload)) + payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BlurFile:
+        """Parse untrusted bytes; every length is checked before it is used.
+
+        Raises:
+            BitstreamError: not a .blur file, of a newer version, cut or damaged.
+        """
+        if data[: len(MAGIC)] != MAGIC:
+            raise BitstreamError("not a .blur file: it does not start with BLUR")
+        if len(data) > 4 and data[4] != VERSION:
+            raise BitstreamError(
+                f"format version {data[4]}: this blurlib reads version {VERSION}; update blurlib"
+            )
+        if len(data) < _HEADER.size:
+            raise BitstreamError(f"the file is cut: {len(data)} bytes, a header is {_HEADER.size}")
+        fields = _HEADER.unpack_from(data)
+        _, _, flags, model_id, width, height, quality, symbols_crc, z_length, crc = fields
+        if _crc(data) != crc:
+            raise BitstreamError("the file is cut or damaged: its CRC-32 does not match")
+        start = _HEADER.size + (_SEED.size if flags & _HAS_SEED else 0)
+        if flags & ~_HAS_SEED or start + z_length > len(data):
+            raise BitstreamError("the header contradicts itself: unknown flags or lengths")
+        check_size(width, height)
+        return cls(
+            model_id, width, height, quality / 256, symbols_crc,
+            z_stream=data[start : start + z_length],
+            y_stream=data[start + z_length :],
+            seed=_SEED.unpack_from(data, _HEADER.size)[0] if flags & _HAS_SEED else None,
+        )  # fmt: skip
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise BitstreamError for a photo that the format does not hold."""
+    if not (1 <= width <= 65535 and 1 <= height <= 65535 and width * height <= MAX_PIXELS):
+        raise BitstreamError(
+            f"the photo is {width}×{height}: a .blur file holds sides from 1 to 65535 px and at "
+            f"most {MAX_PIXELS / 1e6:.0f} megapixels"
+        )
+
+
+def _crc(data: bytes) -> int:
+    """CRC-32 of a file with its CRC field read as zero."""
+    return zlib.crc32(data[_CRC_AT + 4 :], zlib.crc32(b"\0\0\0\0", zlib.crc32(data[:_CRC_AT])))

@@ -1,0 +1,60 @@
+"""What a `.blur` file is made of: every byte, and the bits of each pass."""
+
+from __future__ import annotations
+
+from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.model import BlurCodec
+
+from . import zoo
+
+
+def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
+    """A report of plain values, ready for JSON.
+
+    Args:
+        codec: the model that made the file; by default the shipped one with its id. If there is
+            none, the report is of the container alone and `passes` is None.
+    """
+    if codec is None and zoo.name_of(file.model_id):
+        codec = zoo.load_by_id(file.model_id)
+    total = len(file.to_bytes())
+    return {
+        "width": file.width,
+        "height": file.height,
+        "quality": file.quality,
+        "seed": file.seed,
+        "model": zoo.name_of(file.model_id) or file.model_id.hex(),
+        "bytes": total,
+        "bpp": 8 * total / (file.width * file.height),
+        "layout": _layout(file),
+        "passes": None if codec is None else _passes(file, codec),
+    }
+
+
+def _layout(file: BlurFile) -> list[dict]:
+    """Offset and size of every field, in order, without gaps."""
+    parts = [*file.header_fields(), ("hyper-latent stream", len(file.z_stream))]
+    parts.append(("latent stream", len(file.y_stream)))
+    rows, offset = [], 0
+    for name, size in parts:
+        rows.append({"field": name, "offset": offset, "bytes": size})
+        offset += size
+    return rows
+
+
+def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
+    """Symbols and bits of the ten passes, by what the range coder was told of each symbol."""
+    latent = codec.decode_latent(file)
+    rows = []
+    for i, coded in enumerate(latent.passes):
+        channels = codec.entropy.channels[i // 2]
+        rows.append(
+            {
+                "pass": i + 1,
+                "channels": f"{channels.start}–{channels.stop - 1}",
+                "positions": "non-anchors" if i % 2 else "anchors",
+                "symbols": coded.residual.numel(),
+                "bits": round(coded.bits.item(), 1),
+            }
+        )
+    return rows

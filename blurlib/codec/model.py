@@ -1,0 +1,288 @@
+"""`BlurCodec`: photo to bytes and back, at any quality."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blurlib.codec.bitstream import BitstreamError, BlurFile, check_size
+from blurlib.codec.transforms import (
+    Analysis,
+    Gain,
+    HyperAnalysis,
+    HyperSynthesis,
+    MainDecoder,
+    Reconstruction,
+    TransformConfig,
+)
+from blurlib.entropy import (
+    ContextConfig,
+    DecodingError,
+    EntropyConfig,
+    LaplacianEntropyModel,
+    Latent,
+    SymbolDecoder,
+)
+from blurlib.entropy.coder import MU_STEPS
+
+STRIDE = 64  # pixels per hyper-latent position: inputs are padded to multiples of it
+QUALITY_STEPS = 256  # quality is a multiple of 1/256, so that a file stores it exactly
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes of a codec, and nothing else: two codecs with equal configs can share weights.
+
+    Attributes:
+        entropy, transform: sizes of the parts.
+        levels: quality levels, at least 2; quality is a real number in [1, levels].
+    """
+
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    levels: int = 6
+
+    def __post_init__(self):
+        if self.levels < 2:
+            raise ValueError(f"levels is {self.levels}: gains are interpolated between at least 2")
+
+    @classmethod
+    def small(cls) -> CodecConfig:
+        """What ships: M = 192, nothing convolves at full resolution."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> CodecConfig:
+        """The paper's sizes: M = 256, four stride-2 stages."""
+        return cls(
+            EntropyConfig(M=256, N=192, context=ContextConfig(256, 128, 128, 128, 256, heads=8)),
+            TransformConfig(patch=2, widths=(64, 128, 192, 256), blocks=(2, 2, 2, 2)),
+        )
+
+    def to_dict(self) -> dict:
+        """Plain nested dict, for JSON and TOML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> CodecConfig:
+        """Inverse of `to_dict`."""
+        entropy = dict(data["entropy"])
+        entropy["context"] = ContextConfig(**entropy["context"])
+        return cls(
+            EntropyConfig(**entropy), TransformConfig(**data["transform"]), data.get("levels", 6)
+        )
+
+
+class CodecOutput(NamedTuple):
+    """One pass of a batch through the codec.
+
+    Attributes:
+        reconstruction: of the main decoder, at the padded size.
+        latent: quantised latent and its estimated bits.
+        size: (H, W) of the photos.
+        model_id: of the codec that made it.
+    """
+
+    reconstruction: Reconstruction
+    latent: Latent
+    size: tuple[int, int]
+    model_id: bytes
+
+    @property
+    def x_hat(self) -> Tensor:
+        """The direct reconstruction (B, 3, H, W), about [0, 1], not clamped."""
+        return self.reconstruction.x_hat[..., : self.size[0], : self.size[1]]
+
+    @property
+    def y_hat(self) -> Tensor:
+        return self.latent.y_hat
+
+    @property
+    def estimated_bits(self) -> Tensor:
+        """Likelihood estimate per image, (B,): never a result, only ever a check."""
+        return self.latent.bits_y + self.latent.bits_z
+
+
+def snap_quality(quality: Tensor, levels: int) -> Tensor:
+    """`quality` rounded to what a file stores (1/256).
+
+    Raises:
+        ValueError: outside [1, levels].
+    """
+    refused = quality[~((quality >= 1) & (quality <= levels))]  # NaN too
+    if len(refused):
+        raise ValueError(f"quality is {refused[0]:g}: it must be a number from 1 to {levels}")
+    return torch.round(quality * QUALITY_STEPS) / QUALITY_STEPS
+
+
+def pad(x: Tensor) -> Tensor:
+    """Replicate the last row and column up to multiples of 64: any size from 1×1 up."""
+    H, W = x.shape[-2:]
+    return F.pad(x, (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")
+
+
+class BlurCodec(nn.Module):
+    """The codec up to the direct reconstruction; `DiffusionDecoder` continues from there.
+
+    In training mode everything runs in float32 with mixed quantisation. In eval mode, the mode for
+    coding, h_s and the entropy networks run in float64, and `forward` quantises exactly as
+    `decompress` will: same ten passes, same ŷ, bit for bit.
+    """
+
+    def __init__(self, config: CodecConfig | None = None):
+        super().__init__()
+        self.config = config or CodecConfig.small()
+        self.model_id = bytes(4)  # `zoo.load` sets it; a model that was never saved has none
+        M, N = self.config.entropy.M, self.config.entropy.N
+        self.g_a = Analysis(self.config.transform, M)
+        self.h_a = HyperAnalysis(M, N)
+        self.h_s = HyperSynthesis(N, self.config.entropy.context.hyper)
+        self.gain = Gain(self.config.levels, M, (0.0, 2.5))
+        self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.5))
+        self.entropy = LaplacianEntropyModel(self.config.entropy)
+        self.main_decoder = MainDecoder(self.config.transform, M)
+
+    def train(self, mode: bool = True) -> BlurCodec:
+        """Also moves what the decoder must repeat exactly to float64 for coding, and back."""
+        super().train(mode)
+        for part in (self.h_s, self.entropy):
+            part.to(torch.float32 if mode else torch.float64)
+        return self
+
+    def forward(self, x: Tensor, quality: Tensor | float) -> CodecOutput:
+        """Code and reconstruct.
+
+        Args:
+            x: photos (B, 3, H, W) in [0, 1], any size.
+            quality: one number, or one per photo (B,); in eval mode rounded to 1/256 as in a file.
+
+        Raises:
+            ValueError: in eval mode, quality outside [1, `config.levels`].
+        """
+        q = torch.as_tensor(quality, dtype=torch.float64, device=x.device).expand(x.shape[0])
+        if not self.training:
+            q = snap_quality(q, self.config.levels)
+        y = self.g_a(pad(x)) * self.gain(q)
+        latent = self._latent(y)
+        size = (x.shape[-2], x.shape[-1])
+        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
+
+    @torch.inference_mode()
+    def compress(self, x: Tensor, quality: float, seed: int | None = None) -> bytes:
+        """One photo to the bytes of a `.blur` file.
+
+        Args:
+            x: (1, 3, H, W) in [0, 1].
+            quality: from 1 (smallest file) to `config.levels`, rounded to 1/256.
+            seed: stored for the diffusion decoder, so that everybody's decode looks the same.
+
+        Raises:
+            ValueError: quality or size out of range, or not one RGB photo of finite floats.
+        """
+        self._check_coding(x)
+        q = torch.tensor([quality], dtype=torch.float64, device=x.device)
+        q = snap_quality(q, self.config.levels)
+        latent = self._latent(self.g_a(pad(x)) * self.gain(q))
+        H, W = x.shape[-2:]
+        return BlurFile(
+            self.model_id, W, H, q.item(), _symbols_crc(latent),
+            z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
+            seed=seed,
+        ).to_bytes()  # fmt: skip
+
+    def compress_to(self, x: Tensor, target_bpp: float, seed: int | None = None) -> bytes:
+        """The largest file not over `target_bpp`, by bisection over quality.
+
+        Raises:
+            ValueError: even quality 1 takes more.
+        """
+        budget = target_bpp * x.shape[-2] * x.shape[-1] / 8
+        best = self.compress(x, 1.0, seed)
+        if not len(best) <= budget:
+            bpp = 8 * len(best) / (x.shape[-2] * x.shape[-1])
+            raise ValueError(
+                f"target is {target_bpp} bpp: this photo takes {bpp:.3f} bpp at quality 1"
+            )
+        low, high = QUALITY_STEPS, self.config.levels * QUALITY_STEPS
+        while low < high:
+            middle = (low + high + 1) // 2
+            data = self.compress(x, middle / QUALITY_STEPS, seed)
+            if len(data) <= budget:
+                low, best = middle, data
+            else:
+                high = middle - 1
+        return best
+
+    @torch.inference_mode()
+    def decompress(self, data: bytes | BlurFile) -> CodecOutput:
+        """The bytes of a `.blur` file to the latent and the direct reconstruction.
+
+        Raises:
+            BitstreamError: not a .blur file, cut, damaged, of another model, or decoded differently
+                here than where it was made.
+        """
+        file = data if isinstance(data, BlurFile) else BlurFile.from_bytes(data)
+        latent = self.decode_latent(file)
+        q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
+        size = (file.height, file.width)
+        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
+
+    @torch.inference_mode()
+    def decode_latent(self, file: BlurFile) -> Latent:
+        """The entropy-coded part of `decompress` alone."""
+        if file.model_id != self.model_id:
+            raise BitstreamError(
+                f"the file was made by model {file.model_id.hex()}, this one is "
+                f"{self.model_id.hex()}"
+            )
+        if not 1 <= file.quality <= self.config.levels:
+            raise BitstreamError(f"quality {file.quality} is not one of this model")
+        height, width = -(-file.height // STRIDE), -(-file.width // STRIDE)
+        entropy = self.entropy
+        try:
+            z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
+            hyper = self.h_s(entropy.hyper_latent.values(z_symbols))
+            latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, hyper)
+        except DecodingError as error:
+            raise BitstreamError(f"the streams do not decode: {error}") from error
+        if _symbols_crc(latent) != file.symbols_crc:
+            raise BitstreamError(
+                "the file is intact but decodes to other symbols here than where it was made"
+            )
+        return latent
+
+    def _latent(self, y: Tensor) -> Latent:
+        z = self.h_a(y)
+        if self.training:
+            z_hat, bits_z = self.entropy.hyper_latent.noisy(z)
+            return self.entropy.train_latent(y, bits_z, self.h_s(z_hat))
+        z_symbols = self.entropy.hyper_latent.symbols(z)
+        hyper = self.h_s(self.entropy.hyper_latent.values(z_symbols))
+        return self.entropy.quantise(y.to(hyper.dtype), z_symbols, hyper)
+
+    def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
+        """Main decoder on ŷ, with `quality` (B,)."""
+        y_hat = y_hat.to(self.main_decoder.stem.weight.dtype)
+        return self.main_decoder(y_hat * self.inverse_gain(quality))
+
+    def _check_coding(self, x: Tensor) -> None:
+        if self.training:
+            raise ValueError("the codec is in training mode: call eval() before coding")
+        if x.dim() != 4 or x.shape[:2] != (1, 3):
+            raise ValueError(f"x has shape {tuple(x.shape)}: it must be one photo, (1, 3, H, W)")
+        check_size(x.shape[-1], x.shape[-2])
+        if not x.is_floating_point() or not torch.isfinite(x).all():
+            raise ValueError("x must be finite floats in [0, 1]")
+
+
+def _symbols_crc(latent: Latent) -> int:
+    """CRC-32 of what was decoded: hyper-latent symbols, then ŷ, a multiple of 1/16 everywhere."""
+    z = latent.z_symbols.cpu().numpy().astype("<i4").tobytes()
+    y = np.rint(latent.y_hat.double().cpu().numpy() * MU_STEPS).astype("<i4").tobytes()
+    return zlib.crc32(y, zlib.crc32(z))

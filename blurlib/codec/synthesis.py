@@ -1,0 +1,76 @@
+"""Blur-dissipated synthesis: from the main decoder's reconstruction to the perceptual one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blurlib.codec.model import CodecOutput
+from blurlib.codec.transforms import Reconstruction
+from blurlib.diffusion import BlurDiffusion, Denoiser, ancestral
+
+
+class Synthesis(NamedTuple):
+    """One step of the reverse process.
+
+    Attributes:
+        step, steps: this step, from 1, of how many.
+        x_hat: the current estimate of the photo (B, 3, H, W) in [0, 1].
+    """
+
+    step: int
+    steps: int
+    x_hat: Tensor
+
+
+class DiffusionDecoder(nn.Module):
+    """A denoiser, its diffusion process, and the id of the codec it belongs to.
+
+    The denoiser sees the noisy picture, the direct reconstruction and the main decoder's pyramid;
+    the process decides what noise and blur mean.
+    """
+
+    def __init__(self, denoiser: Denoiser, process: BlurDiffusion, codec_id: bytes):
+        super().__init__()
+        self.denoiser, self.process, self.codec_id = denoiser, process, codec_id
+
+    def predict(self, z_t: Tensor, t: Tensor, given: Reconstruction) -> Tensor:
+        """Output of the denoiser, in pixels of [−1, 1]; z_t as `given.x_hat`, t (B,)."""
+        return self.denoiser(z_t, t, 2 * given.x_hat - 1, given.pyramid)
+
+    def sample(self, output: CodecOutput, steps: int = 17, seed: int = 0) -> Iterator[Synthesis]:
+        """The reverse process, one network evaluation per step; the last `x_hat` is the result.
+
+        Args:
+            output: of `BlurCodec.decompress` (or `forward`).
+            steps: at least 1.
+            seed: of all noise; the same seed repeats the decode on the same machine.
+
+        Raises:
+            ValueError: `output` is of another codec than this decoder was trained for.
+        """
+        if output.model_id != self.codec_id:
+            raise ValueError(
+                f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
+                f"from {output.model_id.hex()}"
+            )
+        return self._sample(output, steps, seed)
+
+    def _sample(self, output: CodecOutput, steps: int, seed: int) -> Iterator[Synthesis]:
+        given = output.reconstruction
+        generator = torch.Generator().manual_seed(seed)  # CPU: the same noise for every device
+        chain = ancestral(
+            self.process,
+            lambda z_t, t: self.predict(z_t, t, given),
+            given.x_hat.shape,
+            steps,
+            generator,
+            device=given.x_hat.device,
+        )
+        H, W = output.size
+        for state in chain:
+            x_hat = (state.x_hat[..., :H, :W] + 1) / 2
+            yield Synthesis(state.step + 1, state.steps, x_hat.clamp(0, 1))

@@ -1,0 +1,176 @@
+"""Analysis, hyper-analysis, hyper-synthesis and the main decoder.
+
+`small` works at H/8 and H/16 only: a space-to-depth stem replaces the two finest stages, so
+nothing convolves at full resolution and a CPU can train it. `paper` has four stride-2 stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Sizes of g_a and of the main decoder.
+
+    Attributes:
+        patch: space-to-depth factor of the stem: 8 in `small`, 2 in `paper`.
+        widths: channels at H/patch, H/(2·patch), … H/16.
+        blocks: residual blocks at each of these scales.
+    """
+
+    patch: int = 8
+    widths: tuple[int, ...] = (128, 192)
+    blocks: tuple[int, ...] = (4, 4)
+
+    def __post_init__(self):
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths {self.widths} and blocks {self.blocks} differ in length")
+        if self.patch * 2 ** (len(self.widths) - 1) != 16:
+            raise ValueError(
+                f"patch {self.patch} with {len(self.widths)} scales does not end at H/16: "
+                "patch · 2^(scales − 1) must be 16"
+            )
+
+
+class GatedBlock(nn.Module):
+    """Residual block: depthwise 5×5, then a gated 1×1: x + W₂(silu(a) · b), (a, b) = W₁(dw(x))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.expand(self.spatial(x)).chunk(2, 1)
+        return x + self.project(F.silu(a) * b)
+
+
+def _blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(GatedBlock(channels) for _ in range(count)))
+
+
+class Analysis(nn.Module):
+    """g_a: photo (B, 3, H, W) in [0, 1] -> y (B, M, H/16, W/16). H, W: multiples of 16."""
+
+    def __init__(self, config: TransformConfig, M: int):
+        super().__init__()
+        w = config.widths
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(3 * config.patch**2, w[0], 3, padding=1),
+            _blocks(w[0], config.blocks[0]),
+        ]
+        for i in range(1, len(w)):
+            layers += [nn.Conv2d(w[i - 1], w[i], 2, stride=2), _blocks(w[i], config.blocks[i])]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(w[-1], M, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x - 0.5)
+
+
+class Reconstruction(NamedTuple):
+    """What the main decoder makes of ŷ.
+
+    Attributes:
+        x_hat: the direct reconstruction (B, 3, H, W), about [0, 1], not clamped.
+        pyramid: features for the diffusion decoder, finest first: H/patch … H/16.
+    """
+
+    x_hat: Tensor
+    pyramid: tuple[Tensor, ...]
+
+
+class MainDecoder(nn.Module):
+    """Mirror of g_a: ŷ (B, M, H/16, W/16) -> `Reconstruction`."""
+
+    def __init__(self, config: TransformConfig, M: int):
+        super().__init__()
+        w = config.widths[::-1]
+        blocks = config.blocks[::-1]
+        self.stem = nn.Conv2d(M, w[0], 1)
+        self.scales = nn.ModuleList(_blocks(c, n) for c, n in zip(w, blocks, strict=True))
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(w[i], 4 * w[i + 1], 1), nn.PixelShuffle(2))
+            for i in range(len(w) - 1)
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(w[-1], 3 * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)
+        )
+
+    def forward(self, y_hat: Tensor) -> Reconstruction:
+        x = self.stem(y_hat)
+        pyramid = []
+        for i, scale in enumerate(self.scales):
+            x = scale(x if i == 0 else self.up[i - 1](x))
+            pyramid.append(x)
+        return Reconstruction(self.head(x) + 0.5, tuple(pyramid[::-1]))
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: y (B, M, H/16, W/16) -> z (B, N, H/64, W/64). H, W: multiples of 64."""
+
+    def __init__(self, M: int, N: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(M, N, 1),
+            GatedBlock(N),
+            nn.Conv2d(N, N, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(N, N, 5, stride=2, padding=2),
+        )
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.layers(y)
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: ẑ (B, N, H/64, W/64) -> hyperprior features (B, features, H/16, W/16)."""
+
+    def __init__(self, N: int, features: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(N, 4 * N, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.GELU(),
+            nn.Conv2d(N, 4 * N, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.GELU(),
+            nn.Conv2d(N, features, 3, padding=1),
+        )
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        return self.layers(z_hat)
+
+
+class Gain(nn.Module):
+    """Gain unit (Cui et al. 2021): one vector per quality level, interpolated between levels.
+
+        g(q) = g_l^{1−t} · g_{l+1}^t,    l = ⌊q⌋, t = q − l
+
+    Args:
+        levels: number of quality levels; q is a real number in [1, levels].
+        channels: size of each vector.
+        log_range: initial log-gain from the first to the last level.
+    """
+
+    def __init__(self, levels: int, channels: int, log_range: tuple[float, float]):
+        super().__init__()
+        start = torch.linspace(*log_range, levels)[:, None].repeat(1, channels)
+        self.log_gain = nn.Parameter(start)
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """quality: (B,) -> gains (B, channels, 1, 1)."""
+        position = quality - 1
+        low = position.floor().long().clamp(0, self.log_gain.shape[0] - 2)
+        t = (position - low).to(self.log_gain)[:, None]
+        log_gain = torch.lerp(self.log_gain[low], self.log_gain[low + 1], t)
+        return log_gain.exp()[:, :, None, None]

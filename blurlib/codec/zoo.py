@@ -1,0 +1,166 @@
+"""Weights: shipped by name or read from a file; safetensors only, nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from blurlib.codec.model import BlurCodec, CodecConfig
+from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
+HALF_FROM = 1024  # tensors with at least this many values are stored in float16
+
+
+class WeightsError(ValueError):
+    """The weights are missing, damaged, or of another kind of model."""
+
+
+def names() -> list[str]:
+    """Names of the shipped models."""
+    return sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
+
+
+def load(name: str | os.PathLike = "msssim-small") -> BlurCodec:
+    """A codec ready for coding (eval mode), from a shipped name or a .safetensors file.
+
+    Its `model_id`, the first 4 bytes of the file's SHA-256, is written into every `.blur` file.
+
+    Raises:
+        WeightsError: unknown name, changed or damaged file, or not a codec.
+    """
+    data, digest = _read(name)
+    metadata, tensors = _parse(data, "codec", name)
+    with _fitting(name):
+        codec = BlurCodec(CodecConfig.from_dict(metadata["config"]))
+        for buffer in ("table", "offset", "length"):  # their shapes are learned
+            setattr(codec.entropy.hyper_latent, buffer, tensors[f"entropy.hyper_latent.{buffer}"])
+        codec.load_state_dict(tensors)
+    codec.model_id = digest[:4]
+    return codec.eval()
+
+
+def name_of(model_id: bytes) -> str | None:
+    """Name of the shipped model whose SHA-256 starts with `model_id`."""
+    for file, digest in json.loads(SHA256.read_text()).items():
+        if bytes.fromhex(digest)[:4] == model_id:
+            return Path(file).stem
+    return None
+
+
+def load_by_id(model_id: bytes) -> BlurCodec:
+    """The shipped codec that made a file.
+
+    Raises:
+        WeightsError: no shipped model has this id.
+    """
+    name = name_of(model_id)
+    if name is None:
+        raise WeightsError(
+            f"the file was made by model {model_id.hex()}, which is not shipped: name its weights"
+        )
+    return load(name)
+
+
+def load_denoiser(name: str | os.PathLike = "blur-small") -> DiffusionDecoder:
+    """A diffusion decoder, from a shipped name or a .safetensors file.
+
+    Its `codec_id` names the only codec it can decode for.
+
+    Raises:
+        WeightsError: unknown name, changed or damaged file, or not a denoiser.
+    """
+    data, _ = _read(name)
+    metadata, tensors = _parse(data, "denoiser", name)
+    with _fitting(name):
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()}
+        denoiser = Denoiser(DenoiserConfig(**sizes))
+        denoiser.load_state_dict(tensors)
+        process = BlurDiffusion(BlurSchedule(**metadata["schedule"]), metadata["prediction"])
+        return DiffusionDecoder(denoiser, process, bytes.fromhex(metadata["codec_id"])).eval()
+
+
+def codec_bytes(codec: BlurCodec) -> bytes:
+    """The file that `load` reads. Freezes the tables from the rounded weights."""
+    _round_to_storage(codec)
+    codec.entropy.hyper_latent.freeze()
+    return _serialise(codec, {"kind": "codec", "config": codec.config.to_dict()})
+
+
+def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:
+    """The file that `load_denoiser` reads."""
+    metadata = {
+        "kind": "denoiser",
+        "config": asdict(decoder.denoiser.config),
+        "schedule": asdict(decoder.process.schedule),
+        "prediction": decoder.process.prediction,
+        "codec_id": decoder.codec_id.hex(),
+    }
+    return _serialise(decoder.denoiser, metadata)
+
+
+def _storage(tensor: Tensor) -> Tensor:
+    """Large float tensors in float16, the rest in float32: half the size, same quality."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.float16 if tensor.numel() >= HALF_FROM else torch.float32)
+
+
+def _round_to_storage(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(_storage(parameter))
+
+
+def _serialise(module: nn.Module, metadata: dict) -> bytes:
+    tensors = {k: _storage(v).contiguous() for k, v in module.state_dict().items()}
+    return safetensors.torch.save(tensors, {"blurlib": json.dumps(metadata, sort_keys=True)})
+
+
+def _read(name: str | os.PathLike) -> tuple[bytes, bytes]:
+    """Bytes of a model file and their SHA-256; a shipped file must have its recorded sum."""
+    shipped = str(name) in names()
+    path = CHECKPOINTS / f"{name}.safetensors" if shipped else Path(name)
+    if not path.is_file():
+        raise WeightsError(f"no model {str(name)!r}: shipped models are {', '.join(names())}")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data)
+    if shipped and json.loads(SHA256.read_text()).get(path.name) != digest.hexdigest():
+        raise WeightsError(f"{path.name} differs from its recorded SHA-256: install blurlib again")
+    return data, digest.digest()
+
+
+def _parse(data: bytes, kind: str, name) -> tuple[dict, dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file of the given kind."""
+    try:
+        tensors = safetensors.torch.load(data)
+        header_size = int.from_bytes(data[:8], "little")  # checked by the load above
+        header = json.loads(data[8 : 8 + header_size])
+        metadata = json.loads(header["__metadata__"]["blurlib"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{name} is not a blurlib model file") from error
+    found = metadata.get("kind") if isinstance(metadata, dict) else None
+    if found != kind:
+        raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
+    return metadata, tensors
+
+
+@contextmanager
+def _fitting(name: str | os.PathLike) -> Iterator[None]:
+    """WeightsError for whatever a file with our metadata but other contents raises on the way."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{name}: its tensors do not fit its own configuration") from error
