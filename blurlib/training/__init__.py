@@ -1,0 +1,1 @@
+"""Training: a generator, a folder per run."""

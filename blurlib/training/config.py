@@ -1,0 +1,123 @@
+"""What a training run is: a frozen dataclass that is also a TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        stage: "codec", or "denoiser" on a frozen codec.
+        size: "small" or "paper".
+        codec: for the denoiser: name or file of the codec it belongs to.
+        objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE).
+        lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
+        prediction: what the denoiser predicts: "x", "eps" or "v".
+        sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
+        rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · diffusion + ρ · LPIPS.
+        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
+        data: folder of photos; held_out: every so many-th of them, from the first in order of
+            name, is not trained on (0: all are).
+        batch, crop: photos per step and their side in pixels.
+        steps: length of the run; 0 means: from `max_minutes` and the measured speed.
+        max_minutes: time box.
+        lr, warmup, clip, ema: peak learning rate (cosine to 1 %), warm-up steps, gradient norm,
+            decay of the averaged weights.
+        seed: of weights, crops, λ and noise; step s draws from (seed, s) alone.
+        checkpoint_every: seconds between checkpoints.
+        threads: CPU threads; 0 leaves PyTorch's choice.
+    """
+
+    stage: Literal["codec", "denoiser"] = "codec"
+    size: Literal["small", "paper"] = "small"
+    codec: str = ""
+    objective: Literal["ms-ssim", "mse"] = "ms-ssim"
+    lmbda_min: float = 1.5
+    lmbda_max: float = 100.0
+    prediction: Literal["x", "eps", "v"] = "x"
+    sigma_blur_max: float = 20.0
+    rho: float = 0.3
+    lpips_t_max: float = 0.7
+    data: str = ""
+    held_out: int = 100
+    batch: int = 4
+    crop: int = 256
+    steps: int = 0
+    max_minutes: float = 40.0
+    lr: float = 1e-3
+    warmup: int = 100
+    clip: float = 1.0
+    ema: float = 0.998
+    seed: int = 0
+    checkpoint_every: float = 120.0
+    threads: int = 0
+
+    def __post_init__(self):
+        self._allow("stage", ("codec", "denoiser"))
+        self._allow("size", ("small", "paper"))
+        self._allow("objective", ("ms-ssim", "mse"))
+        self._allow("prediction", ("x", "eps", "v"))
+        if not 0 < self.lmbda_min < self.lmbda_max:
+            raise ValueError(
+                f"lmbda_min is {self.lmbda_min} and lmbda_max {self.lmbda_max}: "
+                "they must be positive and in rising order"
+            )
+        if self.crop % 64 or self.crop < 64:
+            raise ValueError(f"crop is {self.crop}: it must be a positive multiple of 64")
+        if self.stage == "codec" and self.objective == "ms-ssim" and self.crop < 192:
+            raise ValueError(f"crop is {self.crop}: MS-SSIM needs at least 161 px, so crop >= 192")
+        if self.batch < 1 or self.steps < 0 or self.max_minutes <= 0:
+            raise ValueError("batch must be >= 1, steps >= 0 and max_minutes > 0")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho is {self.rho}: it must be from 0 to 1")
+        if self.stage == "denoiser" and not self.codec:
+            raise ValueError("codec is empty: name the codec that the denoiser belongs to")
+
+    def _allow(self, name: str, values: tuple[str, ...]) -> None:
+        if getattr(self, name) not in values:
+            raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {values}")
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(asdict(self))
+
+    @classmethod
+    def from_toml(cls, text: str, **overrides) -> TrainConfig:
+        """Read a recipe; `overrides` win over it, None leaves the recipe's value.
+
+        Raises:
+            ValueError: not TOML, an unknown field or a value that cannot work.
+        """
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"the recipe is not valid TOML: {error}") from error
+        values |= {k: v for k, v in overrides.items() if v is not None}
+        unknown = values.keys() - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown field {sorted(unknown)[0]!r} in the recipe")
+        return cls(**values)
+
+    @classmethod
+    def recipe(cls, name_or_path: str, **overrides) -> TrainConfig:
+        """A shipped recipe by name, or a TOML file by path."""
+        shipped = RECIPES / f"{name_or_path}.toml"
+        path = shipped if shipped.is_file() else Path(name_or_path)
+        if not path.is_file():
+            names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            raise ValueError(f"no recipe {name_or_path!r}: shipped recipes are {names}")
+        return cls.from_toml(path.read_text(), **overrides)
