@@ -50,16 +50,13 @@ class DiffusionDecoder(nn.Module):
             seed: of all noise; the same seed repeats the decode on the same machine.
 
         Raises:
-            ValueError: `output` is of another codec than this decoder was trained for.
+            ValueError: steps < 1, or `output` is of another codec than this decoder is for.
         """
         if output.model_id != self.codec_id:
             raise ValueError(
                 f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
                 f"from {output.model_id.hex()}"
             )
-        return self._sample(output, steps, seed)
-
-    def _sample(self, output: CodecOutput, steps: int, seed: int) -> Iterator[Synthesis]:
         given = output.reconstruction
         generator = torch.Generator().manual_seed(seed)  # CPU: the same noise for every device
         chain = ancestral(
@@ -71,6 +68,7 @@ class DiffusionDecoder(nn.Module):
             device=given.x_hat.device,
         )
         H, W = output.size
-        for state in chain:
-            x_hat = (state.x_hat[..., :H, :W] + 1) / 2
-            yield Synthesis(state.step + 1, state.steps, x_hat.clamp(0, 1))
+        return (
+            Synthesis(s.step + 1, s.steps, ((s.x_hat[..., :H, :W] + 1) / 2).clamp(0, 1))
+            for s in chain
+        )

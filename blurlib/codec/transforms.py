@@ -127,6 +127,10 @@ class HyperAnalysis(nn.Module):
             nn.GELU(),
             nn.Conv2d(N, N, 5, stride=2, padding=2),
         )
+        # z must span several integers from the start: where rounding makes it constant, h_s gets
+        # no gradient and the hyperprior stays dead.
+        with torch.no_grad():
+            self.layers[-1].weight *= 40
 
     def forward(self, y: Tensor) -> Tensor:
         return self.layers(y)

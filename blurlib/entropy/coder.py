@@ -29,7 +29,10 @@ SIGMA_TABLE = np.round(
 ) / 2**20  # fmt: skip
 
 _GAUSSIAN = constriction.stream.model.QuantizedGaussian(-MAX_SYMBOL, MAX_SYMBOL)
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+
+
+def _categorical(probabilities: np.ndarray):
+    return constriction.stream.model.Categorical(probabilities, perfect=False)
 
 
 class DecodingError(ValueError):
@@ -54,8 +57,8 @@ class GaussianBits(nn.Module):
 
         bits(r, σ) = −log₂ [ Φ((r + ½)/σ) − Φ((r − ½)/σ) ]
 
-    evaluated in the lower tail, where the difference keeps its digits. Below a probability of
-    1e-9 the bits stay constant in the forward pass, yet the gradient still pulls outliers in.
+    evaluated in the lower tail, where the difference keeps its digits. Probabilities count as at
+    least 1e-9; far outliers, beyond about 8 σ, have practically no gradient.
     """
 
     def __init__(self):
@@ -87,8 +90,8 @@ class SymbolEncoder:
         self._coder.encode(residual.astype(np.int32), _GAUSSIAN, np.zeros_like(sigma), sigma)
 
     def categorical(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
-        """Append symbols (n,) >= 0, each under its row of `probabilities` (n, alphabet) float64."""
-        self._coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities)
+        """Append symbols (n,) >= 0, all under the same `probabilities` (alphabet,) float64."""
+        self._coder.encode(symbols.astype(np.int32), _categorical(probabilities))
 
     def to_bytes(self) -> bytes:
         """The stream; trailing zero bytes are implied."""
@@ -108,16 +111,16 @@ class SymbolDecoder:
 
     def gaussian(self, sigma: np.ndarray) -> np.ndarray:
         """Integer residuals (n,) under N(0, σ)."""
+        if sigma.size == 0:
+            return np.zeros(0, np.int32)
         return self._decode(_GAUSSIAN, np.zeros_like(sigma), sigma)
 
-    def categorical(self, probabilities: np.ndarray) -> np.ndarray:
-        """Symbols (n,), each under its row of `probabilities` (n, alphabet)."""
-        return self._decode(_CATEGORICAL, probabilities)
+    def categorical(self, probabilities: np.ndarray, count: int) -> np.ndarray:
+        """Symbols (count,), all under the same `probabilities` (alphabet,)."""
+        return self._decode(_categorical(probabilities), count)
 
-    def _decode(self, model, *parameters: np.ndarray) -> np.ndarray:
-        if len(parameters[0]) == 0:
-            return np.zeros(0, np.int32)
+    def _decode(self, model, *arguments) -> np.ndarray:
         try:
-            return self._coder.decode(model, *parameters)
+            return self._coder.decode(model, *arguments)
         except AssertionError as error:  # constriction's word for invalid data
             raise DecodingError("the compressed data is invalid for this model") from error

@@ -82,6 +82,15 @@ class Latent(NamedTuple):
     passes: tuple[CodedPass, ...] = ()
     z_symbols: Tensor | None = None
 
+    def bits_per_position(self) -> Tensor:
+        """Estimated bits of ŷ at every latent position, all channels together, (B, H, W)."""
+        anchors = anchor_mask(*self.y_hat.shape[-2:], device=self.y_hat.device)
+        total = torch.zeros(self.y_hat.shape[0], *anchors.shape, dtype=torch.float64)
+        for i, coded in enumerate(self.passes):
+            here = ~anchors if i % 2 else anchors
+            total[:, here] += coded_bits(coded.residual, coded.sigma).sum(1)
+        return total
+
 
 class HyperLatent(nn.Module):
     """CompressAI's factorised entropy bottleneck for z, coded with frozen integer tables.
@@ -250,23 +259,22 @@ class LaplacianEntropyModel(nn.Module):
     def encode_z(self, latent: Latent) -> bytes:
         """One range-coded stream with the hyper-latent of one image."""
         encoder = SymbolEncoder()
-        symbols = latent.z_symbols.cpu().numpy()[0]
-        encoder.categorical(symbols.ravel(), self._z_probabilities(symbols[0].size))
+        symbols = latent.z_symbols[0].cpu().numpy()
+        for channel, probabilities in zip(symbols, self.hyper_latent.probabilities(), strict=True):
+            encoder.categorical(channel.ravel(), probabilities)
         return encoder.to_bytes()
 
     def decode_z(self, decoder: SymbolDecoder, height: int, width: int) -> Tensor:
         """Hyper-latent symbols (1, N, height, width)."""
-        symbols = decoder.categorical(self._z_probabilities(height * width))
+        probabilities = self.hyper_latent.probabilities()
+        symbols = np.stack([decoder.categorical(p, height * width) for p in probabilities])
         device = self.hyper_latent.table.device
         return torch.from_numpy(symbols).to(device).view(1, self.config.N, height, width)
 
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
-        """σ in the coder's range; at a bound the gradient still leads back inside."""
+        """σ in the coder's range; at the lower bound the gradient still leads back inside."""
         log2_sigma = self.scale_floor(log2_sigma - LOG2_SIGMA_MIN) + LOG2_SIGMA_MIN
         return log2_sigma.clamp_max(LOG2_SIGMA_MAX).exp2()
-
-    def _z_probabilities(self, positions: int) -> np.ndarray:
-        return self.hyper_latent.probabilities().repeat(positions, axis=0)
 
     def _latent(self, y_hat: Tensor, z_symbols: Tensor, passes: list[CodedPass]) -> Latent:
         bits_y = torch.stack([coded.bits for coded in passes]).sum(0)

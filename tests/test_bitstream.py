@@ -1,0 +1,161 @@
+"""The `.blur` container: layout, and everything that is not one."""
+
+import dataclasses
+import random
+import struct
+import zlib
+
+import pytest
+
+from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_size
+
+FILE = BlurFile(
+    model_id=b"\x01\x02\x03\x04",
+    width=640,
+    height=333,
+    quality=2.75,
+    symbols_crc=0xDEADBEEF,
+    z_stream=b"hyper-latent",
+    y_stream=bytes(range(200)),
+)
+SEEDED = dataclasses.replace(FILE, seed=123_456_789)
+
+
+def with_crc(data: bytes) -> bytes:
+    """The same file with the CRC-32 that makes it look intact, computed from the documentation."""
+    blank = data[:24] + bytes(4) + data[28:]
+    return blank[:24] + struct.pack("<I", zlib.crc32(blank)) + blank[28:]
+
+
+@pytest.mark.parametrize("file", [FILE, SEEDED])
+def test_round_trip(file):
+    assert BlurFile.from_bytes(file.to_bytes()) == file
+
+
+@pytest.mark.parametrize(("file", "size"), [(FILE, 28), (SEEDED, 32)])
+def test_the_header_takes_at_most_32_bytes(file, size):
+    assert sum(n for _, n in file.header_fields()) == size
+    assert len(file.to_bytes()) == size + len(file.z_stream) + len(file.y_stream)
+
+
+def test_the_layout_is_the_documented_one():
+    data = SEEDED.to_bytes()
+    assert data[:6] == b"BLUR\x01\x01"
+    assert data[6:10] == SEEDED.model_id
+    assert struct.unpack("<HHH", data[10:16]) == (640, 333, 704)
+    assert struct.unpack("<III", data[16:28]) == (0xDEADBEEF, 12, zlib.crc32(
+        data[:24] + bytes(4) + data[28:]))  # fmt: skip
+    assert struct.unpack("<I", data[28:32]) == (123_456_789,)
+    assert data[32:] == SEEDED.z_stream + SEEDED.y_stream
+    assert FILE.to_bytes()[5] == 0
+    assert with_crc(data) == data
+
+
+def test_empty_streams_and_extreme_fields_come_back():
+    file = BlurFile(bytes(4), 1, 65535, 255.99609375, 0, b"", b"", seed=2**32 - 1)
+    assert BlurFile.from_bytes(file.to_bytes()) == file
+    file = dataclasses.replace(file, width=65535, height=1, quality=0.0, seed=0)
+    assert BlurFile.from_bytes(file.to_bytes()) == file
+
+
+@pytest.mark.parametrize("file", [FILE, SEEDED])
+def test_every_truncation_is_refused(file):
+    data = file.to_bytes()
+    for n in range(len(data)):
+        expected = "not a .blur file" if n < 4 else "is cut"
+        with pytest.raises(BitstreamError, match=expected):
+            BlurFile.from_bytes(data[:n])
+
+
+@pytest.mark.parametrize("file", [FILE, SEEDED])
+def test_every_changed_byte_is_refused(file):
+    data = file.to_bytes()
+    rng = random.Random(0)
+    for position in range(len(data)):
+        for flip in rng.sample(range(1, 256), 3):
+            damaged = bytearray(data)
+            damaged[position] ^= flip
+            expected = {4: "format version"}.get(position, "damaged")
+            expected = "not a .blur file" if position < 4 else expected
+            with pytest.raises(BitstreamError, match=expected):
+                BlurFile.from_bytes(bytes(damaged))
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"\xff", b"more", b"\0" * 100])
+def test_trailing_garbage_is_refused(garbage):
+    with pytest.raises(BitstreamError, match="damaged"):
+        BlurFile.from_bytes(FILE.to_bytes() + garbage)
+
+
+@pytest.mark.parametrize("data", [b"", b"BLU", b"\x89PNG\r\n\x1a\n" + bytes(50), b"blur" * 20])
+def test_other_files_are_refused(data):
+    with pytest.raises(BitstreamError, match=r"not a \.blur file"):
+        BlurFile.from_bytes(data)
+
+
+def test_a_newer_version_asks_for_an_update_even_if_its_header_is_another():
+    with pytest.raises(BitstreamError, match=r"format version 2.*update blurlib"):
+        BlurFile.from_bytes(b"BLUR\x02whatever")
+
+
+# Forged: contradictions under a CRC that is right
+
+
+def forged(offset: int, field: str, value: int) -> bytes:
+    data = bytearray(FILE.to_bytes())
+    struct.pack_into(field, data, offset, value)
+    return with_crc(bytes(data))
+
+
+@pytest.mark.parametrize("flags", [2, 128, 255])
+def test_unknown_flags_are_refused(flags):
+    with pytest.raises(BitstreamError, match="contradicts itself"):
+        BlurFile.from_bytes(forged(5, "<B", flags))
+
+
+@pytest.mark.parametrize("length", [213, 2**31, 2**32 - 1])
+def test_a_stream_longer_than_the_file_is_refused(length):
+    with pytest.raises(BitstreamError, match="contradicts itself"):
+        BlurFile.from_bytes(forged(20, "<I", length))
+
+
+def test_a_seed_that_is_not_there_is_refused():
+    header = bytearray(FILE.to_bytes()[:28])
+    header[5] = 1
+    header[20:24] = bytes(4)
+    with pytest.raises(BitstreamError, match="contradicts itself"):
+        BlurFile.from_bytes(with_crc(bytes(header)))
+
+
+@pytest.mark.parametrize("offset", [10, 12])
+def test_an_empty_photo_is_refused(offset):
+    with pytest.raises(BitstreamError, match="sides from 1 to 65535"):
+        BlurFile.from_bytes(forged(offset, "<H", 0))
+
+
+def test_a_header_that_asks_for_too_much_memory_is_refused():
+    data = bytearray(FILE.to_bytes())
+    struct.pack_into("<HH", data, 10, 65535, 65535)
+    with pytest.raises(BitstreamError, match="at most 67 megapixels"):
+        BlurFile.from_bytes(with_crc(bytes(data)))
+
+
+# What the format cannot hold
+
+
+@pytest.mark.parametrize("size", [(0, 1), (1, 0), (65536, 1), (1, 65536), (8192, 8193), (-1, -1)])
+def test_sizes_out_of_bounds_are_refused(size):
+    with pytest.raises(BitstreamError, match="sides from 1 to 65535"):
+        check_size(*size)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (65535, 1), (8192, 8192), (1, 65535)])
+def test_sizes_within_bounds_pass(size):
+    check_size(*size)
+    assert size[0] * size[1] <= MAX_PIXELS
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_of_more_than_32_bits_is_refused(seed):
+    with pytest.raises(BitstreamError, match=f"seed is {seed}"):
+        dataclasses.replace(FILE, seed=seed).to_bytes()

@@ -1,0 +1,45 @@
+"""Channel groups: the paper's sizes, and what is refused."""
+
+import pytest
+
+from blurlib.entropy import EntropyConfig, even_groups, uneven_groups
+from blurlib.entropy.channel_groups import check_groups
+
+
+@pytest.mark.parametrize(
+    ("M", "groups"),
+    [(192, (16, 16, 32, 64, 64)), (256, (16, 16, 32, 64, 128)), (129, (16, 16, 32, 64, 1))],
+)
+def test_uneven_groups_are_the_papers(M, groups):
+    assert uneven_groups(M) == groups
+    assert sum(groups) == M
+
+
+@pytest.mark.parametrize("M", [0, 100, 128])
+def test_uneven_groups_need_more_than_128_channels(M):
+    with pytest.raises(ValueError, match=f"M is {M}.*need M > 128"):
+        uneven_groups(M)
+
+
+def test_even_groups():
+    assert even_groups(320, 5) == (64,) * 5
+    assert even_groups(6, 1) == (6,)
+
+
+@pytest.mark.parametrize(("M", "count"), [(10, 3), (10, 0), (10, -1)])
+def test_impossible_even_groups_are_refused(M, count):
+    with pytest.raises(ValueError, match=f"into {count} even groups"):
+        even_groups(M, count)
+
+
+@pytest.mark.parametrize("groups", [(), (4, 5), (11,), (12, -2), (0, 10)])
+def test_groups_must_cover_the_channels(groups):
+    with pytest.raises(ValueError, match="positive and sum to M = 10"):
+        check_groups(groups, 10)
+
+
+def test_the_entropy_model_takes_any_groups_and_defaults_to_the_papers():
+    assert EntropyConfig(M=192).groups == uneven_groups(192)
+    assert EntropyConfig(M=20, groups=[5, 15]).groups == (5, 15)
+    with pytest.raises(ValueError, match="sum to M = 20"):
+        EntropyConfig(M=20, groups=(5, 5))

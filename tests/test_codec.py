@@ -1,0 +1,326 @@
+"""Photo to `.blur` and back: what `forward` says is what a decoder gets."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from blurlib.codec import BlurCodec, CodecConfig
+from blurlib.codec.bitstream import BitstreamError, BlurFile
+from blurlib.codec.model import pad
+from blurlib.entropy import EntropyConfig
+
+SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
+
+
+@pytest.fixture(scope="module")
+def file(tiny_codec, photo) -> BlurFile:
+    """A file of 70 × 50 pixels, parsed."""
+    return BlurFile.from_bytes(tiny_codec.compress(photo(50, 70), 2.5))
+
+
+# forward ≡ decompress
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("quality", [1, 2.25, 3])
+def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality):
+    x = photo(*size)
+    data = tiny_codec.compress(x, quality)
+    decoded, forward = tiny_codec.decompress(data), tiny_codec(x, quality)
+    assert torch.equal(decoded.y_hat, forward.y_hat)
+    assert torch.equal(decoded.x_hat, forward.x_hat)
+    assert decoded.x_hat.shape == x.shape
+    assert decoded.size == forward.size == size
+    for ours, theirs in zip(decoded.reconstruction, forward.reconstruction, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+    assert torch.equal(decoded.latent.z_symbols, forward.latent.z_symbols)
+    estimate = forward.estimated_bits.item() / 8
+    streams = len(data) - 28
+    assert streams == pytest.approx(estimate, rel=0.01, abs=64)
+    assert decoded.estimated_bits.item() == forward.estimated_bits.item()
+
+
+@pytest.mark.parametrize("quality", [math.pi, 1.0019, 2.998])
+def test_forward_rounds_quality_as_the_file_does(tiny_codec, photo, quality):
+    x = photo(64, 64)
+    decoded = tiny_codec.decompress(tiny_codec.compress(x, min(quality, 3)))
+    assert torch.equal(decoded.y_hat, tiny_codec(x, min(quality, 3)).y_hat)
+
+
+@torch.inference_mode()
+def test_something_is_coded(tiny_codec, photo):
+    """The fixture is loud enough for the tests here to mean something."""
+    latent = tiny_codec(photo(128, 128), 2).latent
+    assert len(latent.z_symbols.unique()) > 5
+    for coded in latent.passes:
+        assert len(coded.residual.unique()) > 5
+        assert len(coded.sigma.unique()) > 3
+
+
+@torch.inference_mode()
+def test_a_batch_is_its_photos(tiny_codec, photo):
+    x = torch.cat([photo(64, 96), photo(64, 192)[..., 96:]])
+    together = tiny_codec(x, torch.tensor([1.5, 3.0]))
+    for i, quality in enumerate((1.5, 3.0)):
+        alone = tiny_codec(x[i : i + 1], quality)
+        assert torch.equal(alone.y_hat[0], together.y_hat[i])
+        torch.testing.assert_close(alone.estimated_bits[0], together.estimated_bits[i])
+
+
+@torch.inference_mode()
+def test_memory_format_and_gradient_mode_do_not_change_a_symbol(tiny_codec, photo):
+    x = photo(64, 128)
+    y_hat = tiny_codec(x, 2).y_hat
+    last = tiny_codec(x.to(memory_format=torch.channels_last), 2).y_hat
+    with torch.inference_mode(False), torch.enable_grad():
+        gradient = tiny_codec(x.clone(), 2).y_hat.detach()
+    assert torch.equal(y_hat, gradient)
+    data = tiny_codec.compress(x, 2)
+    tiny_codec.to(memory_format=torch.channels_last)
+    try:
+        assert torch.equal(tiny_codec.decompress(data).y_hat, y_hat)
+    finally:
+        tiny_codec.to(memory_format=torch.contiguous_format)
+    assert (last - y_hat).abs().max() <= 1  # the encoder's own rounding may differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_new_process_decodes_the_same(tiny_codec_path, tiny_codec, photo, tmp_path, threads):
+    photos = [(1, 1), (63, 129), (128, 192)]
+    for i, size in enumerate(photos):
+        (tmp_path / f"{i}.blur").write_bytes(tiny_codec.compress(photo(*size), 2.5))
+    code = (
+        "import sys, pathlib, numpy, torch\n"
+        "from blurlib.codec import zoo\n"
+        "torch.set_num_threads(int(sys.argv[3]))\n"
+        "codec = zoo.load(sys.argv[1])\n"
+        "for path in pathlib.Path(sys.argv[2]).glob('*.blur'):\n"
+        "    output = codec.decompress(path.read_bytes())\n"
+        "    numpy.savez(path.with_suffix('.npz'), y_hat=output.y_hat, x_hat=output.x_hat)\n"
+    )
+    arguments = [str(tiny_codec_path), str(tmp_path), str(threads)]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], check=True)
+    for i, size in enumerate(photos):
+        with torch.inference_mode():
+            forward = tiny_codec(photo(*size), 2.5)
+        decoded = np.load(tmp_path / f"{i}.npz")
+        assert np.array_equal(decoded["y_hat"], forward.y_hat.numpy())
+        np.testing.assert_allclose(decoded["x_hat"], forward.x_hat.numpy(), atol=1e-4)
+
+
+# Padding
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_padding_repeats_the_border(photo, size):
+    x = photo(*size)
+    padded = pad(x)
+    assert padded.shape[-2] % 64 == padded.shape[-1] % 64 == 0
+    assert all(p - n < 64 for p, n in zip(padded.shape[-2:], size, strict=True))
+    widths = ((0, 0), (0, 0), (0, padded.shape[2] - size[0]), (0, padded.shape[3] - size[1]))
+    assert np.array_equal(padded.numpy(), np.pad(x.numpy(), widths, mode="edge"))
+
+
+def test_a_photo_of_whole_blocks_is_not_padded(photo):
+    assert pad(photo(64, 128)).shape == (1, 3, 64, 128)
+
+
+def test_only_the_photo_comes_back(tiny_codec, photo):
+    x = photo(50, 70)
+    output = tiny_codec.decompress(tiny_codec.compress(x, 2))
+    whole = tiny_codec.decompress(tiny_codec.compress(pad(x), 2))
+    assert output.x_hat.shape == (1, 3, 50, 70)
+    assert torch.equal(output.x_hat, whole.x_hat[..., :50, :70])
+
+
+# Quality
+
+
+def test_quality_changes_the_size_and_the_file_stores_it(tiny_codec, photo):
+    x = photo(64, 64)
+    sizes = [len(tiny_codec.compress(x, quality)) for quality in (1, 2, 3)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    data = tiny_codec.compress(x, 1.123456)
+    assert BlurFile.from_bytes(data).quality == round(1.123456 * 256) / 256
+
+
+@pytest.mark.parametrize("quality", [0, 0.999, 3.001, -1, math.nan, math.inf])
+def test_quality_out_of_range_is_refused(tiny_codec, photo, quality):
+    with pytest.raises(ValueError, match=r"quality is .*: it must be a number from 1 to 3"):
+        tiny_codec.compress(photo(8, 8), quality)
+    with pytest.raises(ValueError, match=r"quality is .*: it must be a number from 1 to 3"):
+        tiny_codec(photo(8, 8), quality)
+
+
+def bpp(data: bytes, x: torch.Tensor) -> float:
+    return 8 * len(data) / (x.shape[-2] * x.shape[-1])
+
+
+def test_a_target_is_never_exceeded_and_nearly_met(tiny_codec, photo):
+    x = photo(64, 64)
+    smallest, largest = (bpp(tiny_codec.compress(x, q), x) for q in (1, 3))
+    for target in (smallest, smallest * 1.01, (smallest + largest) / 2, largest * 0.999):
+        reached = bpp(tiny_codec.compress_to(x, target), x)
+        assert target * 0.97 <= reached <= target
+    assert bpp(tiny_codec.compress_to(x, 1e9), x) == largest
+    seeded = tiny_codec.compress_to(x, largest, seed=5)
+    assert BlurFile.from_bytes(seeded).seed == 5
+    assert bpp(seeded, x) <= largest
+
+
+@pytest.mark.parametrize("target", [0, -1, 0.01, math.nan])
+def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target):
+    with pytest.raises(ValueError, match=r"target is .* bpp: this photo takes .* at quality 1"):
+        tiny_codec.compress_to(photo(16, 16), target)
+
+
+# Refused
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8), (1, 3, 8)])
+def test_anything_but_one_rgb_photo_is_refused(tiny_codec, shape):
+    with pytest.raises(ValueError, match=r"x has shape .*: it must be one photo, \(1, 3, H, W\)"):
+        tiny_codec.compress(torch.zeros(shape), 2)
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, 0)])
+def test_an_empty_photo_is_refused(tiny_codec, size):
+    with pytest.raises(ValueError, match="sides from 1 to 65535"):
+        tiny_codec.compress(torch.zeros(1, 3, *size), 2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(tiny_codec, value):
+    x = torch.zeros(1, 3, 8, 8)
+    x[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match="finite floats"):
+        tiny_codec.compress(x, 2)
+
+
+def test_8_bit_values_are_refused(tiny_codec):
+    with pytest.raises(ValueError, match=r"finite floats in \[0, 1\]"):
+        tiny_codec.compress(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 2)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_does_not_fit_is_refused(tiny_codec, photo, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}"):
+        tiny_codec.compress(photo(8, 8), 2, seed=seed)
+
+
+def test_training_mode_does_not_code(tiny_entropy, photo):
+    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
+    with pytest.raises(ValueError, match=r"training mode: call eval\(\)"):
+        codec.compress(photo(8, 8), 2)
+
+
+@pytest.mark.parametrize("levels", [0, 1, -3])
+def test_a_codec_has_at_least_two_levels(levels):
+    with pytest.raises(ValueError, match=f"levels is {levels}"):
+        CodecConfig(levels=levels)
+
+
+def test_damaged_files_are_refused(tiny_codec, photo):
+    data = tiny_codec.compress(photo(16, 16), 1)
+    for position in range(0, len(data), 13):
+        with pytest.raises(BitstreamError):
+            tiny_codec.decompress(data[:position])
+        with pytest.raises(BitstreamError):
+            tiny_codec.decompress(data[:position] + b"\xa5" + data[position:])
+
+
+def test_a_file_of_another_model_is_refused(tiny_codec, file):
+    other = dataclasses.replace(file, model_id=b"\x01\x02\x03\x04").to_bytes()
+    with pytest.raises(BitstreamError, match="made by model 01020304, this one is "):
+        tiny_codec.decompress(other)
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.5, 3 + 1 / 256, 255])
+def test_a_quality_that_the_model_does_not_have_is_refused(tiny_codec, file, quality):
+    with pytest.raises(BitstreamError, match="quality"):
+        tiny_codec.decompress(dataclasses.replace(file, quality=quality).to_bytes())
+
+
+# Forged files: intact by their CRC, and yet not what an encoder writes
+
+
+def test_a_checksum_of_other_symbols_is_caught(tiny_codec, file):
+    forged = dataclasses.replace(file, symbols_crc=file.symbols_crc ^ 1).to_bytes()
+    with pytest.raises(BitstreamError, match="intact but decodes to other symbols"):
+        tiny_codec.decompress(forged)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_forged_streams_are_caught_and_never_crash(tiny_codec, file):
+    rng = np.random.default_rng(0)
+    streams = [b"", b"\0" * 50, b"\xff" * 3000, *(rng.bytes(int(n)) for n in 2 ** np.arange(12))]
+    for stream in streams:
+        for forged in (
+            dataclasses.replace(file, y_stream=stream),
+            dataclasses.replace(file, z_stream=stream),
+            dataclasses.replace(file, z_stream=stream, y_stream=stream[::-1]),
+        ):
+            with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
+                tiny_codec.decompress(forged.to_bytes())
+
+
+def test_a_forged_size_is_caught(tiny_codec, file):
+    for width, height in ((1, 1), (50, 129), (300, 10)):
+        forged = dataclasses.replace(file, width=width, height=height).to_bytes()
+        with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
+            tiny_codec.decompress(forged)
+
+
+# Training and coding
+
+
+def test_train_and_eval_move_the_coded_part_between_precisions(tiny_entropy):
+    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    codec.eval()
+    for name, value in codec.state_dict().items():
+        in_double = name.startswith(("h_s.", "entropy.")) and value.is_floating_point()
+        assert (value.dtype == torch.float64) == in_double, name
+    codec.train()
+    for name, value in codec.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_training_reaches_every_part(tiny_entropy, photo):
+    torch.manual_seed(0)
+    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
+    with torch.no_grad():
+        codec.h_a.layers[-1].weight *= 40  # else every ẑ is 0, and h_s has nothing to learn from
+    x = torch.cat([photo(64, 128), photo(64, 256)[..., 128:]])
+    output = codec(x, torch.tensor([1.2, 2.7]))
+    assert output.x_hat.shape == x.shape
+    assert output.estimated_bits.shape == (2,)
+    assert torch.isfinite(output.estimated_bits).all()
+    (output.estimated_bits.sum() + output.x_hat.square().sum()).backward()
+    unreached = {
+        name
+        for name, parameter in codec.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    }
+    # The quantiles have a loss of their own.
+    assert unreached == {"entropy.hyper_latent.bottleneck.quantiles"}
+
+
+def test_config_survives_json():
+    for config in (
+        CodecConfig.small(),
+        CodecConfig.paper(),
+        CodecConfig(EntropyConfig(M=20, groups=(5, 15)), levels=2),
+    ):
+        assert CodecConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

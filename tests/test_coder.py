@@ -1,0 +1,197 @@
+"""From symbols to bytes and back, and what it costs."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from blurlib.entropy.coder import (
+    MAX_SYMBOL,
+    SIGMA_TABLE,
+    DecodingError,
+    GaussianBits,
+    SymbolDecoder,
+    SymbolEncoder,
+    coded_bits,
+    snap_mu,
+    snap_sigma,
+)
+
+
+def encoded(residual, sigma) -> bytes:
+    encoder = SymbolEncoder()
+    encoder.gaussian(np.asarray(residual), np.asarray(sigma, dtype=np.float64))
+    return encoder.to_bytes()
+
+
+def random_gaussians(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sigma = rng.choice(SIGMA_TABLE, n)
+    residual = np.rint(rng.normal(0, sigma)).clip(-MAX_SYMBOL, MAX_SYMBOL)
+    return residual.astype(np.int64), sigma
+
+
+# The grid
+
+
+def test_the_sigma_table_is_powers_of_2_to_1_16():
+    k = np.arange(-51, 129)
+    # Its entries are multiples of 2^-20: within half a step, 2^-21, which is 4e-6 of the smallest.
+    np.testing.assert_allclose(SIGMA_TABLE, 2.0 ** (k / 16), rtol=1e-12, atol=2**-21)
+    assert (np.diff(SIGMA_TABLE) > 0).all()
+    assert SIGMA_TABLE[-1] == 256
+    assert (SIGMA_TABLE * 2**20 == np.rint(SIGMA_TABLE * 2**20)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_snap_sigma_takes_the_nearest_of_the_grid(dtype):
+    log2_sigma = torch.linspace(-6, 12, 997, dtype=dtype)
+    nearest = np.abs(log2_sigma.numpy()[:, None] - np.log2(SIGMA_TABLE)[None]).argmin(1)
+    assert torch.equal(snap_sigma(log2_sigma), torch.from_numpy(SIGMA_TABLE[nearest]).to(dtype))
+
+
+def test_snap_mu_takes_the_nearest_sixteenth():
+    mu = torch.linspace(-3, 3, 1001, dtype=torch.float64)
+    snapped = snap_mu(mu)
+    assert (snapped * 16 == (snapped * 16).round()).all()
+    assert ((snapped - mu).abs() <= 1 / 32).all()
+
+
+def test_rounding_noise_does_not_reach_the_grid():
+    torch.manual_seed(0)
+    x = torch.randn(10_000, dtype=torch.float64)
+    noisy = x * (1 + 1e-14 * torch.randn_like(x))
+    assert torch.equal(snap_mu(x), snap_mu(noisy))
+    assert torch.equal(snap_sigma(x), snap_sigma(noisy))
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1000, 20_001])
+def test_gaussian_symbols_come_back(n):
+    residual, sigma = random_gaussians(n)
+    assert np.array_equal(SymbolDecoder(encoded(residual, sigma)).gaussian(sigma), residual)
+
+
+@pytest.mark.parametrize("sigma", [SIGMA_TABLE[0], 1.0, SIGMA_TABLE[-1]])
+def test_the_most_improbable_symbols_come_back(sigma):
+    residual = np.array([MAX_SYMBOL, -MAX_SYMBOL, 0, 1, -1, MAX_SYMBOL] * 5)
+    sigmas = np.full(len(residual), sigma)
+    assert np.array_equal(SymbolDecoder(encoded(residual, sigmas)).gaussian(sigmas), residual)
+
+
+def test_categorical_symbols_come_back_even_those_of_probability_0():
+    rng = np.random.default_rng(0)
+    p = np.append(rng.dirichlet(np.full(8, 0.3)), 0.0)
+    symbols = rng.choice(9, p=p, size=5000)
+    symbols[::500] = 8
+    encoder = SymbolEncoder()
+    encoder.categorical(symbols, p)
+    assert np.array_equal(SymbolDecoder(encoder.to_bytes()).categorical(p, 5000), symbols)
+
+
+def test_several_calls_share_one_stream():
+    residual, sigma = random_gaussians(3000)
+    p = np.full(4, 0.25)
+    symbols = np.arange(100) % 4
+    encoder = SymbolEncoder()
+    for part in (slice(0, 10), slice(10, 10), slice(10, 3000)):
+        encoder.gaussian(residual[part], sigma[part])
+    encoder.categorical(symbols, p)
+    decoder = SymbolDecoder(encoder.to_bytes())
+    parts = [decoder.gaussian(sigma[part]) for part in (slice(0, 1700), slice(1700, 3000))]
+    assert np.array_equal(np.concatenate(parts), residual)
+    assert np.array_equal(decoder.categorical(p, 100), symbols)
+
+
+def test_trailing_zero_bytes_are_not_stored():
+    lengths = set()
+    for seed in range(300):
+        residual, sigma = random_gaussians(50, seed)
+        data = encoded(residual, sigma)
+        lengths.add(len(data) % 4)
+        assert not data.endswith(b"\0")
+        assert np.array_equal(SymbolDecoder(data).gaussian(sigma), residual)
+        assert np.array_equal(SymbolDecoder(data + b"\0" * 9).gaussian(sigma), residual)
+    assert len(lengths) > 1
+    assert encoded([], []) == b""
+
+
+# What it costs
+
+
+def test_the_stream_has_the_size_of_the_entropy():
+    residual, sigma = random_gaussians(50_000)
+    upper, lower = (scipy.stats.norm.logcdf(-(np.abs(residual) + s) / sigma) for s in (-0.5, 0.5))
+    bits = -(upper + np.log1p(-np.exp(lower - upper))).sum() / math.log(2)
+    assert len(encoded(residual, sigma)) == pytest.approx(bits / 8, rel=0.01, abs=64)
+
+
+def test_bits_are_those_of_scipys_normal_distribution():
+    residual = torch.arange(-12, 13).double()
+    for sigma in (0.3, 1.0, 5.0, 200.0):
+        p = np.diff(scipy.stats.norm.cdf(np.arange(-12.5, 13), scale=sigma))
+        expected = -np.log2(np.maximum(p, 2.0**-24))
+        ours = coded_bits(residual, torch.full_like(residual, sigma)).numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
+        learned = GaussianBits()(residual, torch.full_like(residual, sigma)).numpy()
+        np.testing.assert_allclose(learned, -np.log2(np.maximum(p, 1e-9)), rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_of_the_bits_pulls_an_outlier_in():
+    residual = torch.tensor([8.0, -8.0, 0.0], requires_grad=True)
+    sigma = torch.ones(3, requires_grad=True)
+    GaussianBits()(residual, sigma).sum().backward()
+    assert residual.grad[0] > 0 > residual.grad[1]
+    assert (sigma.grad[:2] < 0).all()
+    assert sigma.grad[2] > 0
+    assert torch.isfinite(residual.grad).all()
+
+
+def test_the_estimate_is_what_the_range_coder_spends_on_outliers():
+    residual = np.full(4000, 200)
+    sigma = np.ones(4000)
+    estimate = coded_bits(torch.from_numpy(residual), torch.from_numpy(sigma)).sum().item()
+    assert len(encoded(residual, sigma)) == pytest.approx(estimate / 8, rel=0.01, abs=64)
+
+
+# Hostile bytes
+
+
+def hostile_streams():
+    rng = np.random.default_rng(7)
+    residual, sigma = random_gaussians(300)
+    good = encoded(residual, sigma)
+    yield b""
+    yield b"\xff" * 400
+    yield b"\0" * 400
+    yield from (good[:n] for n in range(0, len(good), 7))
+    for _ in range(300):
+        yield rng.bytes(int(rng.integers(0, 500)))
+    for _ in range(100):
+        damaged = bytearray(good)
+        damaged[rng.integers(len(good))] ^= int(rng.integers(1, 256))
+        yield bytes(damaged)
+
+
+def test_hostile_bytes_give_symbols_or_an_error_but_never_crash():
+    _, sigma = random_gaussians(300)
+    p = np.random.default_rng(1).dirichlet(np.ones(12))
+    p[11] = 0
+    outcomes = {"symbols": 0, "refused": 0}
+    for data in hostile_streams():
+        decoder = SymbolDecoder(data)
+        try:
+            residual, symbols = decoder.gaussian(sigma), decoder.categorical(p, 300)
+        except DecodingError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["symbols"] += 1
+            assert residual.shape == symbols.shape == (300,)
+            assert np.abs(residual).max() <= MAX_SYMBOL
+            assert 0 <= symbols.min()
+            assert symbols.max() < 12
+    assert sum(outcomes.values()) > 400

@@ -1,0 +1,156 @@
+"""What one group may see, and does see, before a symbol is decoded."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from blurlib.entropy import ContextConfig
+from blurlib.entropy.checkerboard import anchor_mask
+from blurlib.entropy.context import GlobalContext, GroupContext
+
+GROUP, HYPER, WINDOW = 3, 4, 4
+HEIGHT, WIDTH = 11, 9
+Position = tuple[int, int]
+
+
+def context(keys: str, previous: int = 0) -> GroupContext:
+    """A small group in float64 whose positional encoding is far from its start."""
+    torch.manual_seed(5)
+    config = ContextConfig(HYPER, 5, 6, 6, 10, heads=2, window=WINDOW, keys=keys)
+    group = GroupContext(previous, GROUP, config).double()
+    with torch.no_grad():
+        group.global_.position.amplitude.fill_(2.0)
+        group.global_.position.log_sigma.fill_(0.1)
+    return group
+
+
+def anchors_seen(query: Position, keys: str) -> set[Position]:
+    """Which anchors reach a non-anchor, followed by hand through the layers.
+
+    Layer by layer: `at[p]` is the set of anchors that the features at position p depend on.
+    """
+    positions = [(r, c) for r in range(HEIGHT) for c in range(WIDTH)]
+    anchors = {p for p in positions if sum(p) % 2 == 0}
+    local = {
+        p: {a for a in anchors if max(abs(a[0] - p[0]), abs(a[1] - p[1])) <= 2 and p not in anchors}
+        for p in positions
+    }
+    at = {p: {p} if p in anchors else local[p] for p in positions}
+    for shift in (0, WINDOW // 2):
+        window = {p: ((p[0] + shift) // WINDOW, (p[1] + shift) // WINDOW) for p in positions}
+        at = {
+            p: at[p].union(
+                *(at[k] for k in positions if (k in anchors) == (keys == "anchors")
+                  and window[k] == window[p])
+            )
+            for p in positions
+        }  # fmt: skip
+    return local[query] | at[query]
+
+
+def influence(output: Tensor, source: Tensor, query: Position) -> set[Position]:
+    """Positions of `source` on which a random mixture of the outputs at `query` depends."""
+    at_query = output[0, :, query[0], query[1]]
+    weights = torch.randn(len(at_query), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(at_query @ weights, source, retain_graph=True)
+    return {tuple(p) for p in gradient[0].abs().sum(0).nonzero().tolist()}
+
+
+def inputs(previous: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(6)
+    draw = [torch.randn(1, c, HEIGHT, WIDTH, dtype=torch.float64) for c in (HYPER, previous, GROUP)]
+    return tuple(x.requires_grad_() for x in draw)
+
+
+QUERIES = [(0, 1), (3, 4), (4, 5), (10, 7), (7, 0), (5, 8)]
+
+
+@pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
+def test_a_non_anchor_sees_every_admissible_anchor_and_no_other(keys):
+    group = context(keys)
+    hyper, _, y = inputs()
+    anchors = anchor_mask(HEIGHT, WIDTH)
+    y_anchor = torch.where(anchors, y, 0)
+    mu, log2_sigma = group.non_anchor(group.known(hyper, y[:, :0]), y_anchor)
+    for query in QUERIES:
+        expected = anchors_seen(query, keys)
+        assert influence(mu, y, query) == expected
+        assert influence(log2_sigma, y, query) == expected
+        beyond_convolution = {p for p in expected if math.dist(p, query) > 2 * math.sqrt(2)}
+        assert beyond_convolution
+
+
+@pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
+def test_finite_changes_of_one_anchor_reach_exactly_the_queries_that_see_it(keys):
+    group = context(keys)
+    hyper, _, y = (x.detach() for x in inputs())
+    anchors = anchor_mask(HEIGHT, WIDTH)
+    known = group.known(hyper, y[:, :0])
+    before = group.non_anchor(known, torch.where(anchors, y, 0))
+    seen = {query: anchors_seen(query, keys) for query in QUERIES}
+    for anchor in anchors.nonzero().tolist():
+        changed = y.clone()
+        changed[0, :, anchor[0], anchor[1]] += 1
+        after = group.non_anchor(known, torch.where(anchors, changed, 0))
+        for query in QUERIES:
+            for old, new in zip(before, after, strict=True):
+                differs = not torch.equal(
+                    old[..., query[0], query[1]], new[..., query[0], query[1]]
+                )
+                assert differs == (tuple(anchor) in seen[query])
+
+
+@pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
+def test_an_anchor_sees_hyperprior_and_earlier_groups_at_once(keys):
+    group = context(keys, previous=7)
+    hyper, y_previous, _ = inputs(7)
+    gaussian = group.anchor(group.known(hyper, y_previous))
+    for query in ((0, 0), (5, 5), (10, 4)):
+        near = {
+            (r, c)
+            for r in range(query[0] - 2, query[0] + 3)
+            for c in range(query[1] - 2, query[1] + 3)
+            if 0 <= r < HEIGHT and 0 <= c < WIDTH
+        }  # two 3×3 convolutions
+        for parameter in gaussian:
+            assert influence(parameter, hyper, query) == {query}
+            assert influence(parameter, y_previous, query) == near
+
+
+@pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
+def test_every_decoded_channel_is_looked_at(keys):
+    group = context(keys)
+    hyper, _, y = inputs()
+    y_anchor = torch.where(anchor_mask(HEIGHT, WIDTH), y, 0)
+    for parameter in group.non_anchor(group.known(hyper, y[:, :0]), y_anchor):
+        (gradient,) = torch.autograd.grad(parameter.sum(), y, retain_graph=True)
+        assert gradient.abs().sum((0, 2, 3)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 1)])
+def test_maps_smaller_than_a_window_give_finite_parameters_and_gradients(size):
+    group = context("non-anchors")
+    hyper = torch.randn(2, HYPER, *size, dtype=torch.float64)
+    y = torch.randn(2, GROUP, *size, dtype=torch.float64) * anchor_mask(*size)
+    gaussian = group.non_anchor(group.known(hyper, y[:, :0]), y)
+    assert gaussian.mu.shape == gaussian.log2_sigma.shape == (2, GROUP, *size)
+    sum(x.square().sum() for x in gaussian).backward()
+    for parameter in group.parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+def test_the_two_blocks_share_one_positional_encoding_and_the_second_is_shifted():
+    config = ContextConfig(window=8)
+    global_context = GlobalContext(3, 4, config)
+    assert [block.attention.shift for block in global_context.blocks] == [0, 4]
+    names = [n for n, _ in global_context.named_parameters() if "amplitude" in n or "sigma" in n]
+    assert names == ["position.amplitude", "position.log_sigma"]
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="window is 1"):
+        ContextConfig(window=1)
+    with pytest.raises(ValueError, match="keys is 'all': it must be 'anchors' or 'non-anchors'"):
+        ContextConfig(keys="all")

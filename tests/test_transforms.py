@@ -1,0 +1,125 @@
+"""Analysis, main decoder, hyper transforms and gain units."""
+
+import pytest
+import torch
+
+from blurlib.codec import BlurCodec, CodecConfig
+from blurlib.codec.transforms import (
+    Analysis,
+    Gain,
+    GatedBlock,
+    HyperAnalysis,
+    HyperSynthesis,
+    MainDecoder,
+    TransformConfig,
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TransformConfig(patch=8, widths=(8, 12), blocks=(1, 0)),
+        TransformConfig(patch=2, widths=(4, 6, 8, 10), blocks=(1, 1, 1, 1)),
+        TransformConfig(patch=16, widths=(8,), blocks=(2,)),
+    ],
+)
+def test_shapes_of_the_latent_and_of_the_pyramid(config):
+    x = torch.rand(2, 3, 64, 128)
+    y = Analysis(config, M=20)(x)
+    assert y.shape == (2, 20, 4, 8)
+    reconstruction = MainDecoder(config, M=20)(y)
+    assert reconstruction.x_hat.shape == x.shape
+    expected = [
+        (2, c, 64 // (config.patch * 2**i), 128 // (config.patch * 2**i))
+        for i, c in enumerate(config.widths)
+    ]
+    assert [tuple(f.shape) for f in reconstruction.pyramid] == expected
+
+
+def test_hyper_shapes():
+    z = HyperAnalysis(20, 6)(torch.randn(2, 20, 8, 12))
+    assert z.shape == (2, 6, 2, 3)
+    assert HyperSynthesis(6, 10)(z).shape == (2, 10, 8, 12)
+
+
+def test_grey_is_the_zero_of_both_ends():
+    config = TransformConfig(widths=(8, 8), blocks=(1, 1))
+    analysis, decoder = Analysis(config, 4), MainDecoder(config, 4)
+    for module in (analysis, decoder):
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.zeros_(parameter)
+    assert not analysis(torch.full((1, 3, 64, 64), 0.5)).any()
+    assert torch.equal(decoder(torch.zeros(1, 4, 4, 4)).x_hat, torch.full((1, 3, 64, 64), 0.5))
+
+
+def test_gated_block_is_its_formula():
+    torch.manual_seed(0)
+    block = GatedBlock(4).double()
+    x = torch.randn(1, 4, 6, 7, dtype=torch.float64)
+    h = torch.nn.functional.conv2d(x, block.spatial.weight, block.spatial.bias, padding=2, groups=4)
+    ab = torch.einsum("oc,bchw->bohw", block.expand.weight[..., 0, 0], h)
+    a, b = (ab + block.expand.bias[:, None, None]).split(4, 1)
+    gated = a / (1 + (-a).exp()) * b
+    out = torch.einsum("oc,bchw->bohw", block.project.weight[..., 0, 0], gated)
+    torch.testing.assert_close(block(x), x + out + block.project.bias[:, None, None])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patch": 4}, "patch 4 with 2 scales does not end at H/16"),
+        ({"widths": (8, 8, 8), "blocks": (1, 1, 1)}, "patch 8 with 3 scales"),
+        ({"blocks": (1,)}, "differ in length"),
+    ],
+)
+def test_transforms_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TransformConfig(**fields)
+
+
+# Gain units
+
+
+@pytest.fixture
+def gain() -> Gain:
+    torch.manual_seed(0)
+    gain = Gain(4, 5, (0.0, 2.5))
+    torch.nn.init.normal_(gain.log_gain)
+    return gain
+
+
+def test_at_a_level_the_gain_is_its_vector(gain):
+    gains = gain(torch.arange(1, 5, dtype=torch.float64))
+    assert gains.shape == (4, 5, 1, 1)
+    assert torch.equal(gains[..., 0, 0], gain.log_gain.exp())
+
+
+def test_half_way_the_gain_is_the_geometric_mean(gain):
+    levels = gain.log_gain.exp()
+    half_way = gain(torch.tensor([1.5, 2.5, 3.5], dtype=torch.float64))[..., 0, 0]
+    torch.testing.assert_close(half_way, (levels[:-1] * levels[1:]).sqrt())
+
+
+def test_the_gain_is_continuous_at_the_levels(gain):
+    for level in (2, 3):
+        q = torch.tensor([level - 1e-7, level, level + 1e-7], dtype=torch.float64)
+        around = gain(q)
+        torch.testing.assert_close(around[0], around[1])
+        torch.testing.assert_close(around[2], around[1])
+
+
+def test_gain_and_inverse_gain_start_as_inverses():
+    codec = BlurCodec(CodecConfig.small())
+    q = torch.linspace(1, 6, 11, dtype=torch.float64)
+    torch.testing.assert_close(
+        codec.gain(q) * codec.inverse_gain(q), torch.ones(11, 192, 1, 1), rtol=1e-5, atol=0
+    )
+
+
+def test_the_two_sizes_are_the_papers_and_the_one_that_ships():
+    small, paper = CodecConfig.small(), CodecConfig.paper()
+    assert small.entropy.groups == (16, 16, 32, 64, 64)
+    assert paper.entropy.groups == (16, 16, 32, 64, 128)
+    assert paper.transform.widths == (64, 128, 192, 256)
+    assert small.transform.patch == 8

@@ -1,0 +1,221 @@
+"""Weights: saved, loaded, refused."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import blurlib.codec
+from blurlib.codec import BlurCodec, CodecConfig, zoo
+from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+
+
+@pytest.fixture
+def denoiser_path(tmp_path) -> Path:
+    torch.manual_seed(0)
+    config = DenoiserConfig(patch=8, widths=(8, 8), blocks=1, cond_channels=(16, 16))
+    process = BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
+    path = tmp_path / "denoiser.safetensors"
+    path.write_bytes(zoo.denoiser_bytes(DiffusionDecoder(Denoiser(config), process, b"\1\2\3\4")))
+    return path
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, tiny_codec_path) -> Path:
+    """A folder of shipped weights that holds "alpha" and "beta"."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    data = tiny_codec_path.read_bytes()
+    sums = {}
+    for name in ("alpha", "beta"):
+        (folder / f"{name}.safetensors").write_bytes(data)
+        sums[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+    (folder / "sha256.json").write_text(json.dumps(sums))
+    monkeypatch.setattr(zoo, "CHECKPOINTS", folder)
+    monkeypatch.setattr(zoo, "SHA256", folder / "sha256.json")
+    return folder
+
+
+# Round trips
+
+
+def test_a_loaded_codec_codes_as_the_saved_one(tiny_entropy, tmp_path, photo):
+    torch.manual_seed(0)
+    codec = BlurCodec(CodecConfig(tiny_entropy, levels=2))
+    path = tmp_path / "codec.safetensors"
+    path.write_bytes(zoo.codec_bytes(codec))  # also rounds the weights of `codec` as the file does
+    loaded = zoo.load(path)
+    codec.eval()
+    codec.model_id = loaded.model_id
+    x = photo(40, 70)
+    assert loaded.config == codec.config
+    assert loaded.compress(x, 1.5) == codec.compress(x, 1.5)
+    a, b = (c.decompress(codec.compress(x, 1.5)) for c in (codec, loaded))
+    assert torch.equal(a.y_hat, b.y_hat)
+    assert torch.equal(a.x_hat, b.x_hat)
+
+
+def test_the_model_id_is_the_start_of_the_sha256(tiny_codec_path):
+    codec = zoo.load(tiny_codec_path)
+    assert codec.model_id == hashlib.sha256(tiny_codec_path.read_bytes()).digest()[:4]
+    assert codec.compress(torch.zeros(1, 3, 8, 8), 1)[6:10] == codec.model_id
+    assert not codec.training
+
+
+def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path):
+    assert zoo.codec_bytes(zoo.load(tiny_codec_path)) == tiny_codec_path.read_bytes()
+
+
+def test_tables_come_from_the_file_and_are_not_computed_again(tiny_codec_path, tmp_path):
+    data = tiny_codec_path.read_bytes()
+    tensors = safetensors.torch.load(data)
+    tensors["entropy.hyper_latent.table"][3, 1] += 17
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    path = tmp_path / "changed.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    table = zoo.load(path).entropy.hyper_latent.table
+    assert torch.equal(table, tensors["entropy.hyper_latent.table"])
+
+
+def test_large_weights_are_stored_in_half_precision(tiny_codec_path):
+    for name, tensor in safetensors.torch.load(tiny_codec_path.read_bytes()).items():
+        if tensor.is_floating_point():
+            assert (tensor.dtype == torch.float16) == (tensor.numel() >= 1024), name
+
+
+def test_denoiser_round_trip(denoiser_path):
+    decoder = zoo.load_denoiser(denoiser_path)
+    assert decoder.codec_id == b"\1\2\3\4"
+    assert decoder.process == BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
+    assert decoder.denoiser.config.cond_channels == (16, 16)
+    assert not decoder.training
+    assert zoo.denoiser_bytes(decoder) == denoiser_path.read_bytes()
+
+
+# Shipped weights
+
+
+def test_shipped_weights_load_by_name_and_by_id(shipped, tiny_codec):
+    assert zoo.names() == ["alpha", "beta"]
+    assert zoo.load("beta").model_id == tiny_codec.model_id
+    assert zoo.name_of(tiny_codec.model_id) == "alpha"
+    assert zoo.load_by_id(tiny_codec.model_id).model_id == tiny_codec.model_id
+
+
+def test_a_changed_shipped_file_is_refused(shipped):
+    path = shipped / "beta.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(zoo.WeightsError, match=r"beta.safetensors differs from its recorded SHA"):
+        zoo.load("beta")
+    zoo.load("alpha")
+
+
+def test_a_shipped_file_without_a_recorded_sum_is_refused(shipped):
+    (shipped / "gamma.safetensors").write_bytes((shipped / "beta.safetensors").read_bytes())
+    with pytest.raises(zoo.WeightsError, match="differs from its recorded"):
+        zoo.load("gamma")
+
+
+@pytest.mark.parametrize("name", ["gamma", "", "../alpha", "alpha.safetensors"])
+def test_a_missing_name_is_refused_with_the_names_there_are(shipped, name):
+    with pytest.raises(zoo.WeightsError, match="shipped models are alpha, beta"):
+        zoo.load(name)
+
+
+def test_a_path_without_its_suffix_is_not_a_shipped_name(shipped, tiny_codec_path):
+    with pytest.raises(zoo.WeightsError, match="no model"):
+        zoo.load(tiny_codec_path.with_suffix(""))
+
+
+def test_an_unknown_id_is_refused(shipped):
+    with pytest.raises(zoo.WeightsError, match="model 01020304, which is not shipped"):
+        zoo.load_by_id(b"\1\2\3\4")
+
+
+def test_what_is_shipped_now_loads():
+    for name in zoo.names():
+        data, _ = zoo._read(name)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        kind = json.loads(header["__metadata__"]["blurlib"])["kind"]
+        model = {"codec": zoo.load, "denoiser": zoo.load_denoiser}[kind](name)
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+# Other files
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, b"PK\x03\x04" * 50, b"\x80\x04N."])
+def test_files_that_are_not_safetensors_are_refused(tmp_path, data):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(zoo.WeightsError, match="is not a blurlib model file"):
+        zoo.load(path)
+
+
+def test_a_cut_file_is_refused(tiny_codec_path, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    data = tiny_codec_path.read_bytes()
+    for n in (4, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:n])
+        with pytest.raises(zoo.WeightsError, match="is not a blurlib model file"):
+            zoo.load(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "x"}, {"blurlib": "no JSON"}])
+def test_someone_elses_safetensors_are_refused(tmp_path, metadata):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, metadata))
+    with pytest.raises(zoo.WeightsError, match="is not a blurlib model file"):
+        zoo.load(path)
+
+
+def test_the_wrong_kind_is_refused(tiny_codec_path, denoiser_path):
+    with pytest.raises(zoo.WeightsError, match="is a denoiser, and a codec is needed"):
+        zoo.load(denoiser_path)
+    with pytest.raises(zoo.WeightsError, match="is a codec, and a denoiser is needed"):
+        zoo.load_denoiser(tiny_codec_path)
+
+
+@pytest.mark.parametrize("kind", ["codec", "denoiser"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"config": 3}, {"config": {}}, {"config": {"entropy": {"M": 1}}}, {"config": {"x": 1}}],
+)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path, kind, fields):
+    path = tmp_path / "x.safetensors"
+    metadata = {"blurlib": json.dumps({"kind": kind, **fields})}
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, metadata))
+    load = zoo.load if kind == "codec" else zoo.load_denoiser
+    with pytest.raises(zoo.WeightsError, match="do not fit its own configuration"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["entropy.hyper_latent.table", "g_a.layers.1.weight", "gain.log_gain"]
+)
+def test_a_missing_tensor_is_refused(tiny_codec_path, tmp_path, name):
+    data = tiny_codec_path.read_bytes()
+    tensors = safetensors.torch.load(data)
+    del tensors[name]
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    with pytest.raises(zoo.WeightsError, match="do not fit its own configuration"):
+        zoo.load(path)
+
+
+def test_nothing_here_unpickles():
+    for path in Path(blurlib.codec.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
+                assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(names), path
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("torch.load", "np.load", "torch.jit.load"), path
