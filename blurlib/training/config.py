@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -68,6 +69,8 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self):
+        for field in fields(self):
+            self._check_type(field.name, type(field.default))
         self._allow("stage", ("codec", "denoiser"))
         self._allow("size", ("small", "paper"))
         self._allow("objective", ("ms-ssim", "mse"))
@@ -83,10 +86,22 @@ class TrainConfig:
             raise ValueError(f"crop is {self.crop}: MS-SSIM needs at least 161 px, so crop >= 192")
         if self.batch < 1 or self.steps < 0 or self.max_minutes <= 0:
             raise ValueError("batch must be >= 1, steps >= 0 and max_minutes > 0")
+        if self.lr <= 0 or self.warmup < 1 or self.clip <= 0 or not 0 <= self.ema < 1:
+            raise ValueError("lr and clip must be > 0, warmup >= 1 and ema from 0 to below 1")
+        if self.threads < 0 or self.checkpoint_every < 0:
+            raise ValueError("threads and checkpoint_every must be >= 0")
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho is {self.rho}: it must be from 0 to 1")
         if self.stage == "denoiser" and not self.codec:
             raise ValueError("codec is empty: name the codec that the denoiser belongs to")
+
+    def _check_type(self, name: str, kind: type) -> None:
+        value = getattr(self, name)
+        allowed = (int, float) if kind is float else kind
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise ValueError(f"{name} is {value!r}: it must be of type {kind.__name__}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: it must be finite")
 
     def _allow(self, name: str, values: tuple[str, ...]) -> None:
         if getattr(self, name) not in values:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,6 +109,7 @@ def train(
     state = _start(config)
     if resume:
         state.load(checkpoint)
+        state.steps = config.steps or state.steps  # a run may be resumed to a new length
     _note_skipped(Path(run), bank)
     try:
         yield from _steps(config, bank, state, Path(run), checkpoint)
@@ -161,7 +164,6 @@ def _steps(
     config: TrainConfig, bank: ImageBank, state: _State, run: Path, checkpoint: Path
 ) -> Iterator[Step]:
     saved = time.monotonic()
-    timed = 0.0
     with open(run / "log.jsonl", "a") as log:
         while not state.steps or state.step < state.steps:
             start = time.monotonic()
@@ -169,10 +171,8 @@ def _steps(
             seconds = time.monotonic() - start
             state.step += 1
             state.seconds += seconds
-            timed += seconds if state.step in MEASURED_STEPS else 0
             if not state.steps and state.step == MEASURED_STEPS.stop:
-                left = config.max_minutes * 60 - state.seconds
-                state.steps = state.step + max(1, int(left / (timed / len(MEASURED_STEPS))))
+                state.steps = state.step + _steps_left(config, state, run)
             loss, parts, gradient, lr = result
             step = Step(state.step, state.steps, loss, parts, gradient, lr, seconds)
             log.write(json.dumps(step._asdict()) + "\n")
@@ -181,6 +181,12 @@ def _steps(
                 state.save(checkpoint)
                 saved = time.monotonic()
             yield step
+
+
+def _steps_left(config: TrainConfig, state: _State, run: Path) -> int:
+    """How many steps still fit into the time box, at the speed in the log (resumed runs too)."""
+    pace = statistics.mean(s.seconds for s in read_log(run) if s.step in MEASURED_STEPS)
+    return max(1, int((config.max_minutes * 60 - state.seconds) / pace))
 
 
 def _one_step(config: TrainConfig, bank: ImageBank, state: _State):
@@ -222,6 +228,14 @@ def _prepare_folder(run: Path, config: TrainConfig, checkpoint: Path, resume: bo
         raise ValueError(f"{run} has no checkpoint.pt to resume from")
     if not resume and checkpoint.exists():
         raise ValueError(f"{run} already holds a run: resume it, or choose another folder")
+    if resume:
+        started = TrainConfig.recipe(str(run / "config.toml"))
+        for field in dataclasses.fields(config):
+            if field.name in ("data", "checkpoint_every", "threads", "steps"):
+                continue  # of the machine, or a new length for the run
+            before, now = getattr(started, field.name), getattr(config, field.name)
+            if before != now:
+                raise ValueError(f"{run} was started with {field.name} = {before!r}, not {now!r}")
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.toml").write_text(config.to_toml())
 

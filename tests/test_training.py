@@ -1,0 +1,435 @@
+"""Recipes, and the loop: it logs, resumes bit for bit, keeps its time box and survives bad data."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from blurlib import images
+from blurlib.codec import BlurCodec, CodecConfig, zoo
+from blurlib.codec.transforms import TransformConfig
+from blurlib.diffusion import DenoiserConfig
+from blurlib.metrics import Lpips
+from blurlib.training import loop, stages
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import ImageBank
+from blurlib.training.losses import distortion, draw_quality, lmbda, rate_distortion
+
+CONFIG = TrainConfig(objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def photos(astronaut, tmp_path_factory) -> list[Path]:
+    """Three small photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        image = astronaut[:, 50 * i : 50 * i + 70, 90 * i : 90 * i + 80 + i]
+        images.write_image(folder / f"{i}.png", image)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch, tiny_entropy):
+    """`size = "small"` means a model that takes milliseconds."""
+    transform = TransformConfig(widths=(16, 16), blocks=(1, 1))
+    codec = CodecConfig(tiny_entropy, transform, levels=3)
+    denoiser = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 16))
+    monkeypatch.setattr(CodecConfig, "small", lambda: codec)
+    monkeypatch.setattr(DenoiserConfig, "small", lambda: denoiser)
+
+
+def run(config: TrainConfig, folder: Path, photos, **kwargs) -> list[loop.Step]:
+    return list(loop.train(config, folder, photos, **kwargs))
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(a, b) -> None:
+    """Equal nested states, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        CONFIG,
+        TrainConfig(stage="denoiser", codec="a", prediction="v", rho=0, max_minutes=0.5),
+    ],
+)
+def test_config_survives_toml(config):
+    assert TrainConfig.from_toml(config.to_toml()) == config
+
+
+def test_overrides_win_and_none_leaves_the_recipe():
+    config = TrainConfig.from_toml("lr = 0.5\nbatch = 7\n", lr=0.25, batch=None, seed=3)
+    assert (config.lr, config.batch, config.seed) == (0.25, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = ", "not valid TOML"),
+        ("\0", "not valid TOML"),
+        ("learning_rate = 1", "unknown field 'learning_rate'"),
+        ("[codec]\nM = 3", "codec is"),
+        ("stage = 'both'", "stage is 'both': it must be one of"),
+        ("size = 'huge'", "size is 'huge'"),
+        ("objective = 'psnr'", "objective is 'psnr'"),
+        ("prediction = 'y'", "prediction is 'y'"),
+        ("lmbda_min = 3.0\nlmbda_max = 2.0", "rising order"),
+        ("lmbda_min = 0.0", "positive"),
+        ("crop = 100", "crop is 100"),
+        ("crop = 0", "crop is 0"),
+        ("crop = 128", "MS-SSIM needs at least 161 px"),
+        ("batch = 0", "batch must be >= 1"),
+        ("steps = -1", "steps >= 0"),
+        ("max_minutes = 0.0", "max_minutes > 0"),
+        ("rho = 1.5", "rho is 1.5"),
+        ("stage = 'denoiser'", "codec is empty"),
+        ("batch = 'four'", "batch"),
+        ("lr = '1e-3'", "lr"),
+        ("crop = 256.0", "crop"),
+        ("warmup = 0", "warmup"),
+        ("lr = -1.0", "lr"),
+        ("lr = nan", "lr"),
+        ("max_minutes = nan", "max_minutes"),
+        ("max_minutes = inf", "max_minutes"),
+        ("lmbda_max = inf", "lmbda_max"),
+        ("ema = 1.5", "ema"),
+        ("clip = 0.0", "clip"),
+        ("threads = -1", "threads"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_toml(text)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="no recipe 'gone'"):
+        TrainConfig.recipe("gone")
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    (tmp_path / "mine.toml").write_text(CONFIG.to_toml())
+    assert TrainConfig.recipe(str(tmp_path / "mine.toml"), seed=9) == dataclasses.replace(
+        CONFIG, seed=9
+    )
+
+
+def test_the_learning_rate_warms_up_and_falls_to_one_percent():
+    config = TrainConfig(lr=2.0, warmup=10)
+    rates = [loop.learning_rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0, rel=0.03)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02)
+    assert loop.learning_rate(3, 0, config) == pytest.approx(0.8)
+
+
+# Losses
+
+
+def test_lambda_is_geometric_between_the_levels():
+    config = TrainConfig(lmbda_min=2.0, lmbda_max=50.0)
+    q = torch.tensor([1.0, 3.5, 6.0], dtype=torch.float64)
+    expected = torch.tensor([2.0, 10.0, 50.0], dtype=torch.float64)
+    torch.testing.assert_close(lmbda(q, 6, config), expected)
+
+
+def test_qualities_are_drawn_over_the_whole_range():
+    torch.manual_seed(0)
+    q = draw_quality(10_000, 6, torch.device("cpu"))
+    assert 1 <= q.min() < 1.01
+    assert 5.99 < q.max() <= 6
+    assert q.mean().item() == pytest.approx(3.5, abs=0.05)
+
+
+def test_the_loss_is_rate_plus_lambda_distortion(tiny_entropy, photo):
+    codec = BlurCodec(CodecConfig.small())
+    x = torch.cat([photo(64, 64), photo(64, 64).flip(-1)])
+    torch.manual_seed(4)
+    result = rate_distortion(codec, x, CONFIG)
+    torch.manual_seed(4)
+    q = draw_quality(2, 3, x.device)
+    output = codec(x, q)
+    error = 255**2 * (output.x_hat - x).square().flatten(1).mean(1)
+    rate = output.estimated_bits / 64**2
+    expected = (rate + CONFIG.lmbda_min * 2 ** ((q - 1) / 2 * math.log2(3 / 1.5)) * error).mean()
+    torch.testing.assert_close(result.loss, expected.to(result.loss))
+    torch.testing.assert_close(result.bpp, rate.mean())
+    torch.testing.assert_close(distortion(output.x_hat, x, "mse"), error)
+
+
+# Data
+
+
+def test_photos_that_cannot_be_used_are_counted_and_named(photos, tmp_path, astronaut):
+    small, broken = tmp_path / "small.png", tmp_path / "broken.png"
+    images.write_image(small, astronaut[:, :63, :80])
+    broken.write_bytes(photos[0].read_bytes()[:500])
+    bank = ImageBank([photos[0], small, broken, photos[1]], crop=64)
+    assert len(bank.images) == 2
+    assert [skipped.path for skipped in bank.skipped] == [small, broken]
+    assert "80×63 is smaller than the crop" in bank.skipped[0].reason
+    assert "truncated" in bank.skipped[1].reason
+    run(dataclasses.replace(CONFIG, steps=1), tmp_path / "run", [*photos, small, broken])
+    lines = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(small), str(broken)]
+
+
+def test_nothing_to_train_on_is_refused(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 1 files is a photo of at least 64 px"):
+        ImageBank([tmp_path / "x.png"], crop=64)
+
+
+def test_no_data_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="data"):
+        run(CONFIG, tmp_path / "run", None)
+
+
+def test_crops_lie_inside_the_photos_and_half_are_mirrored(photos):
+    bank = ImageBank(photos, crop=64)
+    generator = torch.Generator().manual_seed(0)
+    batch = bank.batch(40, generator)
+    assert batch.shape == (40, 3, 64, 64)
+    assert batch.dtype == torch.float32
+
+    def is_in(crop: torch.Tensor) -> bool:
+        return any(
+            torch.equal(window.float() / 255, crop)
+            for image in bank.images
+            for rows in image.unfold(1, 64, 1).unbind(1)
+            for window in rows.unfold(1, 64, 1).unbind(1)
+        )
+
+    plain = sum(is_in(crop) for crop in batch)
+    mirrored = sum(is_in(crop.flip(-1)) for crop in batch)
+    assert plain + mirrored == 40
+    assert 8 < plain < 32
+    assert torch.equal(batch, bank.batch(40, torch.Generator().manual_seed(0)))
+
+
+# The loop
+
+
+def test_a_run_logs_every_step_and_leaves_a_model_that_codes(photos, tmp_path, photo):
+    steps = run(CONFIG, tmp_path / "run", photos)
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {step.steps for step in steps} == {6}
+    for step in steps:
+        assert math.isfinite(step.loss)
+        assert step.gradient > 0
+        assert step.parts.keys() == {"bpp", "distortion"}
+    assert loop.read_log(tmp_path / "run") == steps
+    assert loop.mean_of_last(steps, 2, "bpp") == pytest.approx(
+        (steps[-1].parts["bpp"] + steps[-2].parts["bpp"]) / 2
+    )
+    assert TrainConfig.recipe(str(tmp_path / "run" / "config.toml")) == CONFIG
+    codec = zoo.load(tmp_path / "run" / "model.safetensors")
+    data = codec.compress(photo(70, 70), 2)
+    assert torch.equal(codec.decompress(data).y_hat, codec(photo(70, 70), 2).y_hat)
+
+
+def test_the_model_learns(photos, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=40, lr=3e-3)
+    steps = run(config, tmp_path / "run", photos)
+    assert loop.mean_of_last(steps, 5, "distortion") < 0.5 * loop.mean_of_last(
+        steps[:5], 5, "distortion"
+    )
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(photos, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = run(CONFIG, whole, photos)
+    generator = loop.train(CONFIG, cut, photos)
+    first = [next(generator) for _ in range(3)]
+    generator.close()
+    assert checkpoint(cut)["counters"][0] == 3
+    assert not (cut / "model.safetensors").exists()
+    torch.manual_seed(12345)
+    rest = run(CONFIG, cut, photos, resume=True)
+    for ours, theirs in zip(first + rest, expected, strict=True):
+        assert ours._replace(seconds=0) == theirs._replace(seconds=0)
+    a, b = checkpoint(cut), checkpoint(whole)
+    a["counters"][2] = b["counters"][2] = 0  # seconds
+    assert_same(a, b)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    steps = [step._replace(seconds=0) for step in loop.read_log(cut)]
+    assert steps == [step._replace(seconds=0) for step in expected]
+
+
+def test_a_checkpoint_is_left_when_a_step_fails(photos, tmp_path, monkeypatch):
+    loss = stages.CodecStage.loss
+    calls = []
+
+    def fails_at_the_third(self, x):
+        calls.append(x)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss(self, x)
+
+    monkeypatch.setattr(stages.CodecStage, "loss", fails_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(CONFIG, tmp_path / "run", photos)
+    assert checkpoint(tmp_path / "run")["counters"][0] == 2
+
+
+def test_checkpoints_are_written_on_the_way(photos, tmp_path):
+    config = dataclasses.replace(CONFIG, checkpoint_every=0.0)
+    generator = loop.train(config, tmp_path / "run", photos)
+    for step in (1, 2):
+        next(generator)
+        assert checkpoint(tmp_path / "run")["counters"][0] == step
+    generator.close()
+
+
+def test_resuming_a_finished_run_exports_the_same_model_again(photos, tmp_path):
+    folder = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, steps=2)
+    run(config, folder, photos)
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    assert run(config, folder, photos, resume=True) == []
+    assert (folder / "model.safetensors").read_bytes() == data
+
+
+def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch):
+    loss = stages.CodecStage.loss
+    calls = []
+
+    def not_finite_at_the_third(self, x):
+        calls.append(x)
+        value, parts = loss(self, x)
+        return (value * math.nan if len(calls) == 3 else value), parts
+
+    monkeypatch.setattr(stages.CodecStage, "loss", not_finite_at_the_third)
+    states, steps = [], []
+    config = dataclasses.replace(CONFIG, checkpoint_every=0.0)
+    for step in loop.train(config, tmp_path / "run", photos):
+        steps.append(step)
+        states.append(checkpoint(tmp_path / "run"))
+    assert [math.isfinite(step.loss) for step in steps] == [True, True, False, True, True, True]
+    for part in ("model", "average", "aux"):
+        assert_same(states[2][part], states[1][part])
+    assert_same(states[2]["optimiser"]["state"], states[1]["optimiser"]["state"])
+    assert not torch.equal(states[3]["model"]["gain.log_gain"], states[2]["model"]["gain.log_gain"])
+    assert len(loop.read_log(tmp_path / "run")) == 6
+
+
+def ticking(seconds: float) -> SimpleNamespace:
+    """A clock on which every look takes `seconds`."""
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += seconds
+        return now[0]
+
+    return SimpleNamespace(monotonic=monotonic)
+
+
+def test_the_time_box_fixes_the_number_of_steps_once(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", ticking(0.5))
+    config = dataclasses.replace(CONFIG, steps=0, batch=1, max_minutes=16 / 60)
+    steps = run(config, tmp_path / "run", photos)
+    # 16 seconds at half a second each.
+    assert len(steps) == 32
+    assert [step.steps for step in steps] == [0] * 24 + [32] * 8
+    assert steps[-1].lr < steps[25].lr < steps[2].lr
+
+
+@pytest.mark.parametrize("interrupted", [15, 28])
+def test_an_interruption_does_not_change_the_number_of_steps(
+    photos, tmp_path, monkeypatch, interrupted
+):
+    monkeypatch.setattr(loop, "time", ticking(0.5))
+    config = dataclasses.replace(CONFIG, steps=0, batch=1, max_minutes=16 / 60)
+    generator = loop.train(config, tmp_path / "run", photos)
+    for _ in range(interrupted):
+        next(generator)
+    generator.close()
+    assert run(config, tmp_path / "run", photos, resume=True)[-1].steps == 32
+
+
+def test_a_folder_with_a_run_is_not_overwritten(photos, tmp_path):
+    folder = tmp_path / "run"
+    run(dataclasses.replace(CONFIG, steps=1), folder, photos)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="already holds a run: resume it, or choose another"):
+        run(CONFIG, folder, photos)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_resuming_nothing_is_refused(photos, tmp_path):
+    with pytest.raises(ValueError, match=r"has no checkpoint.pt to resume from"):
+        run(CONFIG, tmp_path / "run", photos, resume=True)
+
+
+def test_resuming_with_another_configuration_is_refused(photos, tmp_path):
+    folder = tmp_path / "run"
+    run(dataclasses.replace(CONFIG, steps=1), folder, photos)
+    before = (folder / "config.toml").read_text()
+    with pytest.raises(ValueError, match="lr"):
+        run(dataclasses.replace(CONFIG, steps=1, lr=0.5), folder, photos, resume=True)
+    assert (folder / "config.toml").read_text() == before
+
+
+# The denoiser
+
+
+class Distance(nn.Module):
+    """Stands in for LPIPS: a mean absolute difference with its interface."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, y, normalize=False):
+        return self.weight * (x - y).abs().mean((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("prediction", ["x", "v"])
+def test_a_denoiser_is_trained_on_its_frozen_codec(
+    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo, prediction
+):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    config = dataclasses.replace(
+        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction=prediction, steps=3
+    )
+    steps = run(config, tmp_path / "run", photos)
+    assert steps[0].parts.keys() == {"diffusion", "lpips"}
+    assert all(math.isfinite(step.loss) for step in steps)
+    decoder = zoo.load_denoiser(tmp_path / "run" / "model.safetensors")
+    assert decoder.process.prediction == prediction
+    output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
+    *_, last = decoder.sample(output, steps=2)
+    assert torch.isfinite(last.x_hat).all()
+
+
+def test_log_lines_are_json(photos, tmp_path):
+    run(dataclasses.replace(CONFIG, steps=2), tmp_path / "run", photos)
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        assert json.loads(line)["steps"] == 2
