@@ -1,0 +1,73 @@
+"""The demonstration: one photo, our two decoders and three well-known codecs at equal bytes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from blurlib import images, metrics
+from blurlib.codec import zoo
+from blurlib.evaluation.baselines import BASELINES, match_bytes
+from blurlib.evaluation.ours import BlurlibCodec
+
+
+class Entry(NamedTuple):
+    """One way to code the photo: its file's size, its picture, and how close that is."""
+
+    name: str
+    bytes: int
+    image: Tensor
+    psnr: float
+    ms_ssim: float
+
+    def row(self) -> dict[str, str | int]:
+        """A line of the demo's table."""
+        height, width = self.image.shape[1:]
+        return {
+            "codec": self.name,
+            "bytes": self.bytes,
+            "bpp": f"{metrics.bpp(self.bytes, height, width):.3f}",
+            "PSNR": f"{self.psnr:.2f} dB",
+            "MS-SSIM": f"{self.ms_ssim:.4f}",
+        }
+
+
+def run(photo: Path, out: Path, quality: float, steps: int) -> Iterator[Entry]:
+    """Code `photo` in every way, writing each file and its picture into `out`."""
+    image = images.read_image(photo)
+    codec = zoo.load("msssim-small")
+    diffusion = zoo.load_denoiser("blur-small")
+    direct = BlurlibCodec("msssim-small", codec)
+    perceptual = BlurlibCodec("msssim-small", codec, diffusion, steps)
+    data = direct.encode(image, quality)
+    images.atomic_write(out / "photo.blur", data, overwrite=True)
+    for name, ours in (("blurlib direct", direct), ("blurlib diffusion", perceptual)):
+        yield _entry(name, data, image, ours.decode(data), out)
+    for baseline in BASELINES:
+        match = match_bytes(baseline, image, len(data))
+        images.atomic_write(out / f"photo.{baseline.name}", match.data, overwrite=True)
+        yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)
+
+
+def panels(photo: Path, entries: Sequence[Entry], size: int = 288) -> list[tuple]:
+    """The same crop of the photo and of every entry: (title, caption, image) each."""
+    original = images.read_image(photo)
+    height, width = original.shape[1:]
+    top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
+
+    def crop(image: Tensor) -> Tensor:
+        return image[:, top : top + size, left : left + size]
+
+    shown = [("original", f"{height * width * 3:,} bytes", crop(original))]
+    for entry in entries:
+        caption = f"{entry.bytes:,} bytes, {entry.psnr:.1f} dB, MS-SSIM {entry.ms_ssim:.3f}"
+        shown.append((entry.name, caption, crop(entry.image)))
+    return shown
+
+
+def _entry(name: str, data: bytes, image: Tensor, decoded: Tensor, out: Path) -> Entry:
+    images.write_image(out / f"{name.lower().replace(' ', '-')}.png", decoded, overwrite=True)
+    return Entry(
+        name, len(data), decoded, metrics.psnr(image, decoded), metrics.ms_ssim(image, decoded)
+    )

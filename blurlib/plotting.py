@@ -1,0 +1,103 @@
+"""Figures; the only file that imports matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from blurlib.entropy import Latent
+
+INK = "#222222"
+COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63")
+
+
+class Panel(NamedTuple):
+    """One picture of a comparison: uint8 (3, H, W) and the two lines above it."""
+
+    title: str
+    caption: str
+    image: Tensor
+
+
+def comparison(panels: Sequence[Panel], columns: int = 3) -> Figure:
+    """Pictures of equal size side by side, each pixel drawn as at least one dot."""
+    rows = -(-len(panels) // columns)
+    height, width = panels[0].image.shape[1:]
+    cell = 4.2
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(cell * columns, (cell * height / width + 0.62) * rows), dpi=120
+    )
+    for axis in np.ravel(axes):
+        axis.axis("off")
+    for axis, panel in zip(np.ravel(axes), panels, strict=False):
+        axis.imshow(panel.image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.text(0, 1.065, panel.title, transform=axis.transAxes, weight="bold", color=INK)
+        axis.text(0, 1.015, panel.caption, transform=axis.transAxes, size=9, color=INK)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.2)
+    return figure
+
+
+def bits_per_pass(latent: Latent, groups: Sequence[int]) -> Figure:
+    """Where the bits of one photo go: a bar per group, anchors and non-anchors stacked."""
+    kilobytes = np.array([coded.bits.item() for coded in latent.passes]) / 8e3
+    anchors, rest = kilobytes[0::2], kilobytes[1::2]
+    z = latent.bits_z.item() / 8e3
+    labels = ["hyper", *(f"group {j + 1}\n{size} ch." for j, size in enumerate(groups))]
+    figure, axis = plt.subplots(figsize=(7, 3.2), dpi=110)
+    axis.bar(0, z, color=COLOURS[3])
+    at = np.arange(1, len(groups) + 1)
+    axis.bar(at, anchors, color=COLOURS[0], label="anchors")
+    axis.bar(at, rest, bottom=anchors, color=COLOURS[1], label="non-anchors")
+    axis.set_xticks(range(len(labels)), labels)
+    axis.set_ylabel("kB")
+    _tidy(axis)
+    axis.legend(frameon=False)
+    return figure
+
+
+def bits_per_position(photo: Tensor, bits: Tensor) -> Figure:
+    """A photo, uint8 (3, H, W), beside a map of the bits each latent position takes, (h, w)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), dpi=110, layout="constrained")
+    height, width = photo.shape[1:]
+    left.imshow(photo.permute(1, 2, 0).numpy())
+    edge = (-0.5, bits.shape[1] * 16 - 0.5, bits.shape[0] * 16 - 0.5, -0.5)
+    shown = right.imshow(bits.numpy(), cmap="magma", extent=edge, interpolation="nearest")
+    right.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    for axis in (left, right):
+        axis.axis("off")
+    figure.colorbar(shown, ax=right, label="bits per 16×16 pixels", shrink=0.9)
+    return figure
+
+
+class Curve(NamedTuple):
+    """One rate–distortion curve; `published` ones are drawn in a lighter hand."""
+
+    label: str
+    bpp: Sequence[float]
+    quality: Sequence[float]
+    published: bool = False
+
+
+def rate_distortion(curves: Sequence[Curve], ylabel: str) -> Figure:
+    """Quality over bits per pixel."""
+    figure, axis = plt.subplots(figsize=(7, 4.4), dpi=110)
+    for i, curve in enumerate(curves):
+        colour = COLOURS[i % len(COLOURS)]
+        light = {"lw": 1, "alpha": 0.6, "ls": "--"}
+        style = light if curve.published else {"lw": 1.8, "marker": "."}
+        axis.plot(curve.bpp, curve.quality, color=colour, label=curve.label, **style)
+    axis.set(xlabel="bits per pixel", ylabel=ylabel)
+    _tidy(axis)
+    axis.legend(frameon=False)
+    return figure
+
+
+def _tidy(axis) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#dddddd", lw=0.6)
+    axis.set_axisbelow(True)
