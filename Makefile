@@ -12,7 +12,7 @@ DEV := $(VENV)/.installed-dev
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test lint lab book links clean
+.PHONY: help demo test lint lab book tables links clean
 
 help:
 	@echo 'make demo    a photo through the codec and back, beside JPEG, WebP and AVIF'
@@ -20,6 +20,7 @@ help:
 	@echo 'make lab     the notebooks in JupyterLab'
 	@echo 'make book    the book, in _build/html'
 	@echo 'make lint    ruff over the library and the notebooks'
+	@echo 'make tables  the numbers in README, book and model cards, from results/'
 	@echo 'make links   REPO=owner/name: carry the address of the repository to where it is used'
 	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
 
@@ -40,6 +41,9 @@ lab: $(BOOK)
 book: $(BOOK)
 	$(BIN)/jupyter-book build . --toc book/_toc.yml --all -W --keep-going
 	test -s _build/html/notebooks/00_quickstart.html
+
+tables: $(CORE)
+	$(BIN)/python tools/tables.py
 
 links: | $(BIN)/python
 	@test -n '$(REPO)' || { echo 'make links: say which repository, as in REPO=owner/name' >&2; exit 2; }

@@ -1,0 +1,293 @@
+"""The command line; the only file that imports typer and rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+# PyTorch takes seconds to import: commands import what they need, so that --help answers at once.
+
+app = typer.Typer(
+    help="Learned image compression with a Laplacian-guided entropy model and a blur-diffusion "
+    "decoder (CVPR 2024, arXiv 2403.16258).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Decoder = Literal["direct", "diffusion"]
+Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the diffusion decoder.")]
+DEFAULT_CODEC = "msssim-small"
+DEFAULT_DENOISER = "blur-small"
+
+
+def main() -> None:
+    """Run; a wrong input is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"
+        print(f"blurlib: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("blurlib: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def compress(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .blur")],
+    model: Model = DEFAULT_CODEC,
+    quality: Annotated[
+        float | None, typer.Option(help="1 (smallest) to 6 (best), any real number. Default 3.")
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(help="Largest file within so many bits per pixel.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Store a seed for the diffusion decoder (4 bytes).")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Compress a photo into a .blur file."""
+    if quality is not None and target_bpp is not None:
+        raise ValueError("--quality and --target-bpp exclude each other: give one of them")
+    from blurlib import images
+    from blurlib.codec import zoo
+
+    images.check_writable(target, force)
+    x = images.to_float(images.read_image(source))[None]
+    codec = zoo.load(model)
+    with console.status("compressing"):
+        if target_bpp is not None:
+            data = codec.compress_to(x, target_bpp, seed)
+        else:
+            data = codec.compress(x, 3.0 if quality is None else quality, seed)
+    images.atomic_write(target, data, force)
+    H, W = x.shape[-2:]
+    console.print(f"{target}: {len(data):,} bytes, {8 * len(data) / (H * W):.3f} bpp, {W}×{H}")
+
+
+@app.command()
+def decompress(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …")],
+    decoder: Annotated[
+        Decoder, typer.Option(help="direct: one pass, faithful. diffusion: realistic texture.")
+    ] = "direct",
+    steps: Steps = 17,
+    seed: Annotated[
+        int | None, typer.Option(help="Noise of the diffusion decoder. Default: the file's, or 0.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Default: the shipped model that made the file.")
+    ] = None,
+    denoiser: Annotated[str, typer.Option(help="Weights of the diffusion decoder.")] = (
+        DEFAULT_DENOISER
+    ),
+    force: Force = False,
+) -> None:
+    """Decode a .blur file into a picture."""
+    from blurlib import images
+    from blurlib.codec import zoo
+
+    images.check_output(target, force)
+    file = _read_blur(source)
+    codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
+    diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
+    output = codec.decompress(file)
+    x_hat = output.x_hat
+    if diffusion is not None:
+        seed = seed if seed is not None else file.seed or 0
+        with _progress() as bar:
+            task = bar.add_task("diffusion", total=steps)
+            for state in diffusion.sample(output, steps, seed):
+                x_hat = state.x_hat
+                bar.advance(task)
+    images.write_image(target, images.to_uint8(x_hat[0]), force)
+    console.print(f"{target}: {file.width}×{file.height}, {decoder} decoder")
+
+
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="File to look into: .blur")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what every byte of a .blur file is for, and what each of the ten passes costs."""
+    from blurlib.codec import inspection
+
+    report = inspection.describe(_read_blur(source))
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    console.print(
+        f"{source}: {report['width']}×{report['height']}, quality {report['quality']:g}, "
+        f"{report['bytes']:,} bytes = {report['bpp']:.3f} bpp, model {report['model']}"
+    )
+    for title, rows in (("bytes", report["layout"]), ("passes", report["passes"] or [])):
+        if rows:
+            _print_table(rows, title)
+
+
+@app.command()
+def demo(
+    photo: Annotated[str, typer.Option(help="A photo of yours, or an embedded one.")] = "coffee",
+    quality: Annotated[float, typer.Option(help="1 to 6.")] = 2.0,
+    steps: Steps = 17,
+    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo"),
+) -> None:
+    """A photo through the codec and back, both ways, beside JPEG, WebP and AVIF."""
+    from blurlib import images, plotting
+    from blurlib.evaluation import demo as demonstration
+
+    path = images.embedded_path(photo) if photo in images.embedded_names() else Path(photo)
+    out.mkdir(parents=True, exist_ok=True)
+    with _progress() as bar:
+        task = bar.add_task("demo", total=None)
+        entries = []
+        for entry in demonstration.run(path, out, quality, steps):
+            entries.append(entry)
+            bar.update(task, description=entry.name, advance=1)
+    shown = demonstration.panels(path, entries)
+    figure = plotting.comparison([plotting.Panel(*panel) for panel in shown])
+    figure.savefig(out / "comparison.png")
+    _print_table([entry.row() for entry in entries], f"{path.name} at the bytes of blurlib")
+    console.print(f"Pictures: {out / 'comparison.png'} and the files beside it.")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Shipped recipe (tiny, cpu-codec …) or TOML file.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run.")],
+    data: Annotated[str | None, typer.Option(help="Folder of training photos.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Codec that a denoiser is for.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time box.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length; overrides the time box.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+) -> None:
+    """Train a codec or a denoiser; always leaves a checkpoint to resume from."""
+    from blurlib.training.config import TrainConfig
+    from blurlib.training.loop import train as steps_of
+
+    if resume and (run / "config.toml").is_file():
+        recipe = str(run / "config.toml")
+    config = TrainConfig.recipe(
+        recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads
+    )
+    with _progress() as bar:
+        task = bar.add_task("reading photos", total=None)
+        for step in steps_of(config, run, resume=resume):
+            parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
+            bar.update(task, total=step.steps or None, completed=step.step, description=parts)
+    console.print(f"{run / 'model.safetensors'}: written")
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[str, typer.Argument(help="kodak, embedded, or a folder.")],
+    codec: Annotated[str, typer.Option(help="jpeg, webp, avif, or a model (shipped or file).")],
+    qualities: Annotated[
+        str, typer.Option(help="Comma-separated; default: the codec's own range.")
+    ] = "",
+    decoder: Annotated[Decoder, typer.Option(help="For our models.")] = "direct",
+    denoiser: Annotated[str, typer.Option(help="For --decoder diffusion.")] = DEFAULT_DENOISER,
+    steps: Steps = 17,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
+    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS (AlexNet) too.")] = False,
+    force: Force = False,
+) -> None:
+    """Measure a codec on a set of images, into one results file; goes on where it stopped."""
+    from blurlib import images
+    from blurlib.evaluation import results
+    from blurlib.evaluation.selection import select
+    from blurlib.metrics import Lpips
+
+    chosen = select(codec, decoder, denoiser, steps)
+    wanted = [float(q) for q in qualities.split(",")] if qualities else list(chosen.qualities)
+    network = None
+    if lpips:
+        network = Lpips.load("alex", images.cached_weights("lpips_alex_v0.1_full.pth"))
+    rows = results.evaluate(
+        dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
+        lpips=network, extra=chosen.extra, overwrite=force,
+    )  # fmt: skip
+    count = 0
+    with _progress() as bar:
+        task = bar.add_task(codec, total=len(images.dataset(dataset)) * len(wanted))
+        for _ in rows:
+            count += 1
+            bar.advance(task)
+    console.print(f"{count} rows in {out / Path(dataset).name / (chosen.codec.name + '.json')}")
+
+
+@app.command()
+def bdrate(
+    anchor: Annotated[Path, typer.Argument(metavar="ANCHOR", help="Results file.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="Results file.")],
+    metric: Annotated[Literal["ms-ssim", "psnr"], typer.Option()] = "ms-ssim",
+    method: Annotated[Literal["akima", "pchip"], typer.Option()] = "akima",
+    rates: Annotated[
+        tuple[float, float] | None, typer.Option(help="Only this interval of bpp: LOW HIGH.")
+    ] = None,
+) -> None:
+    """BD-rate of TEST against ANCHOR, in per cent; negative means fewer bits."""
+    from blurlib.evaluation import results
+    from blurlib.evaluation.bd_rate import bd_rate
+
+    column = "ms_ssim_db" if metric == "ms-ssim" else "psnr"
+    curves = [results.averages(results.read(p))[["bpp", column]].to_numpy() for p in (anchor, test)]
+    value = bd_rate(*curves, method=method, rates=rates)
+    console.print(
+        f"{value.value:+.2f} % ({metric}, {method}, over {value.low:.2f}–{value.high:.2f} dB)"
+    )
+
+
+def _read_blur(path: Path):
+    from blurlib.codec.bitstream import BitstreamError, BlurFile
+
+    try:
+        return BlurFile.from_bytes(path.read_bytes())
+    except BitstreamError as error:
+        raise BitstreamError(f"{path}: {error}") from error
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _print_table(rows: list[dict], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    console.print(table)

@@ -1,0 +1,208 @@
+"""The command line as people use it: exit codes, one-line errors, files kept or written whole."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blurlib import cli
+
+SHIPPED = "msssim-small"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["blurlib", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    """A small photo-like PNG, 90×70."""
+    y, x = np.mgrid[0:70, 0:90]
+    pixels = np.stack([x * 2, y * 3, 120 + 60 * np.sin(x / 9) * np.cos(y / 7)], -1)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def one_line_error(result, *words):
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("blurlib: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_photo_there_and_back(run, picture, tmp_path):
+    blur, out = tmp_path / "p.blur", tmp_path / "out.png"
+    assert run("compress", picture, blur, "--quality", 2.5)[0] == 0
+    assert run("decompress", blur, out)[0] == 0
+    assert Image.open(out).size == (90, 70)
+    assert (
+        run("decompress", blur, tmp_path / "d.png", "--decoder", "diffusion", "--steps", 2)[0] == 0
+    )
+    assert Image.open(tmp_path / "d.png").size == (90, 70)
+
+
+def test_the_seed_in_the_file_is_the_default_of_the_diffusion_decoder(run, picture, tmp_path):
+    blur = tmp_path / "p.blur"
+    run("compress", picture, blur, "--seed", 7)
+    pictures = []
+    for name, more in (("a", []), ("b", ["--seed", 7]), ("c", ["--seed", 8])):
+        out = tmp_path / f"{name}.png"
+        run("decompress", blur, out, "--decoder", "diffusion", "--steps", 2, *more)
+        pictures.append(np.asarray(Image.open(out)))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_info_accounts_for_every_byte_and_all_ten_passes(run, picture, tmp_path):
+    blur = tmp_path / "p.blur"
+    run("compress", picture, blur, "--seed", 1)
+    code, out, _ = run("info", blur, "--json")
+    report = json.loads(out)
+    size = blur.stat().st_size
+    assert code == 0
+    assert report["bytes"] == size == sum(part["bytes"] for part in report["layout"])
+    ends = np.cumsum([part["bytes"] for part in report["layout"]])
+    assert [part["offset"] for part in report["layout"][1:]] == ends[:-1].tolist()
+    assert len(report["passes"]) == 10
+    latent_stream = report["layout"][-1]["bytes"]
+    bits = sum(coded["bits"] for coded in report["passes"])
+    assert abs(latent_stream - bits / 8) <= 0.01 * latent_stream + 64
+    assert run("info", blur)[0] == 0
+
+
+def test_a_target_rate_is_met(run, picture, tmp_path):
+    blur = tmp_path / "p.blur"
+    assert run("compress", picture, blur, "--target-bpp", 0.9)[0] == 0
+    assert 8 * blur.stat().st_size <= 0.9 * 90 * 70
+    one_line_error(run("compress", picture, tmp_path / "q.blur", "--target-bpp", 0.001), "0.001")
+    assert not (tmp_path / "q.blur").exists()
+
+
+def test_an_output_that_exists_is_kept_unless_forced(run, picture, tmp_path):
+    blur = tmp_path / "p.blur"
+    blur.write_bytes(b"mine")
+    one_line_error(run("compress", picture, blur), "p.blur", "--force")
+    assert blur.read_bytes() == b"mine"
+    assert run("compress", picture, blur, "--force")[0] == 0
+    assert blur.read_bytes()[:4] == b"BLUR"
+    one_line_error(run("decompress", blur, picture), "photo.png", "--force")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "0 bytes"), (b"hello, world", "not"), (b"\x89PNG\r\n\x1a\n12345", "")],
+    ids=["empty", "text", "broken"],
+)
+def test_what_is_not_a_photo_is_refused(run, tmp_path, content, words):
+    source = tmp_path / "x.png"
+    source.write_bytes(content)
+    one_line_error(run("compress", source, tmp_path / "x.blur"), "x.png", words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.png"]
+
+
+def test_a_damaged_file_leaves_nothing_behind(run, picture, tmp_path):
+    blur, out = tmp_path / "p.blur", tmp_path / "out.png"
+    run("compress", picture, blur)
+    data = blur.read_bytes()
+    for broken, word in (
+        (data[:-1], "cut"),
+        (data[:40] + bytes([data[40] ^ 1]) + data[41:], "damaged"),
+        (data[:4] + b"\x09" + data[5:], "version 9"),
+        (b"", "not a .blur file"),
+    ):
+        blur.write_bytes(broken)
+        one_line_error(run("decompress", blur, out), "p.blur", word)
+        one_line_error(run("info", blur), "p.blur", word)
+        assert not out.exists()
+
+
+def test_a_file_of_another_model_is_refused(run, picture, tmp_path, tiny_codec_path):
+    blur = tmp_path / "p.blur"
+    assert run("compress", picture, blur, "--model", tiny_codec_path)[0] == 0
+    one_line_error(run("decompress", blur, tmp_path / "o.png"), "not shipped")
+    one_line_error(run("decompress", blur, tmp_path / "o.png", "--model", SHIPPED), "made by model")
+    assert run("decompress", blur, tmp_path / "o.png", "--model", tiny_codec_path)[0] == 0
+    assert json.loads(run("info", blur, "--json")[1])["passes"] is None
+
+
+def test_wrong_arguments_are_one_line(run, picture, tmp_path):
+    out = tmp_path / "o.blur"
+    one_line_error(run("compress", picture, out, "--quality", 99), "quality", "6")
+    one_line_error(run("compress", picture, out, "--quality", 3, "--target-bpp", 1), "exclude")
+    one_line_error(run("compress", tmp_path / "none.png", out), "none.png")
+    one_line_error(run("compress", picture, out, "--model", "nope"), "nope", SHIPPED)
+    one_line_error(run("compress", picture, tmp_path / "no" / "o.blur"), "no")
+    one_line_error(run("decompress", picture, tmp_path / "o.xyz"), ".xyz", ".png")
+    one_line_error(run("evaluate", tmp_path, "--codec", "nope"), "nope", "webp")
+    one_line_error(run("train", "nope", "--run", tmp_path / "r"), "tiny")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_bdrate(run, picture, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        noise = np.repeat(np.repeat(rng.integers(0, 255, (24, 24, 3)), 8, 0), 8, 1)
+        Image.fromarray(noise.astype(np.uint8)).save(photos / f"{i}.png")
+    run_folder = tmp_path / "run"
+    arguments = ("train", "tiny", "--run", run_folder, "--data", photos, "--steps", 3)
+    assert run(*arguments)[0] == 0
+    one_line_error(run(*arguments), "resume")
+    model = run_folder / "model.safetensors"
+    assert model.is_file()
+    out = tmp_path / "results"
+    assert run("evaluate", photos, "--codec", model, "--qualities", "1,2", "--out", out)[0] == 0
+    assert run("evaluate", photos, "--codec", "webp", "--out", out)[0] == 0
+    assert run("evaluate", photos, "--codec", "jpeg", "--out", out)[0] == 0
+    webp, jpeg = out / "photos" / "webp.json", out / "photos" / "jpeg.json"
+    code, text, _ = run("bdrate", webp, webp, "--metric", "psnr")
+    assert code == 0
+    assert "+0.00 %" in text
+    assert run("bdrate", webp, jpeg, "--metric", "psnr")[0] == 0
+    one_line_error(run("bdrate", webp, out / "photos" / "model-direct.json"), "at least 4 points")
+
+
+@pytest.mark.slow
+def test_the_demo_makes_its_table_and_its_picture(run, tmp_path):
+    code, out, _ = run("demo", "--out", tmp_path / "demo", "--steps", 2)
+    assert code == 0
+    for name in ("blurlib direct", "blurlib diffusion", "JPEG", "WEBP", "AVIF"):
+        assert name in out
+    files = {p.name: p.stat().st_size for p in (tmp_path / "demo").iterdir()}
+    assert files["photo.webp"] <= files["photo.blur"] + 1024
+    assert Image.open(tmp_path / "demo" / "comparison.png").size[0] > 1000
+
+
+@pytest.mark.slow
+def test_the_installed_command_answers():
+    command = Path(sys.executable).parent / "blurlib"
+    result = subprocess.run(
+        [command, "info", os.devnull], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert (
+        result.stderr == f"blurlib: {os.devnull}: not a .blur file: it does not start with BLUR\n"
+    )
