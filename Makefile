@@ -25,7 +25,7 @@ help:
 	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
 
 demo: $(CORE)
-	$(BIN)/blurlib demo
+	$(BIN)/blurlib demo --force
 
 test: $(DEV)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks

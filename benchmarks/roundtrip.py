@@ -19,7 +19,7 @@ from rich.progress import track
 from blurlib import images
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import OUR_QUALITIES, select
+from blurlib.evaluation.selection import select
 
 MODEL = "msssim-small"
 
@@ -42,7 +42,7 @@ def encode(dataset: str, folder: Path) -> dict[str, dict]:
     rows = {}
     for path in track(images.dataset(dataset), "encoding"):
         x = images.to_float(images.read_image(path))[None]
-        for quality in OUR_QUALITIES:
+        for quality in range(1, codec.config.levels + 1):
             data = codec.compress(x, quality)
             output = codec(x, quality)
             name = f"{path.stem}-{quality:g}.blur"

@@ -7,6 +7,8 @@
     x = images.to_float(images.read_image("photo.png"))[None]   # (1, 3, H, W) in [0, 1]
     data = codec.compress(x, quality=3)                          # the bytes of a .blur file
     x_hat = codec.decompress(data).x_hat                         # the direct reconstruction
+
+The book explains every part.
 """
 
 import warnings

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -41,16 +43,30 @@ DEFAULT_DENOISER = "blur-small"
 def main() -> None:
     """Run; a wrong input is one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see --help)")
     except (ValueError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.filename and error.strerror:
-            message = f"{error.filename}: {error.strerror}"
-        print(f"blurlib: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(_one_line(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        _fail("out of memory: the photo is too large for this machine")
+    except (KeyboardInterrupt, click.Abort):
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"blurlib: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()
@@ -65,7 +81,10 @@ def compress(
         float | None, typer.Option(help="Largest file within so many bits per pixel.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Store a seed for the diffusion decoder (4 bytes).")
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Store a seed for the diffusion decoder (4 bytes)."
+        ),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -97,7 +116,10 @@ def decompress(
     ] = "direct",
     steps: Steps = 17,
     seed: Annotated[
-        int | None, typer.Option(help="Noise of the diffusion decoder. Default: the file's, or 0.")
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Noise of the diffusion decoder. Default: the file's, or 0."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Default: the shipped model that made the file.")
@@ -131,12 +153,15 @@ def decompress(
 @app.command()
 def info(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="File to look into: .blur")],
+    model: Annotated[
+        str | None, typer.Option(help="Default: the shipped model that made the file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what every byte of a .blur file is for, and what each of the ten passes costs."""
-    from blurlib.codec import inspection
+    from blurlib.codec import inspection, zoo
 
-    report = inspection.describe(_read_blur(source))
+    report = inspection.describe(_read_blur(source), zoo.load(model) if model else None)
     if as_json:
         print(json.dumps(report, indent=2))
         return
@@ -144,9 +169,11 @@ def info(
         f"{source}: {report['width']}×{report['height']}, quality {report['quality']:g}, "
         f"{report['bytes']:,} bytes = {report['bpp']:.3f} bpp, model {report['model']}"
     )
-    for title, rows in (("bytes", report["layout"]), ("passes", report["passes"] or [])):
-        if rows:
-            _print_table(rows, title)
+    _print_table(report["layout"], "bytes")
+    if report["passes"] is None:
+        console.print("The model is not shipped: name it with --model to see the ten passes.")
+    else:
+        _print_table(report["passes"], "passes")
 
 
 @app.command()
@@ -155,51 +182,62 @@ def demo(
     quality: Annotated[float, typer.Option(help="1 to 6.")] = 2.0,
     steps: Steps = 17,
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo"),
+    force: Force = False,
 ) -> None:
     """A photo through the codec and back, both ways, beside JPEG, WebP and AVIF."""
     from blurlib import images, plotting
     from blurlib.evaluation import demo as demonstration
 
+    if photo not in images.embedded_names() and not Path(photo).exists():
+        names = ", ".join(images.embedded_names())
+        raise ValueError(f"{photo}: no such file, and not one of the embedded photos {names}")
     path = images.embedded_path(photo) if photo in images.embedded_names() else Path(photo)
+    image = images.read_image(path)
+    targets = [out / "comparison.png", *demonstration.outputs(out)]
+    for target in targets:
+        if target.exists() and (not force or target.samefile(path)):
+            raise ValueError(f"{target}: exists and is kept; choose another --out, or --force")
     out.mkdir(parents=True, exist_ok=True)
+    entries = []
     with _progress() as bar:
-        task = bar.add_task("demo", total=None)
-        entries = []
-        for entry in demonstration.run(path, out, quality, steps):
+        task = bar.add_task("demo", total=len(demonstration.NAMES))
+        for entry in demonstration.run(image, out, quality, steps):
             entries.append(entry)
             bar.update(task, description=entry.name, advance=1)
-    shown = demonstration.panels(path, entries)
-    figure = plotting.comparison([plotting.Panel(*panel) for panel in shown])
-    figure.savefig(out / "comparison.png")
+    panels = [plotting.Panel(*panel) for panel in demonstration.panels(image, entries)]
+    plotting.comparison(panels).savefig(out / "comparison.png")
     _print_table([entry.row() for entry in entries], f"{path.name} at the bytes of blurlib")
     console.print(f"Pictures: {out / 'comparison.png'} and the files beside it.")
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Shipped recipe (tiny, cpu-codec …) or TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Shipped recipe (tiny, cpu-codec, cpu-denoiser) or TOML file.")
+    ],
     run: Annotated[Path, typer.Option(help="Folder of the run.")],
     data: Annotated[str | None, typer.Option(help="Folder of training photos.")] = None,
     codec: Annotated[str | None, typer.Option(help="Codec that a denoiser is for.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time box.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length; overrides the time box.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of this recipe.")
+    ] = False,
 ) -> None:
     """Train a codec or a denoiser; always leaves a checkpoint to resume from."""
     from blurlib.training.config import TrainConfig
     from blurlib.training.loop import train as steps_of
 
-    if resume and (run / "config.toml").is_file():
-        recipe = str(run / "config.toml")
     config = TrainConfig.recipe(
         recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads
     )
     with _progress() as bar:
         task = bar.add_task("reading photos", total=None)
-        for step in steps_of(config, run, resume=resume):
-            parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
-            bar.update(task, total=step.steps or None, completed=step.step, description=parts)
+        with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
+            for step in steps_taken:
+                parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
+                bar.update(task, total=step.steps or None, completed=step.step, description=parts)
     console.print(f"{run / 'model.safetensors'}: written")
 
 
@@ -224,7 +262,7 @@ def evaluate(
     from blurlib.metrics import Lpips
 
     chosen = select(codec, decoder, denoiser, steps)
-    wanted = [float(q) for q in qualities.split(",")] if qualities else list(chosen.qualities)
+    wanted = _numbers(qualities) if qualities else list(chosen.qualities)
     network = None
     if lpips:
         network = Lpips.load("alex", images.cached_weights("lpips_alex_v0.1_full.pth"))
@@ -238,7 +276,7 @@ def evaluate(
         for _ in rows:
             count += 1
             bar.advance(task)
-    console.print(f"{count} rows in {out / Path(dataset).name / (chosen.codec.name + '.json')}")
+    console.print(f"{count} rows in {results.results_file(out, dataset, chosen.codec)}")
 
 
 @app.command()
@@ -263,6 +301,15 @@ def bdrate(
     )
 
 
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--qualities is {text!r}: give numbers with commas, as in 1,2.5"
+        ) from None
+
+
 def _read_blur(path: Path):
     from blurlib.codec.bitstream import BitstreamError, BlurFile
 
@@ -281,6 +328,7 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        disable=not sys.stderr.isatty(),
     )
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from blurlib.codec import zoo
 from blurlib.evaluation import results
 from blurlib.evaluation.bd_rate import bd_rate
 
@@ -24,7 +25,7 @@ RATES = (0.1, 0.8)
 
 
 def rate_distortion(root: Path, codec: str) -> str:
-    """Mean over the set at each quality, and BD-rates against WebP and JPEG."""
+    """Mean over the set at each quality."""
     table = results.averages(results.read(root / KODAK / f"{codec}.json"))
     with_lpips = table["lpips"].notna().all()
     head = ["quality", "bpp", "PSNR (dB)", "MS-SSIM", "MS-SSIM (dB)", *["LPIPS"] * with_lpips]
@@ -68,10 +69,21 @@ def round_trip(root: Path, model: str) -> str:
     )
 
 
+def laplacian(root: Path, model: str) -> str:
+    """A_j, σ_j and half-width that each channel group of a model has learned."""
+    rows = []
+    for j, group in enumerate(zoo.load(model).entropy.groups):
+        position = group.global_.position
+        values = (position.amplitude, position.sigma, position.half_width)
+        rows.append([f"{j + 1}", *(f"{value.item():.2f}" for value in values)])
+    return _markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
     "kodak-diffusion": lambda root: rate_distortion(root, "msssim-small-diffusion"),
+    "laplacian": lambda root: laplacian(root, "msssim-small"),
     "kodak-roundtrip": lambda root: round_trip(root, "msssim-small"),
 }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import BlurCodec
-
-from . import zoo
 
 
 def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
@@ -51,7 +50,7 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
         rows.append(
             {
                 "pass": i + 1,
-                "channels": f"{channels.start}–{channels.stop - 1}",
+                "channels": [channels.start, channels.stop - 1],
                 "positions": "non-anchors" if i % 2 else "anchors",
                 "symbols": coded.residual.numel(),
                 "bits": round(coded.bits.item(), 1),

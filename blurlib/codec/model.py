@@ -155,12 +155,15 @@ class BlurCodec(nn.Module):
             part.to(torch.float32 if mode else torch.float64)
         return self
 
-    def forward(self, x: Tensor, quality: Tensor | float) -> CodecOutput:
+    def forward(
+        self, x: Tensor, quality: Tensor | float, z_rate_weight: float = 1.0
+    ) -> CodecOutput:
         """Code and reconstruct.
 
         Args:
             x: photos (B, 3, H, W) in [0, 1], any size.
             quality: one number, or one per photo (B,); in eval mode rounded to 1/256 as in a file.
+            z_rate_weight: in training, how much of its rate's gradient reaches z, from 0 to 1.
 
         Raises:
             ValueError: in eval mode, quality outside [1, `config.levels`].
@@ -169,7 +172,7 @@ class BlurCodec(nn.Module):
         if not self.training:
             q = snap_quality(q, self.config.levels)
         y = self.g_a(pad(x)) * self.gain(q)
-        latent = self._latent(y)
+        latent = self._latent(y, z_rate_weight)
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
 
@@ -186,33 +189,42 @@ class BlurCodec(nn.Module):
             ValueError: quality or size out of range, or not one RGB photo of finite floats.
         """
         self._check_coding(x)
-        q = torch.tensor([quality], dtype=torch.float64, device=x.device)
+        return self._encode(self.g_a(pad(x)), x.shape[-2:], quality, seed)
+
+    def _encode(
+        self, features: Tensor, size: tuple[int, int], quality: float, seed: int | None
+    ) -> bytes:
+        """g_a's output at one quality to a file."""
+        q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        latent = self._latent(self.g_a(pad(x)) * self.gain(q))
-        H, W = x.shape[-2:]
+        latent = self._latent(features * self.gain(q))
+        H, W = size
         return BlurFile(
             self.model_id, W, H, q.item(), _symbols_crc(latent),
             z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
             seed=seed,
         ).to_bytes()  # fmt: skip
 
+    @torch.inference_mode()
     def compress_to(self, x: Tensor, target_bpp: float, seed: int | None = None) -> bytes:
-        """The largest file not over `target_bpp`, by bisection over quality.
+        """The largest file not over `target_bpp`, by bisection over quality: sizes grow with it.
 
         Raises:
-            ValueError: even quality 1 takes more.
+            ValueError: even quality 1 takes more, or x cannot be coded.
         """
-        budget = target_bpp * x.shape[-2] * x.shape[-1] / 8
-        best = self.compress(x, 1.0, seed)
+        self._check_coding(x)
+        features, (H, W) = self.g_a(pad(x)), x.shape[-2:]
+        budget = target_bpp * H * W / 8
+        best = self._encode(features, (H, W), 1.0, seed)
         if not len(best) <= budget:
-            bpp = 8 * len(best) / (x.shape[-2] * x.shape[-1])
+            bpp = 8 * len(best) / (H * W)
             raise ValueError(
                 f"target is {target_bpp} bpp: this photo takes {bpp:.3f} bpp at quality 1"
             )
         low, high = QUALITY_STEPS, self.config.levels * QUALITY_STEPS
         while low < high:
             middle = (low + high + 1) // 2
-            data = self.compress(x, middle / QUALITY_STEPS, seed)
+            data = self._encode(features, (H, W), middle / QUALITY_STEPS, seed)
             if len(data) <= budget:
                 low, best = middle, data
             else:
@@ -257,10 +269,10 @@ class BlurCodec(nn.Module):
             )
         return latent
 
-    def _latent(self, y: Tensor) -> Latent:
+    def _latent(self, y: Tensor, z_rate_weight: float = 1.0) -> Latent:
         z = self.h_a(y)
         if self.training:
-            z_hat, bits_z = self.entropy.hyper_latent.noisy(z)
+            z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight)
             return self.entropy.train_latent(y, bits_z, self.h_s(z_hat))
         z_symbols = self.entropy.hyper_latent.symbols(z)
         hyper = self.h_s(self.entropy.hyper_latent.values(z_symbols))

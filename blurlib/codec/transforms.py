@@ -116,7 +116,11 @@ class MainDecoder(nn.Module):
 
 
 class HyperAnalysis(nn.Module):
-    """h_a: y (B, M, H/16, W/16) -> z (B, N, H/64, W/64). H, W: multiples of 64."""
+    """h_a: y (B, M, H/16, W/16) -> z (B, N, H/64, W/64). H, W: multiples of 64.
+
+    y enters as sign(y) · log(1 + |y|): its scale grows tenfold from the lowest quality to the
+    highest, and on the plain y the network saturates at one end.
+    """
 
     def __init__(self, M: int, N: int):
         super().__init__()
@@ -133,7 +137,7 @@ class HyperAnalysis(nn.Module):
             self.layers[-1].weight *= 40
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.layers(y)
+        return self.layers(y.sign() * y.abs().log1p())
 
 
 class HyperSynthesis(nn.Module):

@@ -21,6 +21,7 @@ from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserCon
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
+ARCHITECTURE = 1  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
 
 
@@ -52,6 +53,11 @@ def load(name: str | os.PathLike = "msssim-small") -> BlurCodec:
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
         part.to(memory_format=torch.channels_last)
     return codec.eval()
+
+
+def sha256(name: str | os.PathLike) -> str:
+    """SHA-256 of a model file, shipped or not, in hexadecimal."""
+    return _read(name)[1].hex()
 
 
 def name_of(model_id: bytes) -> str | None:
@@ -133,6 +139,7 @@ def _round_to_storage(module: nn.Module) -> None:
 
 def _serialise(module: nn.Module, metadata: dict) -> bytes:
     tensors = {k: _storage(v).contiguous() for k, v in module.state_dict().items()}
+    metadata = {"architecture": ARCHITECTURE, **metadata}
     return safetensors.torch.save(tensors, {"blurlib": json.dumps(metadata, sort_keys=True)})
 
 
@@ -161,6 +168,11 @@ def _parse(data: bytes, kind: str, name) -> tuple[dict, dict[str, Tensor]]:
     found = metadata.get("kind") if isinstance(metadata, dict) else None
     if found != kind:
         raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
+    if metadata.get("architecture") != ARCHITECTURE:
+        raise WeightsError(
+            f"{name} is of architecture {metadata.get('architecture')}, this blurlib runs "
+            f"{ARCHITECTURE}: train it again, or use the blurlib that wrote it"
+        )
     return metadata, tensors
 
 

@@ -52,13 +52,18 @@ def snap_sigma(log2_sigma: Tensor) -> Tensor:
     return table[index]
 
 
+def bin_mass(residual: Tensor, sigma: Tensor) -> Tensor:
+    """Φ((r + ½)/σ) − Φ((r − ½)/σ), evaluated in the tail, where the difference keeps its digits."""
+    r, scale = residual.abs(), sigma * math.sqrt(2)
+    return 0.5 * (torch.erfc((r - 0.5) / scale) - torch.erfc((r + 0.5) / scale))
+
+
 class GaussianBits(nn.Module):
     """Information content of residuals under zero-mean Gaussians of unit bins.
 
         bits(r, σ) = −log₂ [ Φ((r + ½)/σ) − Φ((r − ½)/σ) ]
 
-    evaluated in the lower tail, where the difference keeps its digits. Probabilities count as at
-    least 1e-9; far outliers, beyond about 8 σ, have practically no gradient.
+    Probabilities count as at least 1e-9; outliers beyond about 8 σ have practically no gradient.
     """
 
     def __init__(self):
@@ -66,17 +71,12 @@ class GaussianBits(nn.Module):
         self.floor = LowerBound(1e-9)
 
     def forward(self, residual: Tensor, sigma: Tensor) -> Tensor:
-        r = residual.abs()
-        scale = sigma * math.sqrt(2)
-        upper, lower = torch.erfc((r - 0.5) / scale), torch.erfc((r + 0.5) / scale)
-        return -torch.log2(self.floor(0.5 * (upper - lower)))
+        return -torch.log2(self.floor(bin_mass(residual, sigma)))
 
 
 def coded_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     """Bits the range coder spends on integer residuals with snapped σ, in float64."""
-    r, scale = residual.double().abs(), sigma.double() * math.sqrt(2)
-    p = 0.5 * (torch.erfc((r - 0.5) / scale) - torch.erfc((r + 0.5) / scale))
-    return -torch.log2(p.clamp_min(PROBABILITY_FLOOR))
+    return -torch.log2(bin_mass(residual.double(), sigma.double()).clamp_min(PROBABILITY_FLOOR))
 
 
 class SymbolEncoder:

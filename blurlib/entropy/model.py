@@ -24,6 +24,7 @@ from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
     LOG2_SIGMA_MIN,
     MAX_SYMBOL,
+    PROBABILITY_FLOOR,
     GaussianBits,
     SymbolDecoder,
     SymbolEncoder,
@@ -73,7 +74,7 @@ class Latent(NamedTuple):
         y_hat: quantised latent (B, M, H, W).
         bits_y, bits_z: estimated bits per image, (B,).
         passes: the ten coded passes (empty in training).
-        z_symbols: hyper-latent symbols (B, N, h, w), from 0 (empty in training).
+        z_symbols: hyper-latent symbols (B, N, h, w), from 0 (None in training).
     """
 
     y_hat: Tensor
@@ -85,7 +86,7 @@ class Latent(NamedTuple):
     def bits_per_position(self) -> Tensor:
         """Estimated bits of ŷ at every latent position, all channels together, (B, H, W)."""
         anchors = anchor_mask(*self.y_hat.shape[-2:], device=self.y_hat.device)
-        total = torch.zeros(self.y_hat.shape[0], *anchors.shape, dtype=torch.float64)
+        total = self.y_hat.new_zeros(self.y_hat.shape[0], *anchors.shape, dtype=torch.float64)
         for i, coded in enumerate(self.passes):
             here = ~anchors if i % 2 else anchors
             total[:, here] += coded_bits(coded.residual, coded.sigma).sum(1)
@@ -125,9 +126,13 @@ class HyperLatent(nn.Module):
         self.table = (counts * inside).int()[:, : int(length.max())]
         self.offset, self.length = bottleneck.offset.int(), length.int()
 
-    def noisy(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Training: (straight-through ẑ, bits per image under uniform noise)."""
-        _, likelihood = self.bottleneck(z, training=True)
+    def noisy(self, z: Tensor, rate_weight: float) -> tuple[Tensor, Tensor]:
+        """Training: (straight-through ẑ, bits per image under uniform noise).
+
+        The gradient of the bits reaches z times `rate_weight`, and the densities in full: with
+        less than 1 at first, z carries something before its rate presses it flat.
+        """
+        _, likelihood = self.bottleneck(torch.lerp(z.detach(), z, rate_weight), training=True)
         rounded = torch.round(z - self.medians) + self.medians
         return z + (rounded - z).detach(), -likelihood.log2().sum((1, 2, 3))
 
@@ -150,7 +155,7 @@ class HyperLatent(nn.Module):
     def bits(self, symbols: Tensor) -> Tensor:
         """Estimated bits per image, (B,) float64."""
         p = torch.from_numpy(self.probabilities()).to(symbols.device)
-        p = (p / p.sum(1, keepdim=True)).clamp_min(2.0**-24)
+        p = (p / p.sum(1, keepdim=True)).clamp_min(PROBABILITY_FLOOR)
         channel = torch.arange(p.shape[0], device=symbols.device).view(1, -1, 1, 1)
         return -p[channel, symbols.long()].log2().sum((1, 2, 3))
 
@@ -168,8 +173,8 @@ CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `
 class LaplacianEntropyModel(nn.Module):
     """Uneven channel groups, each in two checkerboard passes with local and global context.
 
-    For coding the networks run in float64 (`BlurCodec.train` sees to it): the parameters that
-    reach the coder are then the same on every machine but for events of probability ~1e-13.
+    For coding the networks run in float64 (`BlurCodec.train` sees to it) and their outputs are
+    snapped to a grid of 1/16: rounding noise reaches the coder about once in 3e12 parameters.
     """
 
     def __init__(self, config: EntropyConfig):

@@ -1,5 +1,6 @@
 """The demonstration: one photo, our two decoders and three well-known codecs at equal bytes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from blurlib.codec import zoo
 from blurlib.evaluation.baselines import BASELINES, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
 
+NAMES = ("blurlib direct", "blurlib diffusion", *(b.name.upper() for b in BASELINES))
+
 
 class Entry(NamedTuple):
     """One way to code the photo: its file's size, its picture, and how close that is."""
@@ -21,6 +24,11 @@ class Entry(NamedTuple):
     psnr: float
     ms_ssim: float
 
+    @property
+    def similarity(self) -> str:
+        """MS-SSIM as text; n/a where the photo is too small for it."""
+        return "n/a" if math.isnan(self.ms_ssim) else f"{self.ms_ssim:.4f}"
+
     def row(self) -> dict[str, str | int]:
         """A line of the demo's table."""
         height, width = self.image.shape[1:]
@@ -29,20 +37,25 @@ class Entry(NamedTuple):
             "bytes": self.bytes,
             "bpp": f"{metrics.bpp(self.bytes, height, width):.3f}",
             "PSNR": f"{self.psnr:.2f} dB",
-            "MS-SSIM": f"{self.ms_ssim:.4f}",
+            "MS-SSIM": self.similarity,
         }
 
 
-def run(photo: Path, out: Path, quality: float, steps: int) -> Iterator[Entry]:
-    """Code `photo` in every way, writing each file and its picture into `out`."""
-    image = images.read_image(photo)
+def outputs(out: Path) -> list[Path]:
+    """Every file that `run` writes into a folder."""
+    coded = [out / "photo.blur", *(out / f"photo.{baseline.name}" for baseline in BASELINES)]
+    return [*coded, *(_picture(out, name) for name in NAMES)]
+
+
+def run(image: Tensor, out: Path, quality: float, steps: int) -> Iterator[Entry]:
+    """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`."""
     codec = zoo.load("msssim-small")
     diffusion = zoo.load_denoiser("blur-small")
     direct = BlurlibCodec("msssim-small", codec)
-    perceptual = BlurlibCodec("msssim-small", codec, diffusion, steps)
+    perceptual = BlurlibCodec("msssim-small", codec, diffusion, steps=steps)
     data = direct.encode(image, quality)
     images.atomic_write(out / "photo.blur", data, overwrite=True)
-    for name, ours in (("blurlib direct", direct), ("blurlib diffusion", perceptual)):
+    for name, ours in zip(NAMES, (direct, perceptual), strict=False):
         yield _entry(name, data, image, ours.decode(data), out)
     for baseline in BASELINES:
         match = match_bytes(baseline, image, len(data))
@@ -50,9 +63,8 @@ def run(photo: Path, out: Path, quality: float, steps: int) -> Iterator[Entry]:
         yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)
 
 
-def panels(photo: Path, entries: Sequence[Entry], size: int = 288) -> list[tuple]:
+def panels(original: Tensor, entries: Sequence[Entry], size: int = 288) -> list[tuple]:
     """The same crop of the photo and of every entry: (title, caption, image) each."""
-    original = images.read_image(photo)
     height, width = original.shape[1:]
     top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
 
@@ -61,13 +73,17 @@ def panels(photo: Path, entries: Sequence[Entry], size: int = 288) -> list[tuple
 
     shown = [("original", f"{height * width * 3:,} bytes", crop(original))]
     for entry in entries:
-        caption = f"{entry.bytes:,} bytes, {entry.psnr:.1f} dB, MS-SSIM {entry.ms_ssim:.3f}"
+        caption = f"{entry.bytes:,} bytes, {entry.psnr:.1f} dB, MS-SSIM {entry.similarity}"
         shown.append((entry.name, caption, crop(entry.image)))
     return shown
 
 
+def _picture(out: Path, name: str) -> Path:
+    return out / f"{name.lower().replace(' ', '-')}.png"
+
+
 def _entry(name: str, data: bytes, image: Tensor, decoded: Tensor, out: Path) -> Entry:
-    images.write_image(out / f"{name.lower().replace(' ', '-')}.png", decoded, overwrite=True)
+    images.write_image(_picture(out, name), decoded, overwrite=True)
     return Entry(
         name, len(data), decoded, metrics.psnr(image, decoded), metrics.ms_ssim(image, decoded)
     )

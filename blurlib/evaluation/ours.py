@@ -20,11 +20,13 @@ class BlurlibCodec:
         model: name of the codec's weights, for the name of the results file.
         codec: in eval mode.
         diffusion, steps, seed: the perceptual decoder and how it is run; None is the direct one.
+        denoiser_sha256: of the perceptual decoder's weights.
     """
 
     model: str
     codec: BlurCodec
     diffusion: DiffusionDecoder | None = None
+    denoiser_sha256: str = ""
     steps: int = 17
     seed: int = 0
 
@@ -36,7 +38,8 @@ class BlurlibCodec:
     def settings(self) -> Mapping[str, Any]:
         if self.diffusion is None:
             return {"decoder": "direct"}
-        return {"decoder": "diffusion", "steps": self.steps, "seed": self.seed}
+        how = {"steps": self.steps, "seed": self.seed, "denoiser": self.denoiser_sha256}
+        return {"decoder": "diffusion", **how}
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self.codec.compress(images.to_float(image)[None], quality)

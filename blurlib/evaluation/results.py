@@ -210,10 +210,13 @@ def evaluate(
     differs, and ``overwrite`` starts afresh.
     """
     paths = images.dataset(dataset)
+    qualities = list(dict.fromkeys(qualities))
     results = new_results(dataset, codec, checkpoint=checkpoint, seed=seed)
-    file = Path(out_dir) / results.dataset / f"{codec.name}.json"
+    file = results_file(out_dir, dataset, codec)
     if file.exists() and not overwrite:
         results = _resume(file, results)
+        if lpips is not None and any(math.isnan(row.lpips) for row in results.rows):
+            raise ResultsError(f"{file}: has rows without LPIPS; overwrite it to measure them")
     file.parent.mkdir(parents=True, exist_ok=True)
     for path in paths:
         present = [r for r in results.rows if r.image == path.name and r.quality in qualities]
@@ -226,6 +229,11 @@ def evaluate(
         yield from rows
 
 
+def results_file(out_dir: str | os.PathLike, dataset: str | os.PathLike, codec: Codec) -> Path:
+    """Where `evaluate` keeps its rows: ``out_dir/<set>/<codec>.json``."""
+    return Path(out_dir) / Path(dataset).resolve().name / f"{codec.name}.json"
+
+
 def new_results(
     dataset: str | os.PathLike,
     codec: Codec,
@@ -235,7 +243,7 @@ def new_results(
 ) -> Results:
     """Results without rows, for measuring here and now."""
     return Results(
-        dataset=Path(dataset).name,
+        dataset=Path(dataset).resolve().name,
         codec=codec.name,
         settings=dict(codec.settings),
         checkpoint=checkpoint,
@@ -269,6 +277,8 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != package.parent:
+            return None  # installed inside somebody else's checkout
         commit = git("rev-parse", "HEAD")
         return commit + ("+changes" if git("status", "--porcelain", "--", str(package)) else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,6 +1,7 @@
 """From the name of a codec to what measures it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from blurlib.codec import zoo
@@ -14,7 +15,6 @@ QUALITIES = {
     WEBP.name: (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88),
     AVIF.name: (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82),
 }
-OUR_QUALITIES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 class Selection(NamedTuple):
@@ -41,7 +41,10 @@ def select(name: str, decoder: str = "direct", denoiser: str = "", steps: int = 
     except zoo.WeightsError as error:
         baselines = ", ".join(baseline.name for baseline in BASELINES)
         raise ValueError(f"no codec {name!r}: there are {baselines}; or {error}") from error
-    diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
-    ours = BlurlibCodec(name.rsplit("/")[-1].removesuffix(".safetensors"), codec, diffusion, steps)
-    seed = ours.seed if diffusion else None
-    return Selection(ours, OUR_QUALITIES, codec.model_id.hex(), seed, ours.extra)
+    ours = BlurlibCodec(Path(name).stem, codec)
+    if decoder == "diffusion":
+        diffusion, digest = zoo.load_denoiser(denoiser), zoo.sha256(denoiser)
+        ours = BlurlibCodec(Path(name).stem, codec, diffusion, digest, steps)
+    seed = ours.seed if ours.diffusion else None
+    qualities = [float(level) for level in range(1, codec.config.levels + 1)]
+    return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)

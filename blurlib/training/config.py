@@ -30,7 +30,7 @@ class TrainConfig:
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
         prediction: what the denoiser predicts: "x", "eps" or "v".
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
-        rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · diffusion + ρ · LPIPS.
+        rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS.
         lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
         data: folder of photos; held_out: every so many-th of them, from the first in order of
             name, is not trained on (0: all are).
@@ -39,6 +39,7 @@ class TrainConfig:
         max_minutes: time box.
         lr, warmup, clip, ema: peak learning rate (cosine to 1 %), warm-up steps, gradient norm,
             decay of the averaged weights.
+        z_warmup: steps until the hyper-latent pays its rate in full.
         seed: of weights, crops, λ and noise; step s draws from (seed, s) alone.
         checkpoint_every: seconds between checkpoints.
         threads: CPU threads; 0 leaves PyTorch's choice.
@@ -62,6 +63,7 @@ class TrainConfig:
     max_minutes: float = 40.0
     lr: float = 1e-3
     warmup: int = 100
+    z_warmup: int = 1000
     clip: float = 1.0
     ema: float = 0.998
     seed: int = 0
@@ -86,8 +88,15 @@ class TrainConfig:
             raise ValueError(f"crop is {self.crop}: MS-SSIM needs at least 161 px, so crop >= 192")
         if self.batch < 1 or self.steps < 0 or self.max_minutes <= 0:
             raise ValueError("batch must be >= 1, steps >= 0 and max_minutes > 0")
-        if self.lr <= 0 or self.warmup < 1 or self.clip <= 0 or not 0 <= self.ema < 1:
-            raise ValueError("lr and clip must be > 0, warmup >= 1 and ema from 0 to below 1")
+        if (
+            self.lr <= 0
+            or min(self.warmup, self.z_warmup) < 1
+            or self.clip <= 0
+            or not 0 <= self.ema < 1
+        ):
+            raise ValueError(
+                "lr and clip must be > 0, warmup and z_warmup >= 1 and ema from 0 to below 1"
+            )
         if self.threads < 0 or self.checkpoint_every < 0:
             raise ValueError("threads and checkpoint_every must be >= 0")
         if not 0 <= self.rho <= 1:

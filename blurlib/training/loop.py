@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blurlib.images import folder
 from blurlib.training.config import TrainConfig
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
     Attributes:
         step, steps: this step, from 1, and how many the run will have (0: not yet known).
-        loss: the quantity that is minimised; nan where the step was skipped.
+        loss: the quantity that is minimised.
         parts: what it is made of, by name.
         gradient: norm of the gradient before clipping.
         lr: learning rate; seconds: wall time of the step.
@@ -56,6 +56,7 @@ class _State:
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
+    updating: bool = False  # weights, average and counters do not belong together now
 
     def save(self, path: Path) -> None:
         """Atomically: a full disk or a kill leaves the previous checkpoint."""
@@ -114,7 +115,8 @@ def train(
     try:
         yield from _steps(config, bank, state, Path(run), checkpoint)
     finally:
-        state.save(checkpoint)
+        if not state.updating:  # else the checkpoint of the last interval is the good one
+            state.save(checkpoint)
     export(state.stage, state.average, Path(run) / "model.safetensors")
 
 
@@ -164,6 +166,7 @@ def _steps(
     config: TrainConfig, bank: ImageBank, state: _State, run: Path, checkpoint: Path
 ) -> Iterator[Step]:
     saved = time.monotonic()
+    _end_line(run / "log.jsonl")
     with open(run / "log.jsonl", "a") as log:
         while not state.steps or state.step < state.steps:
             start = time.monotonic()
@@ -171,6 +174,7 @@ def _steps(
             seconds = time.monotonic() - start
             state.step += 1
             state.seconds += seconds
+            state.updating = False
             if not state.steps and state.step == MEASURED_STEPS.stop:
                 state.steps = state.step + _steps_left(config, state, run)
             loss, parts, gradient, lr = result
@@ -196,10 +200,11 @@ def _one_step(config: TrainConfig, bank: ImageBank, state: _State):
     lr = learning_rate(state.step, state.steps, config)
     for group in state.optimiser.param_groups:
         group["lr"] = lr
-    loss, parts = state.stage.loss(x.contiguous(memory_format=torch.channels_last))
+    loss, parts = state.stage.loss(x.contiguous(memory_format=torch.channels_last), state.step)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     gradient = nn.utils.clip_grad_norm_(state.optimiser.param_groups[0]["params"], config.clip)
+    state.updating = True
     if torch.isfinite(gradient):
         state.optimiser.step()
         _step_aux(state)
@@ -235,7 +240,10 @@ def _prepare_folder(run: Path, config: TrainConfig, checkpoint: Path, resume: bo
                 continue  # of the machine, or a new length for the run
             before, now = getattr(started, field.name), getattr(config, field.name)
             if before != now:
-                raise ValueError(f"{run} was started with {field.name} = {before!r}, not {now!r}")
+                raise ValueError(
+                    f"{run} was started with {field.name} = {before!r}, not {now!r}: resume it "
+                    "with its own recipe (only data, threads, checkpoint_every, steps may change)"
+                )
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.toml").write_text(config.to_toml())
 
@@ -245,16 +253,23 @@ def _note_skipped(run: Path, bank: ImageBank) -> None:
     (run / "skipped.txt").write_text("".join(line + "\n" for line in lines))
 
 
+def _end_line(log: Path) -> None:
+    """End a last line that a kill may have cut short."""
+    if log.exists() and not log.read_bytes().endswith(b"\n"):
+        with open(log, "a") as file:
+            file.write("\n")
+
+
 def read_log(run: Path) -> list[Step]:
-    """The steps of a run so far; where it was resumed, the later line of a step counts."""
+    """The steps of a run so far; where it was resumed, the later line of a step counts.
+
+    A line that a kill cut short is left out.
+    """
     steps: dict[int, Step] = {}
     for line in (Path(run) / "log.jsonl").read_text().splitlines():
-        step = Step(**json.loads(line))
+        try:
+            step = Step(**json.loads(line))
+        except json.JSONDecodeError:
+            continue
         steps[step.step] = step
     return [steps[k] for k in sorted(steps)]
-
-
-def mean_of_last(log: Sequence[Step], count: int, part: str) -> float:
-    """Mean of one part of the loss over the last `count` steps."""
-    values: list[float] = [step.parts[part] for step in log[-count:]]
-    return float(Tensor(values).mean())

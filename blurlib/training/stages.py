@@ -23,8 +23,8 @@ class Stage(Protocol):
 
     module: nn.Module
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of photos (B, 3, H, W) in [0, 1], and its parts by name."""
+    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0; and its parts by name."""
 
     def aux_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters with a loss and an optimiser of their own."""
@@ -44,8 +44,9 @@ class CodecStage:
         self.config = config
         self.module = BlurCodec(size)
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        result = rate_distortion(self.module, x, self.config)
+    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        weight = min(1.0, step / self.config.z_warmup)
+        result = rate_distortion(self.module, x, self.config, weight)
         return result.loss, {"bpp": result.bpp.item(), "distortion": result.distortion.item()}
 
     def aux_parameters(self) -> Iterable[nn.Parameter]:
@@ -60,7 +61,7 @@ class CodecStage:
 
 
 class DenoiserStage:
-    """(1 − ρ) · diffusion + ρ · LPIPS on what a frozen codec decodes, over all its qualities."""
+    """(1 − ρ) · 5 · diffusion + ρ · LPIPS on what a frozen codec decodes at all its qualities."""
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -75,7 +76,7 @@ class DenoiserStage:
         # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
         self.lpips = Lpips.load("squeeze", cached_weights("lpips_squeeze_v0.1_full.pth"))
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
             quality = draw_quality(len(x), self.codec.config.levels, x.device)
             output = self.codec(x, quality)
