@@ -38,7 +38,7 @@ def comparison(panels: Sequence[Panel], columns: int = 3) -> Figure:
         axis.imshow(panel.image.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.text(0, 1.065, panel.title, transform=axis.transAxes, weight="bold", color=INK)
         axis.text(0, 1.015, panel.caption, transform=axis.transAxes, size=9, color=INK)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.2)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.18)
     return figure
 
 

@@ -195,3 +195,8 @@ def test_hostile_bytes_give_symbols_or_an_error_but_never_crash():
             assert 0 <= symbols.min()
             assert symbols.max() < 12
     assert sum(outcomes.values()) > 400
+
+
+def test_a_snapped_mean_is_never_minus_zero():
+    mu = torch.tensor([-0.0, -0.001, 0.001, -1.0], dtype=torch.float64)
+    assert not torch.signbit(snap_mu(mu)[:3]).any()

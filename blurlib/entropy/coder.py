@@ -40,8 +40,8 @@ class DecodingError(ValueError):
 
 
 def snap_mu(mu: Tensor) -> Tensor:
-    """μ rounded to multiples of 1/16."""
-    return torch.round(mu * MU_STEPS) / MU_STEPS
+    """μ rounded to multiples of 1/16; never −0, so that ŷ is the same to the last bit."""
+    return torch.round(mu * MU_STEPS) / MU_STEPS + 0.0
 
 
 def snap_sigma(log2_sigma: Tensor) -> Tensor:
