@@ -27,7 +27,7 @@ RATES = (0.1, 0.8)
 def rate_distortion(root: Path, codec: str) -> str:
     """Mean over the set at each quality."""
     table = results.averages(results.read(root / KODAK / f"{codec}.json"))
-    with_lpips = table["lpips"].notna().all()
+    with_lpips = bool(table["lpips"].notna().all())
     head = ["quality", "bpp", "PSNR (dB)", "MS-SSIM", "MS-SSIM (dB)", *["LPIPS"] * with_lpips]
     rows = [
         [f"{quality:g}", f"{row.bpp:.3f}", f"{row.psnr:.2f}", f"{row.ms_ssim:.4f}",
