@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blurlib.evaluation import results
@@ -43,6 +44,9 @@ def test_the_direct_decoder_beats_webp_in_ms_ssim(tables):
     curves = [curve[["bpp", "ms_ssim_db"]].to_numpy() for curve in (webp, ours)]
     for method in ("akima", "pchip"):
         assert bd_rate(*curves, method=method, rates=(0.1, 0.8)).value < 0
+    needed = np.interp(ours["ms_ssim_db"], webp["ms_ssim_db"], webp["bpp"])
+    cheaper = (ours["bpp"] < needed).tolist()
+    assert cheaper == [True] * 5 + [False]  # as the model card says
 
 
 def test_a_changed_number_is_found_and_restored(tables, tmp_path):
