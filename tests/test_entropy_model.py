@@ -317,7 +317,7 @@ def test_bits_are_the_entropy_of_the_normalised_table(hyper_latent):
 
 def test_training_values_are_those_of_coding_and_the_gradient_passes(hyper_latent):
     z = torch.randn(2, 6, 3, 3, requires_grad=True)
-    z_hat, bits = hyper_latent.noisy(z)
+    z_hat, bits = hyper_latent.noisy(z, rate_weight=1.0)
     torch.testing.assert_close(z_hat, hyper_latent.values(hyper_latent.symbols(z)))
     assert bits.shape == (2,)
     (gradient,) = torch.autograd.grad(z_hat.sum(), z)
@@ -338,3 +338,20 @@ def test_tables_stay_when_the_density_moves(hyper_latent):
 def test_without_tables_coding_says_what_to_do():
     with pytest.raises(RuntimeError, match="no tables yet: call freeze"):
         HyperLatent(3).symbols(torch.zeros(1, 3, 1, 1))
+
+
+def test_the_rate_weight_scales_the_gradient_at_z_and_leaves_the_densities_theirs(tiny_entropy):
+    torch.manual_seed(0)
+    hyper_latent = LaplacianEntropyModel(tiny_entropy).hyper_latent
+    z = torch.randn(1, tiny_entropy.N, 3, 3)
+    gradients = {}
+    for weight in (1.0, 0.25, 0.0):
+        torch.manual_seed(1)  # the same noise
+        leaf = z.clone().requires_grad_()
+        hyper_latent.zero_grad()
+        hyper_latent.noisy(leaf, weight)[1].sum().backward()
+        density = hyper_latent.bottleneck.matrices[0].grad
+        gradients[weight] = (leaf.grad.clone(), density.clone())
+    for weight in (0.25, 0.0):
+        torch.testing.assert_close(gradients[weight][0], weight * gradients[1.0][0])
+        torch.testing.assert_close(gradients[weight][1], gradients[1.0][1])
