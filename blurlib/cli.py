@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -32,6 +31,9 @@ app = typer.Typer(
 )
 console = Console()
 
+# Older versions of typer take this class from click, newer ones from a copy of their own.
+UsageError = typer.BadParameter.__base__
+
 Decoder = Literal["direct", "diffusion"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
@@ -44,7 +46,9 @@ def main() -> None:
     """Run; a wrong input is one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
-    except click.UsageError as error:
+    except UsageError as error:
+        if not error.format_message():  # no command: the help has been printed
+            sys.exit(2)
         _fail(f"{error.format_message()} (see --help)")
     except (ValueError, OSError) as error:
         _fail(_one_line(error))
@@ -52,7 +56,7 @@ def main() -> None:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
         _fail("out of memory: the photo is too large for this machine")
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)

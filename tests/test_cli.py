@@ -146,6 +146,29 @@ def test_a_file_of_another_model_is_refused(run, picture, tmp_path, tiny_codec_p
     assert json.loads(run("info", blur, "--json")[1])["passes"] is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["compress", "a.png"], "OUT"),
+        (["compress", "a.png", "b.blur", "--quality", "abc"], "--quality"),
+        (["compress", "a.png", "b.blur", "--seed", 2**32], "--seed"),
+        (["decompress", "a.blur", "b.png", "--decoder", "magic"], "magic"),
+        (["decompress", "a.blur", "b.png", "--steps", 0], "--steps"),
+        (["nonsense"], "nonsense"),
+        (["info", "a.blur", "--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, arguments, word):
+    one_line_error(run(*arguments), word)
+
+
+def test_help_and_nothing_at_all_print_the_commands(run):
+    for arguments, code in ((["--help"], 0), ([], 2)):
+        result = run(*arguments)
+        assert result[0] == code
+        assert "decompress" in result[1] + result[2]
+
+
 def test_wrong_arguments_are_one_line(run, picture, tmp_path):
     out = tmp_path / "o.blur"
     one_line_error(run("compress", picture, out, "--quality", 99), "quality", "6")
