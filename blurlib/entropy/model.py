@@ -168,6 +168,8 @@ class Pass(NamedTuple):
 
 
 CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
+# (pass, μ, σ at its positions) -> integer residuals there, all (B, C, positions)
+ResidualSource = Callable[[Pass, Tensor, Tensor], Tensor]
 
 
 class LaplacianEntropyModel(nn.Module):
@@ -226,31 +228,36 @@ class LaplacianEntropyModel(nn.Module):
 
     def quantise(self, y: Tensor, z_symbols: Tensor, hyper: Tensor) -> Latent:
         """Real quantisation, exactly as `decode` will see it: r = round(y − μ), ŷ = r + μ."""
-        passes: list[CodedPass] = []
 
-        def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            mu, sigma = snap_mu(gaussian.mu), snap_sigma(gaussian.log2_sigma)
-            residual = torch.round(y[:, here.channels] - mu).clamp(-MAX_SYMBOL, MAX_SYMBOL)
-            passes.append(CodedPass(residual[..., here.mask], sigma[..., here.mask]))
-            return residual + mu
+        def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
+            exact = torch.round(y[:, here.channels][..., here.mask] - mu)
+            return exact.clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
-        return self._latent(self.walk(hyper, code), z_symbols, passes)
+        return self._coded(z_symbols, hyper, residual)
 
     def decode(self, decoder: SymbolDecoder, z_symbols: Tensor, hyper: Tensor) -> Latent:
         """The same walk with residuals read from one image's stream."""
+
+        def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
+            symbols = decoder.gaussian(sigma.double().cpu().numpy().ravel())
+            return torch.from_numpy(symbols).to(mu).view(mu.shape)
+
+        return self._coded(z_symbols, hyper, residual)
+
+    def _coded(self, z_symbols: Tensor, hyper: Tensor, residual: ResidualSource) -> Latent:
+        """Walk with snapped parameters; `residual` gives the integers at the pass's positions."""
         passes: list[CodedPass] = []
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            mu, sigma = snap_mu(gaussian.mu), snap_sigma(gaussian.log2_sigma)
-            sigma_here = sigma[..., here.mask]
-            symbols = decoder.gaussian(sigma_here.double().cpu().numpy().ravel())
-            residual_here = torch.from_numpy(symbols).to(mu).view(sigma_here.shape)
-            passes.append(CodedPass(residual_here, sigma_here))
-            residual = torch.zeros_like(mu)
-            residual[..., here.mask] = residual_here
-            return residual + mu
+            y_hat = snap_mu(gaussian.mu)
+            mu, sigma = y_hat[..., here.mask], snap_sigma(gaussian.log2_sigma)[..., here.mask]
+            passes.append(CodedPass(residual(here, mu, sigma), sigma))
+            y_hat[..., here.mask] = passes[-1].residual + mu
+            return y_hat
 
-        return self._latent(self.walk(hyper, code), z_symbols, passes)
+        y_hat = self.walk(hyper, code)
+        bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
+        return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
 
     def encode_y(self, latent: Latent) -> bytes:
         """One range-coded stream with the passes of one image in order."""
@@ -280,7 +287,3 @@ class LaplacianEntropyModel(nn.Module):
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""
         log2_sigma = self.scale_floor(log2_sigma - LOG2_SIGMA_MIN) + LOG2_SIGMA_MIN
         return log2_sigma.clamp_max(LOG2_SIGMA_MAX).exp2()
-
-    def _latent(self, y_hat: Tensor, z_symbols: Tensor, passes: list[CodedPass]) -> Latent:
-        bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
-        return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
