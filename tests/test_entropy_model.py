@@ -7,7 +7,7 @@ import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck
 
-from blurlib.entropy import EntropyConfig, LaplacianEntropyModel, SymbolDecoder
+from blurlib.entropy import EntropyConfig, LaplacianEntropyModel, Prior, SymbolDecoder
 from blurlib.entropy.channel_groups import even_groups
 from blurlib.entropy.coder import MAX_SYMBOL, PROBABILITY_FLOOR, SIGMA_TABLE
 from blurlib.entropy.model import HyperLatent
@@ -29,10 +29,14 @@ def model(request, tiny_entropy) -> LaplacianEntropyModel:
     return model
 
 
-def hyper_and_y(seed: int = 0):
+def prior_of(features: int, M: int, size: tuple[int, int]) -> Prior:
+    gain = torch.empty(1, M, 1, 1, dtype=torch.float64).uniform_(0.5, 2)
+    return Prior(torch.randn(1, features, *size, dtype=torch.float64), gain)
+
+
+def prior_and_y(seed: int = 0):
     torch.manual_seed(seed)
-    hyper = torch.randn(1, 16, HEIGHT, WIDTH, dtype=torch.float64)
-    return hyper, 4 * torch.randn(1, 160, HEIGHT, WIDTH, dtype=torch.float64)
+    return prior_of(16, 160, (HEIGHT, WIDTH)), 4 * torch.randn(1, 160, HEIGHT, WIDTH, dtype=torch.float64)
 
 
 def place(index: int) -> torch.Tensor:
@@ -46,7 +50,7 @@ def place(index: int) -> torch.Tensor:
     return where
 
 
-def parameters(model, hyper, y_hat):
+def parameters(model, prior, y_hat):
     """Raw μ and log₂σ of the ten passes when ŷ is given, (positions of the pass,) each."""
     seen = []
 
@@ -54,7 +58,7 @@ def parameters(model, hyper, y_hat):
         seen.append(tuple(p[..., here.mask].flatten() for p in gaussian))
         return y_hat[:, here.channels]
 
-    result = model.walk(hyper, code)
+    result = model.walk(prior, code)
     assert torch.equal(result, y_hat)
     return seen
 
@@ -69,7 +73,7 @@ def test_the_ten_passes_cover_every_symbol_once_in_the_right_order(model):
         visited.append(here)
         return gaussian.mu
 
-    model.walk(hyper_and_y()[0], code)
+    model.walk(prior_and_y()[0], code)
     assert len(visited) == 10
     for index, here in enumerate(visited):
         mine = torch.zeros(160, HEIGHT, WIDTH, dtype=torch.bool)
@@ -80,9 +84,9 @@ def test_the_ten_passes_cover_every_symbol_once_in_the_right_order(model):
 @torch.no_grad()
 @pytest.mark.parametrize("changed", PASSES)
 def test_before_snapping_parameters_never_change_with_a_later_symbol(model, changed):
-    hyper, y_hat = hyper_and_y()
-    before = parameters(model, hyper, y_hat)
-    after = parameters(model, hyper, torch.where(place(changed), y_hat + 5, y_hat))
+    prior, y_hat = prior_and_y()
+    before = parameters(model, prior, y_hat)
+    after = parameters(model, prior, torch.where(place(changed), y_hat + 5, y_hat))
     for index in PASSES:
         for old, new in zip(before[index], after[index], strict=True):
             if index <= changed:
@@ -93,9 +97,9 @@ def test_before_snapping_parameters_never_change_with_a_later_symbol(model, chan
 
 @pytest.mark.parametrize("index", PASSES)
 def test_the_gradient_with_respect_to_later_symbols_is_exactly_0(model, index):
-    hyper, y_hat = hyper_and_y(1)
+    prior, y_hat = prior_and_y(1)
     y_hat.requires_grad_()
-    mu, log2_sigma = parameters(model, hyper, y_hat)[index]
+    mu, log2_sigma = parameters(model, prior, y_hat)[index]
     loss = mu @ torch.randn_like(mu) + log2_sigma @ torch.randn_like(mu)
     (gradient,) = torch.autograd.grad(loss, y_hat, allow_unused=True)
     gradient = torch.zeros_like(y_hat) if gradient is None else gradient
@@ -106,10 +110,10 @@ def test_the_gradient_with_respect_to_later_symbols_is_exactly_0(model, index):
 @torch.no_grad()
 @pytest.mark.parametrize("changed", PASSES)
 def test_after_snapping_mu_and_sigma_never_change_with_a_later_symbol(model, changed):
-    hyper, y = hyper_and_y(2)
+    prior, y = prior_and_y(2)
     z = torch.zeros(1, 8, 2, 3, dtype=torch.int32)
-    before = model.quantise(y, z, hyper)
-    after = model.quantise(torch.where(place(changed), y + 5, y), z, hyper)
+    before = model.quantise(y, z, prior)
+    after = model.quantise(torch.where(place(changed), y + 5, y), z, prior)
     later_differs = []
     for index in PASSES:
         where = place(index)
@@ -132,8 +136,8 @@ def test_after_snapping_mu_and_sigma_never_change_with_a_later_symbol(model, cha
 
 @torch.no_grad()
 def test_quantised_latents_lie_on_the_grid_and_near_y(model):
-    hyper, y = hyper_and_y(3)
-    latent = model.quantise(y, torch.zeros(1, 8, 2, 3, dtype=torch.int32), hyper)
+    prior, y = prior_and_y(3)
+    latent = model.quantise(y, torch.zeros(1, 8, 2, 3, dtype=torch.int32), prior)
     assert (latent.y_hat * 16 == (latent.y_hat * 16).round()).all()
     assert (latent.y_hat - y).abs().max() <= 0.5
     for coded in latent.passes:
@@ -143,12 +147,12 @@ def test_quantised_latents_lie_on_the_grid_and_near_y(model):
 
 @torch.no_grad()
 def test_latents_out_of_range_are_clamped_and_still_decode(model):
-    hyper, y = hyper_and_y(4)
+    prior, y = prior_and_y(4)
     y = y * 1000
     z = torch.zeros(1, 8, 2, 3, dtype=torch.int32)
-    latent = model.quantise(y, z, hyper)
+    latent = model.quantise(y, z, prior)
     assert max(coded.residual.abs().max() for coded in latent.passes) == MAX_SYMBOL
-    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z, hyper)
+    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z, prior)
     assert torch.equal(decoded.y_hat, latent.y_hat)
 
 
@@ -156,15 +160,15 @@ def test_latents_out_of_range_are_clamped_and_still_decode(model):
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 13)])
 def test_decode_repeats_quantise(model, size):
     torch.manual_seed(5)
-    hyper = torch.randn(1, 16, *size, dtype=torch.float64)
+    prior = prior_of(16, 160, size)
     y = 4 * torch.randn(1, 160, *size, dtype=torch.float64)
     z = torch.minimum(
         torch.randint(0, 30, (1, 8, 2, 5)).int(), model.hyper_latent.length.view(1, -1, 1, 1) - 1
     )
-    latent = model.quantise(y, z, hyper)
+    latent = model.quantise(y, z, prior)
     z_symbols = model.decode_z(SymbolDecoder(model.encode_z(latent)), 2, 5)
     assert torch.equal(z_symbols, z)
-    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z_symbols, hyper)
+    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z_symbols, prior)
     assert torch.equal(decoded.y_hat, latent.y_hat)
     assert torch.equal(decoded.bits_y, latent.bits_y)
     assert torch.equal(decoded.bits_z, latent.bits_z)
@@ -175,11 +179,14 @@ def test_decode_repeats_quantise(model, size):
 
 @torch.no_grad()
 def test_bits_of_a_batch_are_those_of_its_images(model):
-    hyper, y = (torch.cat(pair) for pair in zip(hyper_and_y(6), hyper_and_y(7), strict=True))
+    (first, y_first), (second, y_second) = prior_and_y(6), prior_and_y(7)
+    prior = Prior(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+    y = torch.cat([y_first, y_second])
     z = torch.randint(0, 3, (2, 8, 2, 3)).int()
-    together = model.quantise(y, z, hyper)
+    together = model.quantise(y, z, prior)
     for i in range(2):
-        alone = model.quantise(y[i : i + 1], z[i : i + 1], hyper[i : i + 1])
+        own = Prior(*(part[i : i + 1] for part in prior))
+        alone = model.quantise(y[i : i + 1], z[i : i + 1], own)
         assert torch.equal(alone.y_hat[0], together.y_hat[i])
         torch.testing.assert_close(alone.bits_y[0], together.bits_y[i])
         torch.testing.assert_close(alone.bits_z[0], together.bits_z[i])
@@ -189,9 +196,9 @@ def test_other_groupings_work():
     config = EntropyConfig(M=12, N=4, groups=even_groups(12, 3))
     model = LaplacianEntropyModel(config).double()
     model.hyper_latent.freeze()
-    hyper = torch.randn(1, 128, 4, 4, dtype=torch.float64)
+    prior = prior_of(128, 12, (4, 4))
     y = torch.randn(1, 12, 4, 4, dtype=torch.float64)
-    latent = model.quantise(y, torch.zeros(1, 4, 1, 1, dtype=torch.int32), hyper)
+    latent = model.quantise(y, torch.zeros(1, 4, 1, 1, dtype=torch.int32), prior)
     assert len(latent.passes) == 6
     assert (latent.y_hat - y).abs().max() <= 0.5
 
@@ -200,10 +207,10 @@ def test_other_groupings_work():
 
 
 def test_training_rounds_straight_through_and_every_parameter_learns(model):
-    hyper, y = hyper_and_y(8)
+    prior, y = prior_and_y(8)
     y.requires_grad_()
     model.zero_grad()
-    latent = model.train_latent(y, torch.zeros(1, dtype=torch.float64), hyper)
+    latent = model.train_latent(y, torch.zeros(1, dtype=torch.float64), prior)
     assert (latent.y_hat - y).abs().max() <= 0.5
     (latent.bits_y.sum() + latent.y_hat.square().sum()).backward()
     assert torch.isfinite(y.grad).all()
@@ -215,17 +222,28 @@ def test_training_rounds_straight_through_and_every_parameter_learns(model):
         assert parameter.grad.any() != unused, name
 
 
+@torch.no_grad()
+def test_a_gain_scales_mu_and_sigma_of_its_channels(model):
+    # Twice the gain on twice the latent: the context networks see the same, so μ and σ double.
+    prior, y_hat = prior_and_y(10)
+    doubled = Prior(prior.features, 2 * prior.gain)
+    once, twice = parameters(model, prior, y_hat), parameters(model, doubled, 2 * y_hat)
+    for (mu, log2_sigma), (mu_2, log2_sigma_2) in zip(once, twice, strict=True):
+        torch.testing.assert_close(mu_2, 2 * mu)
+        torch.testing.assert_close(log2_sigma_2, log2_sigma + 1)
+
+
 def test_the_training_rate_is_close_to_the_rate_of_coding(model):
     # Noise instead of rounding: the two agree for σ well above a bin.
-    hyper, _ = hyper_and_y(9)
+    prior, _ = prior_and_y(9)
     with torch.no_grad():
         wide = LaplacianEntropyModel(model.config).double()
         for group in wide.groups:
             group.parameters_[-1].bias[group.local.in_channels :] += 3
         y = 8 * torch.randn(1, 160, HEIGHT, WIDTH, dtype=torch.float64)
         wide.hyper_latent.freeze()
-        trained = wide.train_latent(y, torch.zeros(1), hyper).bits_y.item()
-        coded = wide.quantise(y, torch.zeros(1, 8, 2, 3, dtype=torch.int32), hyper).bits_y.item()
+        trained = wide.train_latent(y, torch.zeros(1), prior).bits_y.item()
+        coded = wide.quantise(y, torch.zeros(1, 8, 2, 3, dtype=torch.int32), prior).bits_y.item()
     assert trained == pytest.approx(coded, rel=0.01)
 
 

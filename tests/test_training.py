@@ -178,7 +178,9 @@ def test_the_loss_is_rate_plus_lambda_distortion(tiny_entropy, photo):
     output = codec(x, q)
     error = 255**2 * (output.x_hat - x).square().flatten(1).mean(1)
     rate = output.estimated_bits / 64**2
-    expected = (rate + CONFIG.lmbda_min * 2 ** ((q - 1) / 2 * math.log2(3 / 1.5)) * error).mean()
+    ratio = 2 ** ((q - 1) / 2 * math.log2(3 / 1.5))
+    middle = 2**0.5  # λ_mid / λ_min
+    expected = ((rate + CONFIG.lmbda_min * ratio * error) * (middle / ratio).sqrt()).mean()
     torch.testing.assert_close(result.loss, expected.to(result.loss))
     torch.testing.assert_close(result.bpp, rate.mean())
     torch.testing.assert_close(distortion(output.x_hat, x, "mse"), error)

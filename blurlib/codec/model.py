@@ -27,6 +27,7 @@ from blurlib.entropy import (
     EntropyConfig,
     LaplacianEntropyModel,
     Latent,
+    Prior,
     SymbolDecoder,
 )
 from blurlib.entropy.coder import MU_STEPS
@@ -142,7 +143,7 @@ class BlurCodec(nn.Module):
         M, N = self.config.entropy.M, self.config.entropy.N
         self.g_a = Analysis(self.config.transform, M)
         self.h_a = HyperAnalysis(M, N)
-        self.h_s = HyperSynthesis(N, self.config.entropy.context.hyper)
+        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper)
         self.gain = Gain(self.config.levels, M, (0.0, 2.5))
         self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.5))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
@@ -171,8 +172,7 @@ class BlurCodec(nn.Module):
         q = torch.as_tensor(quality, dtype=torch.float64, device=x.device).expand(x.shape[0])
         if not self.training:
             q = snap_quality(q, self.config.levels)
-        y = self.g_a(pad(x)) * self.gain(q)
-        latent = self._latent(y, z_rate_weight)
+        latent = self._latent(self.g_a(pad(x)), q, z_rate_weight)
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
 
@@ -197,7 +197,7 @@ class BlurCodec(nn.Module):
         """g_a's output at one quality to a file."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        latent = self._latent(features * self.gain(q))
+        latent = self._latent(features, q)
         H, W = size
         return BlurFile(
             self.model_id, W, H, q.item(), _symbols_crc(latent),
@@ -256,11 +256,12 @@ class BlurCodec(nn.Module):
         if not 1 <= file.quality <= self.config.levels:
             raise BitstreamError(f"quality {file.quality} is not one of this model")
         height, width = -(-file.height // STRIDE), -(-file.width // STRIDE)
+        quality = torch.tensor([file.quality], dtype=torch.float64, device=self.gain.log_gain.device)
         entropy = self.entropy
         try:
             z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
-            hyper = self.h_s(entropy.hyper_latent.values(z_symbols))
-            latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, hyper)
+            prior = self._prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
+            latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, prior)
         except DecodingError as error:
             raise BitstreamError(f"the streams do not decode: {error}") from error
         if _symbols_crc(latent) != file.symbols_crc:
@@ -269,19 +270,25 @@ class BlurCodec(nn.Module):
             )
         return latent
 
-    def _latent(self, y: Tensor, z_rate_weight: float = 1.0) -> Latent:
+    def _latent(self, features: Tensor, quality: Tensor, z_rate_weight: float = 1.0) -> Latent:
+        gain = self.gain(quality)
+        y = features * gain.to(features.dtype)
         z = self.h_a(y)
         if self.training:
             z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight)
-            return self.entropy.train_latent(y, bits_z, self.h_s(z_hat))
+            return self.entropy.train_latent(y, bits_z, self._prior(z_hat, gain))
         z_symbols = self.entropy.hyper_latent.symbols(z)
-        hyper = self.h_s(self.entropy.hyper_latent.values(z_symbols))
-        return self.entropy.quantise(y.to(hyper.dtype), z_symbols, hyper)
+        prior = self._prior(self.entropy.hyper_latent.values(z_symbols), gain)
+        return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior)
+
+    def _prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+        gain = gain.to(z_hat.dtype)
+        return Prior(self.h_s(z_hat, gain), gain)
 
     def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
         y_hat = y_hat.to(self.main_decoder.stem.weight.dtype)
-        return self.main_decoder(y_hat * self.inverse_gain(quality))
+        return self.main_decoder(y_hat * self.inverse_gain(quality).to(y_hat.dtype))
 
     def _check_coding(self, x: Tensor) -> None:
         if self.training:

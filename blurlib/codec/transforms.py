@@ -141,10 +141,15 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """h_s: ẑ (B, N, H/64, W/64) -> hyperprior features (B, features, H/16, W/16)."""
+    """h_s: ẑ (B, N, H/64, W/64) and the gains -> hyperprior features (B, features, H/16, W/16).
 
-    def __init__(self, N: int, features: int):
+    The gains (B, M, 1, 1) enter as their logarithm. They say what rate is coded, so that ẑ need
+    not carry it.
+    """
+
+    def __init__(self, N: int, M: int, features: int):
         super().__init__()
+        self.rate = nn.Conv2d(M, features, 1)
         self.layers = nn.Sequential(
             nn.Conv2d(N, 4 * N, 3, padding=1),
             nn.PixelShuffle(2),
@@ -155,8 +160,8 @@ class HyperSynthesis(nn.Module):
             nn.Conv2d(N, features, 3, padding=1),
         )
 
-    def forward(self, z_hat: Tensor) -> Tensor:
-        return self.layers(z_hat)
+    def forward(self, z_hat: Tensor, gain: Tensor) -> Tensor:
+        return self.layers(z_hat) + self.rate(gain.log())
 
 
 class Gain(nn.Module):
@@ -176,9 +181,10 @@ class Gain(nn.Module):
         self.log_gain = nn.Parameter(start)
 
     def forward(self, quality: Tensor) -> Tensor:
-        """quality: (B,) -> gains (B, channels, 1, 1)."""
+        """quality: (B,) -> gains (B, channels, 1, 1), float64: the entropy model repeats them."""
         position = quality - 1
         low = position.floor().long().clamp(0, self.log_gain.shape[0] - 2)
-        t = (position - low).to(self.log_gain)[:, None]
-        log_gain = torch.lerp(self.log_gain[low], self.log_gain[low + 1], t)
+        t = (position - low).double()[:, None]
+        levels = self.log_gain.double()
+        log_gain = torch.lerp(levels[low], levels[low + 1], t)
         return log_gain.exp()[:, :, None, None]

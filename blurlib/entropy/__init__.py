@@ -3,7 +3,7 @@
 from blurlib.entropy.channel_groups import even_groups, uneven_groups
 from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
-from blurlib.entropy.model import EntropyConfig, LaplacianEntropyModel, Latent
+from blurlib.entropy.model import EntropyConfig, LaplacianEntropyModel, Latent, Prior
 
 __all__ = [
     "ContextConfig",
@@ -11,6 +11,7 @@ __all__ = [
     "EntropyConfig",
     "LaplacianEntropyModel",
     "Latent",
+    "Prior",
     "SymbolDecoder",
     "SymbolEncoder",
     "even_groups",

@@ -13,7 +13,6 @@ import math
 import constriction
 import numpy as np
 import torch
-from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 MAX_SYMBOL = 1023  # residuals are clamped to ±1023; a wider support costs a few bytes per photo
@@ -61,17 +60,20 @@ def bin_mass(residual: Tensor, sigma: Tensor) -> Tensor:
 class GaussianBits(nn.Module):
     """Information content of residuals under zero-mean Gaussians of unit bins.
 
-        bits(r, σ) = −log₂ [ Φ((r + ½)/σ) − Φ((r − ½)/σ) ]
+        bits(r, σ) = −log₂ [ Φ(−a) − Φ(−b) ],    a = (|r| − ½)/σ, b = (|r| + ½)/σ
 
-    Probabilities count as at least 1e-9; outliers beyond about 8 σ have practically no gradient.
+    Computed as log Φ(−a) + log(1 − Φ(−b)/Φ(−a)): the difference of the two Φ alone is 0 in float32
+    from 13 σ on. The coder spends at most 24 bits, so what lies above is 24 + 24·ln(bits/24): an
+    outlier keeps a gradient and does not drown all others.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.floor = LowerBound(1e-9)
-
     def forward(self, residual: Tensor, sigma: Tensor) -> Tensor:
-        return -torch.log2(self.floor(bin_mass(residual, sigma)))
+        r = residual.abs()
+        log_a = torch.special.log_ndtr((0.5 - r) / sigma)
+        log_b = torch.special.log_ndtr((-0.5 - r) / sigma)
+        bits = -(log_a + torch.log(-torch.expm1(log_b - log_a))) / math.log(2)
+        most = -math.log2(PROBABILITY_FLOOR)
+        return torch.where(bits > most, most * (1 + (bits / most).log()), bits)
 
 
 def coded_bits(residual: Tensor, sigma: Tensor) -> Tensor:

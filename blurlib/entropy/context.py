@@ -50,6 +50,10 @@ class Gaussian(NamedTuple):
     mu: Tensor
     log2_sigma: Tensor
 
+    def scaled(self, gain: Tensor) -> Gaussian:
+        """Of gain · y instead of y; gain > 0."""
+        return Gaussian(self.mu * gain, self.log2_sigma + gain.log2())
+
 
 class GlobalContext(nn.Module):
     """g_gs: W-MSA then SW-MSA over tokens made of the decoded anchors.

@@ -93,6 +93,19 @@ class Latent(NamedTuple):
         return total
 
 
+class Prior(NamedTuple):
+    """What is known of y before its first symbol is decoded.
+
+    Attributes:
+        features: hyperprior features h_s(ẑ), (B, config.context.hyper, H, W).
+        gain: what y was multiplied with for its quality, (B, M, 1, 1). The context networks work on
+            y / gain, whose scale is the same at every quality.
+    """
+
+    features: Tensor
+    gain: Tensor
+
+
 class HyperLatent(nn.Module):
     """CompressAI's factorised entropy bottleneck for z, coded with frozen integer tables.
 
@@ -191,27 +204,29 @@ class LaplacianEntropyModel(nn.Module):
         self.gaussian_bits = GaussianBits()
         self.scale_floor = LowerBound(0.0)
 
-    def walk(self, hyper: Tensor, code: CodePass) -> Tensor:
+    def walk(self, prior: Prior, code: CodePass) -> Tensor:
         """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
 
         Args:
-            hyper: hyperprior features h_s(ẑ), (B, config.context.hyper, H, W).
             code: called once per pass.
 
         Returns:
             ŷ (B, M, H, W).
         """
-        anchors = anchor_mask(*hyper.shape[-2:], device=hyper.device)
-        y_hat = hyper.new_zeros(hyper.shape[0], 0, *hyper.shape[-2:])
+        features, gain = prior
+        anchors = anchor_mask(*features.shape[-2:], device=features.device)
+        y_hat = features.new_zeros(features.shape[0], 0, *features.shape[-2:])
         for channels, group in zip(self.channels, self.groups, strict=True):
-            known = group.known(hyper, y_hat)
-            y_anchor = code(Pass(channels, anchors), group.anchor(known))
+            own = gain[:, channels]
+            known = group.known(features, y_hat / gain[:, : channels.start])
+            y_anchor = code(Pass(channels, anchors), group.anchor(known).scaled(own))
             y_anchor = torch.where(anchors, y_anchor, 0)
-            y_rest = code(Pass(channels, ~anchors), group.non_anchor(known, y_anchor))
+            rest = group.non_anchor(known, y_anchor / own).scaled(own)
+            y_rest = code(Pass(channels, ~anchors), rest)
             y_hat = torch.cat([y_hat, torch.where(anchors, y_anchor, y_rest)], 1)
         return y_hat
 
-    def train_latent(self, y: Tensor, bits_z: Tensor, hyper: Tensor) -> Latent:
+    def train_latent(self, y: Tensor, bits_z: Tensor, prior: Prior) -> Latent:
         """Mixed quantisation: noise for the rate, straight-through for contexts and decoder."""
         bits = []
 
@@ -223,28 +238,28 @@ class LaplacianEntropyModel(nn.Module):
             bits.append((cost * here.mask).sum((1, 2, 3)))
             return part + (torch.round(residual) - residual).detach()
 
-        y_hat = self.walk(hyper, code)
+        y_hat = self.walk(prior, code)
         return Latent(y_hat, torch.stack(bits).sum(0), bits_z)
 
-    def quantise(self, y: Tensor, z_symbols: Tensor, hyper: Tensor) -> Latent:
+    def quantise(self, y: Tensor, z_symbols: Tensor, prior: Prior) -> Latent:
         """Real quantisation, exactly as `decode` will see it: r = round(y − μ), ŷ = r + μ."""
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
             exact = torch.round(y[:, here.channels][..., here.mask] - mu)
             return exact.clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
-        return self._coded(z_symbols, hyper, residual)
+        return self._coded(z_symbols, prior, residual)
 
-    def decode(self, decoder: SymbolDecoder, z_symbols: Tensor, hyper: Tensor) -> Latent:
+    def decode(self, decoder: SymbolDecoder, z_symbols: Tensor, prior: Prior) -> Latent:
         """The same walk with residuals read from one image's stream."""
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
             symbols = decoder.gaussian(sigma.double().cpu().numpy().ravel())
             return torch.from_numpy(symbols).to(mu).view(mu.shape)
 
-        return self._coded(z_symbols, hyper, residual)
+        return self._coded(z_symbols, prior, residual)
 
-    def _coded(self, z_symbols: Tensor, hyper: Tensor, residual: ResidualSource) -> Latent:
+    def _coded(self, z_symbols: Tensor, prior: Prior, residual: ResidualSource) -> Latent:
         """Walk with snapped parameters; `residual` gives the integers at the pass's positions."""
         passes: list[CodedPass] = []
 
@@ -255,7 +270,7 @@ class LaplacianEntropyModel(nn.Module):
             y_hat[..., here.mask] = passes[-1].residual + mu
             return y_hat
 
-        y_hat = self.walk(hyper, code)
+        y_hat = self.walk(prior, code)
         bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
         return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
 

@@ -26,6 +26,8 @@ class TrainConfig:
         stage: "codec", or "denoiser" on a frozen codec.
         size: "small" or "paper".
         codec: for the denoiser: name or file of the codec it belongs to.
+        init: file of a codec whose transforms and gains the run starts with; with an entropy model
+            of the same shape, that too.
         objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE).
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
         prediction: what the denoiser predicts: "x", "eps" or "v".
@@ -37,8 +39,10 @@ class TrainConfig:
         batch, crop: photos per step and their side in pixels.
         steps: length of the run; 0 means: from `max_minutes` and the measured speed.
         max_minutes: time box.
-        lr, warmup, clip, ema: peak learning rate (cosine to 1 %), warm-up steps, gradient norm,
-            decay of the averaged weights.
+        lr, warmup, clip, ema: peak learning rate, warm-up steps, gradient norm, decay of the
+            averaged weights.
+        decay: last part of the run in which the learning rate falls to 1 % (a cosine). 1 is a cosine
+            over the whole run; with less, a run can be made longer until that part begins.
         z_warmup: steps until the hyper-latent pays its rate in full.
         seed: of weights, crops, λ and noise; step s draws from (seed, s) alone.
         checkpoint_every: seconds between checkpoints.
@@ -48,9 +52,10 @@ class TrainConfig:
     stage: Literal["codec", "denoiser"] = "codec"
     size: Literal["small", "paper"] = "small"
     codec: str = ""
+    init: str = ""
     objective: Literal["ms-ssim", "mse"] = "ms-ssim"
     lmbda_min: float = 1.5
-    lmbda_max: float = 100.0
+    lmbda_max: float = 300.0
     prediction: Literal["x", "eps", "v"] = "x"
     sigma_blur_max: float = 20.0
     rho: float = 0.3
@@ -63,6 +68,7 @@ class TrainConfig:
     max_minutes: float = 40.0
     lr: float = 1e-3
     warmup: int = 100
+    decay: float = 1.0
     z_warmup: int = 1000
     clip: float = 1.0
     ema: float = 0.998
@@ -99,6 +105,8 @@ class TrainConfig:
             )
         if self.threads < 0 or self.checkpoint_every < 0:
             raise ValueError("threads and checkpoint_every must be >= 0")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay is {self.decay}: it must be above 0 and at most 1")
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho is {self.rho}: it must be from 0 to 1")
         if self.stage == "denoiser" and not self.codec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -25,8 +26,11 @@ class RateDistortion(NamedTuple):
 
 
 def draw_quality(batch: int, levels: int, device: torch.device) -> Tensor:
-    """One real quality per photo, uniform over [1, levels], (batch,) float64."""
-    return 1 + (levels - 1) * torch.rand(batch, dtype=torch.float64, device=device)
+    """One real quality per photo, (batch,) float64: one in each of `batch` equal parts of
+    [1, levels], so that every batch spans the rates."""
+    part = torch.arange(batch, device=device)
+    drawn = torch.rand(batch, dtype=torch.float64, device=device)
+    return 1 + (levels - 1) * (part + drawn) / batch
 
 
 def lmbda(quality: Tensor, levels: int, config: TrainConfig) -> Tensor:
@@ -45,13 +49,19 @@ def distortion(x_hat: Tensor, x: Tensor, objective: str) -> Tensor:
 def rate_distortion(
     codec: BlurCodec, x: Tensor, config: TrainConfig, z_rate_weight: float = 1.0
 ) -> RateDistortion:
-    """Loss of one batch: quality is drawn per photo, so one network learns all rates."""
+    """Loss of one batch: quality is drawn per photo, so one network learns all rates.
+
+    (R + λ·D) / √(λ/λ_mid): at the optimum R + λ·D grows about as fast as √λ, and without the
+    division the highest rates would rule the gradient.
+    """
     levels = codec.config.levels
     quality = draw_quality(len(x), levels, x.device)
     output = codec(x, quality, z_rate_weight)
     bpp = output.estimated_bits / x[0, 0].numel()
     d = distortion(output.x_hat, x, config.objective)
-    loss = bpp + lmbda(quality, levels, config).to(d) * d
+    weight = lmbda(quality, levels, config).to(d)
+    middle = math.sqrt(config.lmbda_min * config.lmbda_max)
+    loss = (bpp + weight * d) * (middle / weight).sqrt()
     return RateDistortion(loss.mean(), bpp.mean(), d.mean())
 
 

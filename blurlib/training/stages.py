@@ -43,6 +43,8 @@ class CodecStage:
         size = CodecConfig.small() if config.size == "small" else CodecConfig.paper()
         self.config = config
         self.module = BlurCodec(size)
+        if config.init:
+            zoo.initialise(self.module, config.init)
 
     def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         weight = min(1.0, step / self.config.z_warmup)
