@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,15 @@ from blurlib.diffusion import DenoiserConfig
 from blurlib.metrics import Lpips
 from blurlib.training import loop, stages
 from blurlib.training.config import TrainConfig
-from blurlib.training.data import ImageBank
+from blurlib.training.data import (
+    Entry,
+    ImageBank,
+    ImageStream,
+    find_photos,
+    open_photos,
+    read_photo,
+)
+from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import distortion, draw_quality, lmbda, rate_distortion
 
 CONFIG = TrainConfig(objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2)
@@ -161,8 +170,7 @@ def test_lambda_is_geometric_between_the_levels():
 
 
 def test_qualities_are_drawn_over_the_whole_range():
-    torch.manual_seed(0)
-    q = draw_quality(10_000, 6, torch.device("cpu"))
+    q = draw_quality(Draws(0, 0, range(10_000), 10_000), 6)
     assert 1 <= q.min() < 1.01
     assert 5.99 < q.max() <= 6
     assert q.mean().item() == pytest.approx(3.5, abs=0.05)
@@ -171,11 +179,10 @@ def test_qualities_are_drawn_over_the_whole_range():
 def test_the_loss_is_rate_plus_lambda_distortion(tiny_entropy, photo):
     codec = BlurCodec(CodecConfig.small())
     x = torch.cat([photo(64, 64), photo(64, 64).flip(-1)])
-    torch.manual_seed(4)
-    result = rate_distortion(codec, x, CONFIG)
-    torch.manual_seed(4)
-    q = draw_quality(2, 3, x.device)
-    output = codec(x, q)
+    result = rate_distortion(codec, x, CONFIG, Draws(0, 4, range(2), 2))
+    again = Draws(0, 4, range(2), 2)
+    q = draw_quality(again, 3)
+    output = codec(x, q, noise=again.uniform)
     error = 255**2 * (output.x_hat - x).square().flatten(1).mean(1)
     rate = output.estimated_bits / 64**2
     ratio = 2 ** ((q - 1) / 2 * math.log2(3 / 1.5))
@@ -189,24 +196,38 @@ def test_the_loss_is_rate_plus_lambda_distortion(tiny_entropy, photo):
 # Data
 
 
-def test_photos_that_cannot_be_used_are_counted_and_named(photos, tmp_path, astronaut):
-    small, broken = tmp_path / "small.png", tmp_path / "broken.png"
+def entries(paths) -> list[Entry]:
+    return [Entry(str(path)) for path in paths]
+
+
+@pytest.fixture
+def unusable(photos, tmp_path, astronaut) -> list[Path]:
+    """Too small, broken, grey."""
+    small, broken, grey = (tmp_path / f"{name}.png" for name in ("small", "broken", "grey"))
     images.write_image(small, astronaut[:, :63, :80])
     broken.write_bytes(photos[0].read_bytes()[:500])
-    bank = ImageBank([photos[0], small, broken, photos[1]], crop=64)
-    assert len(bank.images) == 2
-    assert [skipped.path for skipped in bank.skipped] == [small, broken]
-    assert "80×63 is smaller than the crop" in bank.skipped[0].reason
-    assert "truncated" in bank.skipped[1].reason
-    run(dataclasses.replace(CONFIG, steps=1), tmp_path / "run", [*photos, small, broken])
+    images.write_image(grey, astronaut[:1, :80, :80].expand(3, -1, -1))
+    return [small, broken, grey]
+
+
+REASONS = ["80×63 is smaller than the crop", "truncated", "grey"]
+
+
+def test_photos_that_cannot_be_used_are_counted_and_named(photos, unusable, tmp_path):
+    bank = ImageBank(entries([photos[0], *unusable, photos[1]]), crop=64, seed=0)
+    assert len(bank) == 2
+    assert [skipped.entry.path for skipped in bank.skipped] == [str(path) for path in unusable]
+    for skipped, reason in zip(bank.skipped, REASONS, strict=True):
+        assert reason in skipped.reason
+    run(dataclasses.replace(CONFIG, steps=1), tmp_path / "run", [*photos, *unusable])
     lines = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines] == [str(small), str(broken)]
+    assert [line.split(":")[0] for line in lines] == [str(path) for path in unusable]
 
 
 def test_nothing_to_train_on_is_refused(tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 1 files is a photo of at least 64 px"):
-        ImageBank([tmp_path / "x.png"], crop=64)
+    with pytest.raises(ValueError, match="none of the 1 files is a colour photo of at least 64 px"):
+        ImageBank(entries([tmp_path / "x.png"]), crop=64, seed=0)
 
 
 def test_no_data_is_refused_by_name(tmp_path):
@@ -215,15 +236,14 @@ def test_no_data_is_refused_by_name(tmp_path):
 
 
 def test_crops_lie_inside_the_photos_and_half_are_mirrored(photos):
-    bank = ImageBank(photos, crop=64)
-    generator = torch.Generator().manual_seed(0)
-    batch = bank.batch(40, generator)
+    bank = ImageBank(entries(photos), crop=64, seed=0)
+    batch = next(bank.batches(0, range(40)))
     assert batch.shape == (40, 3, 64, 64)
-    assert batch.dtype == torch.float32
+    assert batch.dtype == torch.uint8
 
     def is_in(crop: torch.Tensor) -> bool:
         return any(
-            torch.equal(window.float() / 255, crop)
+            torch.equal(window, crop)
             for image in bank.images
             for rows in image.unfold(1, 64, 1).unbind(1)
             for window in rows.unfold(1, 64, 1).unbind(1)
@@ -233,7 +253,130 @@ def test_crops_lie_inside_the_photos_and_half_are_mirrored(photos):
     mirrored = sum(is_in(crop.flip(-1)) for crop in batch)
     assert plain + mirrored == 40
     assert 8 < plain < 32
-    assert torch.equal(batch, bank.batch(40, torch.Generator().manual_seed(0)))
+
+
+def test_a_crop_follows_from_seed_step_and_sample_alone(photos):
+    bank = ImageBank(entries(photos), crop=64, seed=3)
+    steps = bank.batches(0, range(6))
+    first, second = next(steps), next(steps)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, next(bank.batches(1, range(6))))
+    assert torch.equal(second[3:], next(bank.batches(1, range(3, 6))))
+    assert not torch.equal(
+        first, next(ImageBank(bank_entries := entries(photos), 64, 4).batches(0, range(6)))
+    )
+    assert len(bank_entries) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_set_gives_the_crops_of_the_bank(photos, workers):
+    bank = ImageBank(entries(photos), crop=64, seed=0)
+    stream = ImageStream(entries(photos), 64, 0, "cpu", workers)
+    wanted, got = bank.batches(5, range(1, 3)), stream.batches(5, range(1, 3))
+    for _ in range(6):
+        assert torch.equal(next(wanted), next(got))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_draws_again_and_names_what_it_skipped(photos, unusable, workers):
+    stream = ImageStream(entries([*photos, *unusable]), 64, 0, "cpu", workers)
+    batches = stream.batches(0, range(4))
+    seen = [next(batches) for _ in range(12)]
+    again = ImageStream(entries([*photos, *unusable]), 64, 0, "cpu", 0).batches(11, range(4))
+    assert torch.equal(seen[-1], next(again))
+    reasons = {skipped.entry.path: skipped.reason for skipped in stream.skipped}
+    assert len(stream.skipped) == 3
+    for path, reason in zip(unusable, REASONS, strict=True):
+        assert reason in reasons[str(path)]
+
+
+def test_a_stream_of_nothing_usable_ends(unusable):
+    stream = ImageStream(entries(unusable), 64, 0, "cpu", 0)
+    with pytest.raises(ValueError, match="100 photos drawn in a row"):
+        next(stream.batches(0, range(1)))
+
+
+def test_a_set_is_decoded_into_memory_if_it_fits(photos):
+    decoded = sum(images.read_image(path).numel() for path in photos)
+    for slack, kind in ((0, ImageBank), (-1, ImageStream)):
+        config = dataclasses.replace(CONFIG, bank_gb=(decoded + slack) / 1e9)
+        assert type(open_photos(config, entries(photos), "cpu")) is kind
+
+
+def test_vimeo_septuplets_are_found_and_held_out_whole(tmp_path, astronaut):
+    clips = [f"00001/000{i}" for i in range(1, 5)]
+    for clip in clips:
+        folder = tmp_path / "sequences" / clip
+        folder.mkdir(parents=True)
+        for frame in range(1, 8):
+            images.write_image(folder / f"im{frame}.png", astronaut[:, :64, frame : frame + 80])
+    (tmp_path / "sep_trainlist.txt").write_text("\n".join(clips[:3]) + "\n\n")
+    config = dataclasses.replace(CONFIG, data=str(tmp_path), held_out=3)
+    training, held_out = find_photos(config), find_photos(config, held_out=True)
+    assert len(training) == 14
+    assert len(held_out) == 7
+    assert {Path(e.path).parent.name for e in training} == {"0002", "0003"}
+    assert {Path(e.path).parent.name for e in held_out} == {"0001"}
+    assert all(isinstance(read_photo(entry, 64), torch.Tensor) for entry in training)
+
+
+def test_shards_are_read_in_place(photos, tmp_path):
+    for i, path in enumerate(photos):
+        with tarfile.open(tmp_path / f"set-{i:04}.tar", "w") as shard:
+            for name in (f"{i}.cls", f"{i}.PNG"):
+                shard.add(path, name)
+    (tmp_path / "notes.txt").write_text("beside")
+    for data in (tmp_path, tmp_path / "set-*.tar"):
+        config = dataclasses.replace(CONFIG, data=str(data), held_out=0)
+        found = find_photos(config)
+        assert [entry.member for entry in found] == ["0.PNG", "1.PNG", "2.PNG"]
+        for entry, path in zip(found, photos, strict=True):
+            assert torch.equal(read_photo(entry, 64), images.read_image(path))
+    (tmp_path / "set-0009.tar").write_bytes(b"not a tar" * 100)
+    with pytest.raises(ValueError, match=r"set-0009.tar: not an uncompressed tar file"):
+        find_photos(config)
+
+
+# Random numbers
+
+
+def test_a_sample_draws_the_same_in_whatever_batch_it_is():
+    like = torch.empty(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    whole, part = Draws(1, 2, range(4), 4), Draws(1, 2, range(2, 4), 4)
+    for draw in ("uniform", "normal", "uniform"):
+        assert torch.equal(getattr(whole, draw)(like)[2:], getattr(part, draw)(like[2:]))
+    for _ in range(2):
+        assert torch.equal(whole.strata()[2:], part.strata())
+
+
+def test_other_keys_draw_other_numbers():
+    like = torch.empty(2, 1000)
+    drawn = [Draws(*key, range(2), 2).uniform(like) for key in ((0, 0), (0, 1), (1, 0))]
+    rows = torch.cat([*drawn, Draws(0, 0, range(2), 2).normal(like)])
+    correlation = torch.corrcoef(rows[:6])
+    assert (correlation - torch.eye(6)).abs().max() < 0.15
+    assert generator("a", 1).initial_seed() != generator("a1").initial_seed()
+
+
+def test_noise_has_the_distribution_it_says():
+    draws = Draws(0, 0, range(4), 4)
+    uniform, normal = draws.uniform(torch.empty(4, 5000)), draws.normal(torch.empty(4, 5000))
+    assert uniform.min() >= -0.5
+    assert uniform.max() < 0.5
+    assert uniform.mean().abs() < 0.01
+    assert uniform.var().item() == pytest.approx(1 / 12, rel=0.03)
+    assert normal.mean().abs() < 0.03
+    assert normal.var().item() == pytest.approx(1, rel=0.03)
+
+
+def test_strata_cover_the_interval_and_are_not_tied_to_each_other():
+    """Quality and diffusion time are both drawn so: the same order would couple them."""
+    pairs = []
+    for step in range(200):
+        draws = Draws(0, step, range(4), 4)
+        pairs.append(torch.stack([draws.strata(), draws.strata()]))
+        assert (pairs[-1] * 4).floor().sort(1).values.tolist() == [[0, 1, 2, 3]] * 2
+    assert torch.corrcoef(torch.cat(pairs, 1))[0, 1].abs() < 0.1
 
 
 # The loop
@@ -288,11 +431,11 @@ def test_a_checkpoint_is_left_when_a_step_fails(photos, tmp_path, monkeypatch):
     loss = stages.CodecStage.loss
     calls = []
 
-    def fails_at_the_third(self, x, step):
+    def fails_at_the_third(self, x, step, draws):
         calls.append(x)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return loss(self, x, step)
+        return loss(self, x, step, draws)
 
     monkeypatch.setattr(stages.CodecStage, "loss", fails_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -323,10 +466,10 @@ def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch
     loss = stages.CodecStage.loss
     calls = []
 
-    def not_finite_at_the_third(self, x, step):
+    def not_finite_at_the_third(self, x, step, draws):
         calls.append(x)
-        value, parts = loss(self, x, step)
-        return (value * math.nan if len(calls) == 3 else value), parts
+        result = loss(self, x, step, draws)
+        return result._replace(total=result.total * (math.nan if len(calls) == 3 else 1))
 
     monkeypatch.setattr(stages.CodecStage, "loss", not_finite_at_the_third)
     states, steps = [], []
@@ -338,6 +481,7 @@ def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch
     for part in ("model", "average", "aux"):
         assert_same(states[2][part], states[1][part])
     assert_same(states[2]["optimiser"]["state"], states[1]["optimiser"]["state"])
+    assert [step.not_finite for step in steps] == [0, 0, 1, 1, 1, 1]
     assert not torch.equal(states[3]["model"]["gain.log_gain"], states[2]["model"]["gain.log_gain"])
     assert len(loop.read_log(tmp_path / "run")) == 6
 

@@ -27,8 +27,10 @@ from blurlib.entropy import (
     EntropyConfig,
     LaplacianEntropyModel,
     Latent,
+    Noise,
     Prior,
     SymbolDecoder,
+    uniform_noise,
 )
 from blurlib.entropy.coder import MU_STEPS
 
@@ -157,7 +159,11 @@ class BlurCodec(nn.Module):
         return self
 
     def forward(
-        self, x: Tensor, quality: Tensor | float, z_rate_weight: float = 1.0
+        self,
+        x: Tensor,
+        quality: Tensor | float,
+        z_rate_weight: float = 1.0,
+        noise: Noise = uniform_noise,
     ) -> CodecOutput:
         """Code and reconstruct.
 
@@ -165,6 +171,7 @@ class BlurCodec(nn.Module):
             x: photos (B, 3, H, W) in [0, 1], any size.
             quality: one number, or one per photo (B,); in eval mode rounded to 1/256 as in a file.
             z_rate_weight: in training, how much of its rate's gradient reaches z, from 0 to 1.
+            noise: in training, where the noise that stands for rounding comes from.
 
         Raises:
             ValueError: in eval mode, quality outside [1, `config.levels`].
@@ -172,7 +179,9 @@ class BlurCodec(nn.Module):
         q = torch.as_tensor(quality, dtype=torch.float64, device=x.device).expand(x.shape[0])
         if not self.training:
             q = snap_quality(q, self.config.levels)
-        latent = self._latent(self.g_a(pad(x)), q, z_rate_weight)
+        features = self.g_a(pad(x)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
+            latent = self._latent(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
 
@@ -256,7 +265,9 @@ class BlurCodec(nn.Module):
         if not 1 <= file.quality <= self.config.levels:
             raise BitstreamError(f"quality {file.quality} is not one of this model")
         height, width = -(-file.height // STRIDE), -(-file.width // STRIDE)
-        quality = torch.tensor([file.quality], dtype=torch.float64, device=self.gain.log_gain.device)
+        quality = torch.tensor(
+            [file.quality], dtype=torch.float64, device=self.gain.log_gain.device
+        )
         entropy = self.entropy
         try:
             z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
@@ -270,13 +281,19 @@ class BlurCodec(nn.Module):
             )
         return latent
 
-    def _latent(self, features: Tensor, quality: Tensor, z_rate_weight: float = 1.0) -> Latent:
+    def _latent(
+        self,
+        features: Tensor,
+        quality: Tensor,
+        z_rate_weight: float = 1.0,
+        noise: Noise = uniform_noise,
+    ) -> Latent:
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
         z = self.h_a(y)
         if self.training:
-            z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight)
-            return self.entropy.train_latent(y, bits_z, self._prior(z_hat, gain))
+            z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight, noise)
+            return self.entropy.train_latent(y, bits_z, self._prior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
         prior = self._prior(self.entropy.hyper_latent.values(z_symbols), gain)
         return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior)

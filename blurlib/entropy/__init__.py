@@ -3,7 +3,14 @@
 from blurlib.entropy.channel_groups import even_groups, uneven_groups
 from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
-from blurlib.entropy.model import EntropyConfig, LaplacianEntropyModel, Latent, Prior
+from blurlib.entropy.model import (
+    EntropyConfig,
+    LaplacianEntropyModel,
+    Latent,
+    Noise,
+    Prior,
+    uniform_noise,
+)
 
 __all__ = [
     "ContextConfig",
@@ -11,9 +18,11 @@ __all__ = [
     "EntropyConfig",
     "LaplacianEntropyModel",
     "Latent",
+    "Noise",
     "Prior",
     "SymbolDecoder",
     "SymbolEncoder",
     "even_groups",
     "uneven_groups",
+    "uniform_noise",
 ]

@@ -106,6 +106,21 @@ class Prior(NamedTuple):
     gain: Tensor
 
 
+Noise = Callable[[Tensor], Tensor]  # of the shape of its argument, uniform in [−½, ½)
+
+
+def uniform_noise(like: Tensor) -> Tensor:
+    """Noise that stands for rounding in training, from PyTorch's global generator."""
+    return torch.empty_like(like).uniform_(-0.5, 0.5)
+
+
+class NoisyBottleneck(EntropyBottleneck):
+    """CompressAI's bottleneck, told values that have their noise already."""
+
+    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        return inputs if mode == "noise" else super().quantize(inputs, mode, means)
+
+
 class HyperLatent(nn.Module):
     """CompressAI's factorised entropy bottleneck for z, coded with frozen integer tables.
 
@@ -119,7 +134,7 @@ class HyperLatent(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.bottleneck = EntropyBottleneck(channels)
+        self.bottleneck = NoisyBottleneck(channels)
         self.register_buffer("table", torch.zeros(channels, 0, dtype=torch.int32))
         self.register_buffer("offset", torch.zeros(channels, dtype=torch.int32))
         self.register_buffer("length", torch.zeros(channels, dtype=torch.int32))
@@ -139,13 +154,16 @@ class HyperLatent(nn.Module):
         self.table = (counts * inside).int()[:, : int(length.max())]
         self.offset, self.length = bottleneck.offset.int(), length.int()
 
-    def noisy(self, z: Tensor, rate_weight: float) -> tuple[Tensor, Tensor]:
+    def noisy(
+        self, z: Tensor, rate_weight: float, noise: Noise = uniform_noise
+    ) -> tuple[Tensor, Tensor]:
         """Training: (straight-through ẑ, bits per image under uniform noise).
 
         The gradient of the bits reaches z times `rate_weight`, and the densities in full: with
         less than 1 at first, z carries something before its rate presses it flat.
         """
-        _, likelihood = self.bottleneck(torch.lerp(z.detach(), z, rate_weight), training=True)
+        weighted = torch.lerp(z.detach(), z, rate_weight)
+        _, likelihood = self.bottleneck(weighted + noise(z), training=True)
         rounded = torch.round(z - self.medians) + self.medians
         return z + (rounded - z).detach(), -likelihood.log2().sum((1, 2, 3))
 
@@ -226,14 +244,17 @@ class LaplacianEntropyModel(nn.Module):
             y_hat = torch.cat([y_hat, torch.where(anchors, y_anchor, y_rest)], 1)
         return y_hat
 
-    def train_latent(self, y: Tensor, bits_z: Tensor, prior: Prior) -> Latent:
+    def train_latent(
+        self, y: Tensor, bits_z: Tensor, prior: Prior, noise: Noise = uniform_noise
+    ) -> Latent:
         """Mixed quantisation: noise for the rate, straight-through for contexts and decoder."""
         bits = []
+        drawn = noise(y)
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
             part = y[:, here.channels]
             residual = part - gaussian.mu
-            noisy = residual + torch.empty_like(residual).uniform_(-0.5, 0.5)
+            noisy = residual + drawn[:, here.channels]
             cost = self.gaussian_bits(noisy, self.bounded_scale(gaussian.log2_sigma))
             bits.append((cost * here.mask).sum((1, 2, 3)))
             return part + (torch.round(residual) - residual).detach()

@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 
@@ -23,33 +23,44 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        stage: "codec", or "denoiser" on a frozen codec.
+        stage: "codec", "denoiser" on a frozen codec, or "joint": both at once, the codec for what
+            the denoiser makes of it.
         size: "small" or "paper".
         codec: for the denoiser: name or file of the codec it belongs to.
         init: file of a codec whose transforms and gains the run starts with; with an entropy model
             of the same shape, that too.
-        objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE).
+        objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE). A joint
+            run has the denoiser's loss in its place.
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
         prediction: what the denoiser predicts: "x", "eps" or "v".
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS.
         lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
-        data: folder of photos; held_out: every so many-th of them, from the first in order of
-            name, is not trained on (0: all are).
-        batch, crop: photos per step and their side in pixels.
+        data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
+            of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.
+        held_out: every so many-th photo (of Vimeo-90k: clip), from the first in order of name, is
+            not trained on (0: all are).
+        bank_gb: a set that takes at most this much memory decoded, in GB, is decoded once and
+            cropped on the training device; a larger one is read again for every crop.
+        workers: processes that read a larger set; 0 reads in the training process.
+        batch, crop: photos per step *and process*, and their side in pixels.
         steps: length of the run; 0 means: from `max_minutes` and the measured speed.
         max_minutes: time box.
         lr, warmup, clip, ema: peak learning rate, warm-up steps, gradient norm, decay of the
             averaged weights.
-        decay: last part of the run in which the learning rate falls to 1 % (a cosine). 1 is a cosine
-            over the whole run; with less, a run can be made longer until that part begins.
+        decay: last part of the run in which the learning rate falls to 1 % (a cosine). 1 is a
+            cosine over the whole run; with less, a run can be made longer until that part begins.
         z_warmup: steps until the hyper-latent pays its rate in full.
-        seed: of weights, crops, λ and noise; step s draws from (seed, s) alone.
+        seed: of weights, crops, λ and noise; photo i of step s draws from (seed, s, i) alone.
         checkpoint_every: seconds between checkpoints.
         threads: CPU threads; 0 leaves PyTorch's choice.
+        accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: what to train on,
+            how many of them per machine, how many machines, how they work together ("ddp"), and
+            "32-true" or "bf16-mixed" (the transforms and the denoiser in bfloat16; entropy model,
+            likelihoods, losses and weights stay in float32).
     """
 
-    stage: Literal["codec", "denoiser"] = "codec"
+    stage: Literal["codec", "denoiser", "joint"] = "codec"
     size: Literal["small", "paper"] = "small"
     codec: str = ""
     init: str = ""
@@ -62,6 +73,8 @@ class TrainConfig:
     lpips_t_max: float = 0.7
     data: str = ""
     held_out: int = 100
+    bank_gb: float = 4.0
+    workers: int = 4
     batch: int = 4
     crop: int = 256
     steps: int = 0
@@ -75,14 +88,18 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: float = 120.0
     threads: int = 0
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self):
         for field in fields(self):
             self._check_type(field.name, type(field.default))
-        self._allow("stage", ("codec", "denoiser"))
-        self._allow("size", ("small", "paper"))
-        self._allow("objective", ("ms-ssim", "mse"))
-        self._allow("prediction", ("x", "eps", "v"))
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                self._allow(name, get_args(kind))
         if not 0 < self.lmbda_min < self.lmbda_max:
             raise ValueError(
                 f"lmbda_min is {self.lmbda_min} and lmbda_max {self.lmbda_max}: "
@@ -103,8 +120,11 @@ class TrainConfig:
             raise ValueError(
                 "lr and clip must be > 0, warmup and z_warmup >= 1 and ema from 0 to below 1"
             )
-        if self.threads < 0 or self.checkpoint_every < 0:
-            raise ValueError("threads and checkpoint_every must be >= 0")
+        for name in ("threads", "checkpoint_every", "workers", "bank_gb", "held_out", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be >= 0")
+        if self.devices < 1 or self.nodes < 1:
+            raise ValueError("devices and nodes must be >= 1")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay is {self.decay}: it must be above 0 and at most 1")
         if not 0 <= self.rho <= 1:

@@ -3,83 +3,97 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import os
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from blurlib.images import folder
+from blurlib.images import write_image
+from blurlib.training import stages
 from blurlib.training.config import TrainConfig
-from blurlib.training.data import ImageBank
-from blurlib.training.stages import CodecStage, DenoiserStage, Stage
+from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
+from blurlib.training.draws import Draws
+from blurlib.training.run import RunFolder, Step, read_log
 
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
+PATIENCE = 20  # steps in a row that may be not finite
+PREVIEW_SIDE = 512  # pixels
 
 
-class Step(NamedTuple):
-    """One step of a run, as logged.
+class NotFiniteError(ValueError):
+    """Step after step was not finite: the run cannot go on."""
 
-    Attributes:
-        step, steps: this step, from 1, and how many the run will have (0: not yet known).
-        loss: the quantity that is minimised.
-        parts: what it is made of, by name.
-        gradient: norm of the gradient before clipping.
-        lr: learning rate; seconds: wall time of the step.
-    """
 
-    step: int
-    steps: int
-    loss: float
-    parts: dict[str, float]
-    gradient: float
-    lr: float
-    seconds: float
+class Terminated(SystemExit):
+    """The run was told to end (SIGTERM), and saved its checkpoint; exit code 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
 
 
 @dataclass
 class _State:
-    """Everything a checkpoint holds."""
+    """Everything a checkpoint holds. Random numbers are not in it: they follow from the step."""
 
-    stage: Stage
+    stage: stages.Stage
     average: nn.Module
     optimiser: torch.optim.Optimizer
     aux_optimiser: torch.optim.Optimizer | None
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
+    not_finite: int = 0  # steps
+    not_finite_in_a_row: int = 0
     updating: bool = False  # weights, average and counters do not belong together now
 
-    def save(self, path: Path) -> None:
-        """Atomically: a full disk or a kill leaves the previous checkpoint."""
-        temporary = path.with_suffix(".partial")
-        aux = self.aux_optimiser.state_dict() if self.aux_optimiser else None
-        state = {
+    def to_dict(self) -> dict[str, Any]:
+        return {
             "model": self.stage.module.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "aux": aux,
+            "aux": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
             "counters": [self.step, self.steps, self.seconds],
+            "not_finite": [self.not_finite, self.not_finite_in_a_row],
         }
-        torch.save(state, temporary)
-        os.replace(temporary, path)
 
-    def load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def load(self, state: dict[str, Any]) -> None:
         self.stage.module.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.aux_optimiser:
             self.aux_optimiser.load_state_dict(state["aux"])
         self.step, self.steps, self.seconds = state["counters"]
+        self.not_finite, self.not_finite_in_a_row = state.get("not_finite", [0, 0])
+
+
+class _Termination:
+    """For the time of a `with`, SIGTERM is noted instead of obeyed; a second one kills."""
+
+    requested = False
+
+    def __enter__(self) -> _Termination:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_) -> None:
+        self.requested = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def __exit__(self, *_) -> None:
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
 
 def train(
@@ -88,55 +102,70 @@ def train(
     images: Sequence[Path] | None = None,
     resume: bool = False,
 ) -> Iterator[Step]:
-    """Train in a folder of its own: config.toml, log.jsonl, checkpoint.pt, model.safetensors.
+    """Train in a folder of its own, which `blurlib.training.run` describes.
 
-    Every step draws its crops, λ and noise from (seed, step) alone, so a resumed run repeats what
-    an uninterrupted one would have done. The checkpoint is also written when the generator is
-    closed early, on an error, and at the end.
+    A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
+    resumed run repeats what an uninterrupted one would have done. The checkpoint is also written
+    when the generator is closed early, on an error, and at the end. On SIGTERM the step in hand is
+    finished and saved.
+
+    With several devices or machines every process runs this; only the first writes.
 
     Args:
-        images: photos to train on; by default those of the folder `config.data`.
+        images: photos to train on; by default those of `config.data`.
         resume: go on from `run`'s checkpoint.
 
     Raises:
-        ValueError: `run` holds another run, or nothing to resume.
+        ValueError: `run` holds another run, or nothing to resume; no photos; the number of
+            processes is not what the configuration says.
+        NotFiniteError: `PATIENCE` steps in a row were not finite.
+        Terminated: after SIGTERM.
+        OSError: the disk is full; the last checkpoint is whole.
     """
-    checkpoint = Path(run) / "checkpoint.pt"
-    _prepare_folder(Path(run), config, checkpoint, resume)
+    folder = RunFolder(run)
+    folder.check(config, resume)
+    fabric = launch(config)
+    if fabric.is_global_zero:
+        folder.prepare(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    bank = ImageBank(images or training_photos(config), config.crop)
-    state = _start(config)
+    entries = [Entry(str(path)) for path in images] if images else find_photos(config)
+    photos = open_photos(config, entries, fabric.device)
+    state = _start(config, fabric)
     if resume:
-        state.load(checkpoint)
+        state.load(folder.load())
         state.steps = config.steps or state.steps  # a run may be resumed to a new length
-    _note_skipped(Path(run), bank)
-    try:
-        yield from _steps(config, bank, state, Path(run), checkpoint)
-    finally:
-        if not state.updating:  # else the checkpoint of the last interval is the good one
-            state.save(checkpoint)
-    export(state.stage, state.average, Path(run) / "model.safetensors")
+    yield from _Run(config, folder, fabric, photos, state, None if images else config).steps()
 
 
-def training_photos(config: TrainConfig) -> list[Path]:
-    """The photos of `config.data` without those held out.
+def launch(config: TrainConfig) -> Fabric:
+    """Fabric as configured, its processes started.
 
     Raises:
-        ValueError: no folder is given, or it has no photos.
+        ValueError: a launcher such as torchrun started another number of processes.
     """
-    if not config.data:
-        raise ValueError("data is empty: name a folder of training photos")
-    paths = folder(config.data)
-    return [p for i, p in enumerate(paths) if not config.held_out or i % config.held_out]
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        strategy=config.strategy,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=config.precision,
+    )
+    started = int(os.environ.get("WORLD_SIZE", fabric.world_size))
+    if started != config.devices * config.nodes:
+        raise ValueError(
+            f"{started} processes were started, and the run is for {config.devices} devices on "
+            f"{config.nodes} machines: say so with --devices and --nodes"
+        )
+    fabric.launch()
+    return fabric
 
 
-def export(stage: Stage, average: nn.Module, path: Path) -> None:
-    """Write the averaged weights as the model file that `zoo` reads."""
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(stage.file(copy.deepcopy(average)))
-    os.replace(temporary, path)
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and reports."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -150,75 +179,174 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _start(config: TrainConfig) -> _State:
-    stage: Stage = CodecStage(config) if config.stage == "codec" else DenoiserStage(config)
+def _start(config: TrainConfig, fabric: Fabric) -> _State:
+    torch.manual_seed(config.seed)  # of the weights, the same in all processes
+    stage = stages.make(config)
     stage.module.to(memory_format=torch.channels_last).train()
+    average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
+    stage.setup(fabric)
     aux = list(stage.aux_parameters())
     main = [p for p in stage.module.parameters() if all(p is not a for a in aux)]
+    fused = fabric.device.type == "cuda"
     return _State(
         stage=stage,
-        average=copy.deepcopy(stage.module).requires_grad_(False),
-        optimiser=torch.optim.Adam(main, lr=config.lr),
-        aux_optimiser=torch.optim.Adam(aux, lr=1e-2) if aux else None,
+        average=average,
+        optimiser=torch.optim.Adam(main, lr=config.lr, fused=fused),
+        aux_optimiser=torch.optim.Adam(aux, lr=1e-2, fused=fused) if aux else None,
         steps=config.steps,
     )
 
 
-def _steps(
-    config: TrainConfig, bank: ImageBank, state: _State, run: Path, checkpoint: Path
-) -> Iterator[Step]:
-    saved = time.monotonic()
-    _end_line(run / "log.jsonl")
-    with open(run / "log.jsonl", "a") as log:
-        while not state.steps or state.step < state.steps:
-            start = time.monotonic()
-            result = _one_step(config, bank, state)
-            seconds = time.monotonic() - start
-            state.step += 1
-            state.seconds += seconds
-            state.updating = False
-            if not state.steps and state.step == MEASURED_STEPS.stop:
-                state.steps = state.step + _steps_left(config, state, run)
-            loss, parts, gradient, lr = result
-            step = Step(state.step, state.steps, loss, parts, gradient, lr, seconds)
-            log.write(json.dumps(step._asdict()) + "\n")
-            log.flush()
-            if time.monotonic() - saved > config.checkpoint_every:
-                state.save(checkpoint)
-                saved = time.monotonic()
-            yield step
+class _Run:
+    """The parts of a run that is under way."""
 
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        fabric: Fabric,
+        photos: Photos,
+        state: _State,
+        held_out: TrainConfig | None,
+    ):
+        self.config, self.folder, self.fabric = config, folder, fabric
+        self.photos, self.state = photos, state
+        first = fabric.global_rank * config.batch
+        self.samples = range(first, first + config.batch)
+        self.total = fabric.world_size * config.batch
+        self.termination = _Termination()
+        self.preview = _preview_photo(held_out) if held_out and fabric.is_global_zero else None
 
-def _steps_left(config: TrainConfig, state: _State, run: Path) -> int:
-    """How many steps still fit into the time box, at the speed in the log (resumed runs too)."""
-    pace = statistics.mean(s.seconds for s in read_log(run) if s.step in MEASURED_STEPS)
-    return max(1, int((config.max_minutes * 60 - state.seconds) / pace))
+    def steps(self) -> Iterator[Step]:
+        """All steps, then the model files; leaves a checkpoint however it ends."""
+        with self.termination:
+            try:
+                yield from self._logged_steps()
+            finally:
+                if (
+                    not self.state.updating
+                ):  # else the checkpoint of the last interval is the good one
+                    self._save()
+        if self.fabric.is_global_zero:
+            average = copy.deepcopy(self.state.average).cpu()  # tables are computed where all can
+            for name, data in self.state.stage.files(average).items():
+                self.folder.write(name, data)
 
+    def _logged_steps(self) -> Iterator[Step]:
+        state, saved = self.state, time.monotonic()
+        crops = self.photos.batches(state.step, self.samples)
+        with open(self.folder.log if self.fabric.is_global_zero else os.devnull, "a") as log:
+            self._note_skipped()
+            while not state.steps or state.step < state.steps:
+                step, stop = self._step(crops)
+                log.write(json.dumps(step._asdict()) + "\n")
+                log.flush()
+                if state.not_finite_in_a_row == PATIENCE:
+                    self._give_up()
+                if stop:
+                    raise Terminated
+                if time.monotonic() - saved > self.config.checkpoint_every:
+                    self._save()
+                    self._note_skipped()
+                    saved = time.monotonic()
+                yield step
 
-def _one_step(config: TrainConfig, bank: ImageBank, state: _State):
-    """Forward, backward, update. A step whose gradient is not finite changes nothing."""
-    torch.manual_seed(config.seed * 1_000_003 + state.step)  # λ and noise
-    x = bank.batch(config.batch, torch.default_generator)
-    lr = learning_rate(state.step, state.steps, config)
-    for group in state.optimiser.param_groups:
-        group["lr"] = lr
-    loss, parts = state.stage.loss(x.contiguous(memory_format=torch.channels_last), state.step)
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    gradient = nn.utils.clip_grad_norm_(state.optimiser.param_groups[0]["params"], config.clip)
-    state.updating = True
-    if torch.isfinite(gradient):
+    def _step(self, crops: Iterator[Tensor]) -> tuple[Step, bool]:
+        """Read, forward, backward, update; and whether any process was told to end.
+
+        A step that is not finite changes nothing. All processes see the same means, so they agree.
+        """
+        state, start = self.state, time.monotonic()
+        x = next(crops).float().div(255).contiguous(memory_format=torch.channels_last)
+        lr = learning_rate(state.step, state.steps, self.config)
+        for group in state.optimiser.param_groups:
+            group["lr"] = lr
+        draws = Draws(self.config.seed, state.step, self.samples, self.total, self.fabric.device)
+        loss = state.stage.loss(x, state.step, draws)
+        state.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss.total)
+        main = state.optimiser.param_groups[0]["params"]
+        gradient = nn.utils.clip_grad_norm_(main, self.config.clip)
+        stop = torch.full((), float(self.termination.requested), device=x.device)
+        numbers = [loss.total, gradient, stop, *loss.parts.values()]
+        means = self.fabric.all_reduce(torch.stack([n.detach().float() for n in numbers]))
+        total, norm, stop, *parts = means.tolist()  # the one time a GPU is waited for
+        state.updating = True
+        finite = math.isfinite(total) and math.isfinite(norm)
+        if finite:
+            self._update()
+        state.not_finite += not finite
+        state.not_finite_in_a_row = 0 if finite else state.not_finite_in_a_row + 1
+        seconds = time.monotonic() - start
+        state.step += 1
+        state.seconds += seconds
+        state.updating = False
+        if state.step == MEASURED_STEPS.stop and not state.steps:
+            state.steps = state.step + self._steps_left()
+        step = Step(
+            state.step, state.steps, total, dict(zip(loss.parts, parts, strict=True)), norm, lr,
+            seconds, self.total, state.not_finite,
+        )  # fmt: skip
+        return step, stop > 0
+
+    def _update(self) -> None:
+        state = self.state
         state.optimiser.step()
-        _step_aux(state)
-        _average(state.average, state.stage.module, min(config.ema, state.step / (state.step + 10)))
-    return loss.item(), parts, gradient.item(), lr
+        if state.aux_optimiser:
+            state.aux_optimiser.zero_grad(set_to_none=True)
+            state.stage.aux_loss().backward()
+            state.aux_optimiser.step()
+        decay = min(self.config.ema, state.step / (state.step + 10))
+        _average(state.average, state.stage.module, decay)
+
+    def _steps_left(self) -> int:
+        """How many steps still fit into the time box, at the speed in the log (of resumed runs
+        too)."""
+        left = 0
+        if self.fabric.is_global_zero:
+            log = read_log(self.folder.path)
+            pace = statistics.mean(s.seconds for s in log if s.step in MEASURED_STEPS)
+            left = max(1, int((self.config.max_minutes * 60 - self.state.seconds) / pace))
+        return self.fabric.broadcast(left)
+
+    def _save(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        self.folder.save(self.state.to_dict())
+        if self.preview is not None:
+            x = self.preview[None].to(self.fabric.device).float() / 255
+            with torch.no_grad():
+                x_hat = self.state.stage.preview(self.state.average, x)[0]
+            if torch.isfinite(x_hat).all():
+                x_hat = x_hat.clamp(0, 1).mul(255).round().byte().cpu()
+                both = torch.cat([self.preview, x_hat], dim=2)
+                write_image(self.folder.path / "validation.png", both, overwrite=True)
+
+    def _note_skipped(self) -> None:
+        if self.fabric.is_global_zero:
+            self.folder.note_skipped(self.photos)
+
+    def _give_up(self) -> None:
+        first = self.state.step - PATIENCE + 1
+        if self.fabric.is_global_zero:
+            note = f"# Not finite from step {first} on; every step repeats from (seed, step).\n"
+            self.folder.write("not_finite.toml", (note + self.config.to_toml()).encode())
+        raise NotFiniteError(
+            f"step {first} and the {PATIENCE - 1} after it were not finite; "
+            f"{self.folder.path / 'not_finite.toml'} repeats the run, and the checkpoint beside it "
+            "holds the last finite weights. A smaller lr or clip may help"
+        )
 
 
-def _step_aux(state: _State) -> None:
-    if state.aux_optimiser:
-        state.aux_optimiser.zero_grad(set_to_none=True)
-        state.stage.aux_loss().backward()
-        state.aux_optimiser.step()
+def _preview_photo(config: TrainConfig) -> Tensor | None:
+    """The middle of the first usable held-out photo, uint8; sides are multiples of 64."""
+    for entry in find_photos(config, held_out=True):
+        photo = read_photo(entry, 64)
+        if isinstance(photo, Tensor):
+            H, W = (min(side // 64 * 64, PREVIEW_SIDE) for side in photo.shape[1:])
+            top, left = (photo.shape[1] - H) // 2, (photo.shape[2] - W) // 2
+            return photo[:, top : top + H, left : left + W]
+    return None
 
 
 @torch.no_grad()
@@ -228,50 +356,3 @@ def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(ours, theirs, 1 - decay)
     for a, b in zip(average.buffers(), module.buffers(), strict=True):
         a.copy_(b)
-
-
-def _prepare_folder(run: Path, config: TrainConfig, checkpoint: Path, resume: bool) -> None:
-    if resume and not checkpoint.is_file():
-        raise ValueError(f"{run} has no checkpoint.pt to resume from")
-    if not resume and checkpoint.exists():
-        raise ValueError(f"{run} already holds a run: resume it, or choose another folder")
-    if resume:
-        started = TrainConfig.recipe(str(run / "config.toml"))
-        for field in dataclasses.fields(config):
-            if field.name in ("data", "checkpoint_every", "threads", "steps"):
-                continue  # of the machine, or a new length for the run
-            before, now = getattr(started, field.name), getattr(config, field.name)
-            if before != now:
-                raise ValueError(
-                    f"{run} was started with {field.name} = {before!r}, not {now!r}: resume it "
-                    "with its own recipe (only data, threads, checkpoint_every, steps may change)"
-                )
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.toml").write_text(config.to_toml())
-
-
-def _note_skipped(run: Path, bank: ImageBank) -> None:
-    lines = [f"{skipped.path}: {skipped.reason}" for skipped in bank.skipped]
-    (run / "skipped.txt").write_text("".join(line + "\n" for line in lines))
-
-
-def _end_line(log: Path) -> None:
-    """End a last line that a kill may have cut short."""
-    if log.exists() and not log.read_bytes().endswith(b"\n"):
-        with open(log, "a") as file:
-            file.write("\n")
-
-
-def read_log(run: Path) -> list[Step]:
-    """The steps of a run so far; where it was resumed, the later line of a step counts.
-
-    A line that a kill cut short is left out.
-    """
-    steps: dict[int, Step] = {}
-    for line in (Path(run) / "log.jsonl").read_text().splitlines():
-        try:
-            step = Step(**json.loads(line))
-        except json.JSONDecodeError:
-            continue
-        steps[step.step] = step
-    return [steps[k] for k in sorted(steps)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from blurlib.codec import BlurCodec, CodecOutput
@@ -13,6 +12,7 @@ from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import diffusion_loss
 from blurlib.metrics import Lpips, MsSsimLoss
 from blurlib.training.config import TrainConfig
+from blurlib.training.draws import Draws
 
 DIFFUSION_SCALE = 5.0  # brings an MSE of about 0.02 on [−1, 1] nearer to the size of LPIPS
 
@@ -25,12 +25,10 @@ class RateDistortion(NamedTuple):
     distortion: Tensor
 
 
-def draw_quality(batch: int, levels: int, device: torch.device) -> Tensor:
-    """One real quality per photo, (batch,) float64: one in each of `batch` equal parts of
-    [1, levels], so that every batch spans the rates."""
-    part = torch.arange(batch, device=device)
-    drawn = torch.rand(batch, dtype=torch.float64, device=device)
-    return 1 + (levels - 1) * (part + drawn) / batch
+def draw_quality(draws: Draws, levels: int) -> Tensor:
+    """One real quality per photo, (B,) float64: one in each equal part of [1, levels], so that
+    every (global) batch spans the rates."""
+    return 1 + (levels - 1) * draws.strata()
 
 
 def lmbda(quality: Tensor, levels: int, config: TrainConfig) -> Tensor:
@@ -46,27 +44,29 @@ def distortion(x_hat: Tensor, x: Tensor, objective: str) -> Tensor:
     return 255**2 * (x_hat - x).square().mean((1, 2, 3))
 
 
-def rate_distortion(
-    codec: BlurCodec, x: Tensor, config: TrainConfig, z_rate_weight: float = 1.0
-) -> RateDistortion:
-    """Loss of one batch: quality is drawn per photo, so one network learns all rates.
-
-    (R + λ·D) / √(λ/λ_mid): at the optimum R + λ·D grows about as fast as √λ, and without the
-    division the highest rates would rule the gradient.
-    """
-    levels = codec.config.levels
-    quality = draw_quality(len(x), levels, x.device)
-    output = codec(x, quality, z_rate_weight)
-    bpp = output.estimated_bits / x[0, 0].numel()
-    d = distortion(output.x_hat, x, config.objective)
+def balanced(bpp: Tensor, d: Tensor, quality: Tensor, levels: int, config: TrainConfig) -> Tensor:
+    """Mean of (R + λ·D) / √(λ/λ_mid): at the optimum R + λ·D grows about as fast as √λ, and
+    without the division the highest rates would rule the gradient. All (B,)."""
     weight = lmbda(quality, levels, config).to(d)
     middle = math.sqrt(config.lmbda_min * config.lmbda_max)
-    loss = (bpp + weight * d) * (middle / weight).sqrt()
-    return RateDistortion(loss.mean(), bpp.mean(), d.mean())
+    return ((bpp + weight * d) * (middle / weight).sqrt()).mean()
+
+
+def rate_distortion(
+    codec: BlurCodec, x: Tensor, config: TrainConfig, draws: Draws, z_rate_weight: float = 1.0
+) -> RateDistortion:
+    """Loss of one batch: quality is drawn per photo, so one network learns all rates."""
+    levels = codec.config.levels
+    quality = draw_quality(draws, levels)
+    output = codec(x, quality, z_rate_weight, draws.uniform)
+    bpp = output.estimated_bits / x[0, 0].numel()
+    d = distortion(output.x_hat, x, config.objective)
+    loss = balanced(bpp, d, quality, levels, config)
+    return RateDistortion(loss, bpp.mean(), d.mean())
 
 
 class PerceptualDiffusion(NamedTuple):
-    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, each the mean over the batch."""
+    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,)."""
 
     loss: Tensor
     diffusion: Tensor
@@ -74,26 +74,57 @@ class PerceptualDiffusion(NamedTuple):
 
 
 def perceptual_diffusion(
-    decoder: DiffusionDecoder, output: CodecOutput, x: Tensor, lpips: Lpips, config: TrainConfig
+    decoder: DiffusionDecoder,
+    output: CodecOutput,
+    x: Tensor,
+    lpips: Lpips,
+    config: TrainConfig,
+    draws: Draws,
 ) -> PerceptualDiffusion:
-    """Loss of one batch at random times; LPIPS counts where t < `lpips_t_max`.
+    """Loss of each photo at a random time; LPIPS counts where t < `lpips_t_max`.
 
     Args:
-        output: of the frozen codec for x.
+        output: of the codec for x.
         x: (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
-    B = len(x)
-    t = (torch.rand(B, device=x.device) + torch.arange(B, device=x.device)) / B  # stratified
-    eps = torch.randn_like(x)
+    t = draws.strata().to(x)
     result = diffusion_loss(
         decoder.process,
         lambda z_t, t: decoder.predict(z_t, t, output.reconstruction),
         2 * x - 1,
         t,
-        eps,
+        draws.normal(x),
     )
     weight = (t < config.lpips_t_max).to(x)
-    perceptual = (weight * lpips((result.x_hat + 1) / 2, x)).mean()
-    diffusion = result.per_sample.mean()
-    loss = (1 - config.rho) * DIFFUSION_SCALE * diffusion + config.rho * perceptual
-    return PerceptualDiffusion(loss, diffusion, perceptual)
+    perceptual = weight * lpips((result.x_hat + 1) / 2, x)
+    loss = (1 - config.rho) * DIFFUSION_SCALE * result.per_sample + config.rho * perceptual
+    return PerceptualDiffusion(loss, result.per_sample, perceptual)
+
+
+class RatePerception(NamedTuple):
+    """R + λ·D with the perceptual D of a batch, and the parts, each the mean over the batch."""
+
+    loss: Tensor
+    bpp: Tensor
+    diffusion: Tensor
+    lpips: Tensor
+
+
+def rate_perception(
+    codec: BlurCodec,
+    decoder: DiffusionDecoder,
+    x: Tensor,
+    lpips: Lpips,
+    config: TrainConfig,
+    draws: Draws,
+    z_rate_weight: float = 1.0,
+) -> RatePerception:
+    """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS]: the paper's objective, codec and denoiser at
+    once, λ drawn per photo as in `rate_distortion`."""
+    levels = codec.config.levels
+    quality = draw_quality(draws, levels)
+    output = codec(x, quality, z_rate_weight, draws.uniform)
+    bpp = output.estimated_bits / x[0, 0].numel()
+    d = perceptual_diffusion(decoder, output, x, lpips, config, draws)
+    loss = balanced(bpp, d.loss, quality, levels, config)
+    return RatePerception(loss, bpp.mean(), d.diffusion.mean(), d.lpips.mean())

@@ -1,12 +1,14 @@
-"""What is trained: the codec, or a denoiser on a frozen codec."""
+"""What is trained: the codec, a denoiser on a frozen codec, or both."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blurlib.codec import BlurCodec, CodecConfig, zoo
@@ -15,7 +17,22 @@ from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserCon
 from blurlib.images import cached_weights
 from blurlib.metrics import Lpips
 from blurlib.training.config import TrainConfig
-from blurlib.training.losses import draw_quality, perceptual_diffusion, rate_distortion
+from blurlib.training.draws import Draws
+from blurlib.training.losses import (
+    draw_quality,
+    perceptual_diffusion,
+    rate_distortion,
+    rate_perception,
+)
+
+PREVIEW_STEPS = 8  # of the diffusion decoder, for a look at it
+
+
+class Loss(NamedTuple):
+    """What is minimised, and what it is made of by name; all means over the batch."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 class Stage(Protocol):
@@ -23,8 +40,11 @@ class Stage(Protocol):
 
     module: nn.Module
 
-    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0; and its parts by name."""
+    def setup(self, fabric: Fabric) -> None:
+        """Move to the device, and let Fabric wrap the networks for precision and processes."""
+
+    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0."""
 
     def aux_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters with a loss and an optimiser of their own."""
@@ -32,24 +52,34 @@ class Stage(Protocol):
     def aux_loss(self) -> Tensor:
         """Their loss."""
 
-    def file(self, average: nn.Module) -> bytes:
-        """The model file for the averaged weights."""
+    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+        """What the averaged weights make of a photo (1, 3, H, W), H and W multiples of 64."""
+
+    def files(self, average: nn.Module) -> dict[str, bytes]:
+        """The model files for the averaged weights, by name; `average` may be changed."""
+
+
+def make(config: TrainConfig) -> Stage:
+    """The stage that `config` names."""
+    if config.stage == "joint":
+        return JointStage(config)
+    return CodecStage(config) if config.stage == "codec" else DenoiserStage(config)
 
 
 class CodecStage:
     """R + λ·D over all qualities at once."""
 
     def __init__(self, config: TrainConfig):
-        size = CodecConfig.small() if config.size == "small" else CodecConfig.paper()
         self.config = config
-        self.module = BlurCodec(size)
-        if config.init:
-            zoo.initialise(self.module, config.init)
+        self.module = self.network = _new_codec(config)
 
-    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        weight = min(1.0, step / self.config.z_warmup)
-        result = rate_distortion(self.module, x, self.config, weight)
-        return result.loss, {"bpp": result.bpp.item(), "distortion": result.distortion.item()}
+    def setup(self, fabric: Fabric) -> None:
+        self.network = _wrap(fabric, self.module, self.aux_parameters())
+
+    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+        weight = _z_weight(step, self.config)
+        result = rate_distortion(self.network, x, self.config, draws, weight)
+        return Loss(result.loss, {"bpp": result.bpp, "distortion": result.distortion})
 
     def aux_parameters(self) -> Iterable[nn.Parameter]:
         """The bottleneck's quantiles: where its tables will end."""
@@ -58,8 +88,11 @@ class CodecStage:
     def aux_loss(self) -> Tensor:
         return self.module.entropy.hyper_latent.bottleneck.loss()
 
-    def file(self, average: nn.Module) -> bytes:
-        return zoo.codec_bytes(average)
+    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+        return average(x, _middle(average)).x_hat
+
+    def files(self, average: nn.Module) -> dict[str, bytes]:
+        return {"model.safetensors": zoo.codec_bytes(average)}
 
 
 class DenoiserStage:
@@ -70,22 +103,22 @@ class DenoiserStage:
         self.codec = zoo.load(config.codec).requires_grad_(False)
         self.codec.entropy.float()  # float64 is for coding; here nothing has to be repeated exactly
         self.codec.h_s.float()
-        sizes = DenoiserConfig.small() if config.size == "small" else DenoiserConfig.paper()
-        sizes = dataclasses.replace(sizes, residual_to_base=config.prediction == "x")
-        schedule = BlurSchedule(sigma_blur_max=config.sigma_blur_max)
-        self.module = Denoiser(sizes)
-        self.process = BlurDiffusion(schedule, config.prediction)
-        # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
-        self.lpips = Lpips.load("squeeze", cached_weights("lpips_squeeze_v0.1_full.pth"))
+        self.module = self.network = _new_denoiser(config)
+        self.process = _process(config)
+        self.lpips = _load_lpips()
 
-    def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+    def setup(self, fabric: Fabric) -> None:
+        self.network = _wrap(fabric, self.module)
+        self.codec, self.lpips = fabric.to_device(self.codec), fabric.to_device(self.lpips)
+
+    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         with torch.no_grad():
-            quality = draw_quality(len(x), self.codec.config.levels, x.device)
-            output = self.codec(x, quality)
+            output = self.codec(x, draw_quality(draws, self.codec.config.levels))
         result = perceptual_diffusion(
-            self._decoder(self.module), output, x, self.lpips, self.config
+            self._decoder(self.network), output, x, self.lpips, self.config, draws
         )
-        return result.loss, {"diffusion": result.diffusion.item(), "lpips": result.lpips.item()}
+        parts = {"diffusion": result.diffusion.mean(), "lpips": result.lpips.mean()}
+        return Loss(result.loss.mean(), parts)
 
     def aux_parameters(self) -> Iterable[nn.Parameter]:
         return []
@@ -93,8 +126,105 @@ class DenoiserStage:
     def aux_loss(self) -> Tensor:
         raise NotImplementedError("the denoiser has no auxiliary loss")
 
-    def file(self, average: nn.Module) -> bytes:
-        return zoo.denoiser_bytes(self._decoder(average))
+    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+        output = self.codec(x, _middle(self.codec))
+        *_, last = self._decoder(average).sample(output, PREVIEW_STEPS)
+        return last.x_hat
+
+    def files(self, average: nn.Module) -> dict[str, bytes]:
+        return {"model.safetensors": zoo.denoiser_bytes(self._decoder(average))}
 
     def _decoder(self, denoiser: nn.Module) -> DiffusionDecoder:
         return DiffusionDecoder(denoiser, self.process, self.codec.model_id)
+
+
+class Pair(nn.Module):
+    """A codec and a denoiser that are trained together."""
+
+    def __init__(self, codec: BlurCodec, denoiser: Denoiser):
+        super().__init__()
+        self.codec, self.denoiser = codec, denoiser
+
+
+class JointStage:
+    """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS], codec and denoiser at once.
+
+    The direct decoder's picture is trained as what the denoiser starts from, and as nothing else.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.module = Pair(_new_codec(config), _new_denoiser(config))
+        self.codec, self.denoiser = self.module.codec, self.module.denoiser
+        self.process = _process(config)
+        self.lpips = _load_lpips()
+
+    def setup(self, fabric: Fabric) -> None:
+        self.codec = _wrap(fabric, self.module.codec, self.aux_parameters())
+        self.denoiser = _wrap(fabric, self.module.denoiser)
+        self.lpips = fabric.to_device(self.lpips)
+
+    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+        decoder = DiffusionDecoder(self.denoiser, self.process, bytes(4))
+        weight = _z_weight(step, self.config)
+        result = rate_perception(self.codec, decoder, x, self.lpips, self.config, draws, weight)
+        parts = {"bpp": result.bpp, "diffusion": result.diffusion, "lpips": result.lpips}
+        return Loss(result.loss, parts)
+
+    def aux_parameters(self) -> Iterable[nn.Parameter]:
+        return [self.module.codec.entropy.hyper_latent.bottleneck.quantiles]
+
+    def aux_loss(self) -> Tensor:
+        return self.module.codec.entropy.hyper_latent.bottleneck.loss()
+
+    def preview(self, average: Pair, x: Tensor) -> Tensor:
+        output = average.codec(x, _middle(average.codec))
+        decoder = DiffusionDecoder(average.denoiser, self.process, output.model_id)
+        *_, last = decoder.sample(output, PREVIEW_STEPS)
+        return last.x_hat
+
+    def files(self, average: Pair) -> dict[str, bytes]:
+        codec = zoo.codec_bytes(average.codec)
+        model_id = hashlib.sha256(codec).digest()[:4]
+        decoder = DiffusionDecoder(average.denoiser, self.process, model_id)
+        return {"model.safetensors": codec, "denoiser.safetensors": zoo.denoiser_bytes(decoder)}
+
+
+def _new_codec(config: TrainConfig) -> BlurCodec:
+    codec = BlurCodec(CodecConfig.small() if config.size == "small" else CodecConfig.paper())
+    if config.init:
+        zoo.initialise(codec, config.init)
+    return codec
+
+
+def _new_denoiser(config: TrainConfig) -> Denoiser:
+    sizes = DenoiserConfig.small() if config.size == "small" else DenoiserConfig.paper()
+    return Denoiser(dataclasses.replace(sizes, residual_to_base=config.prediction == "x"))
+
+
+def _process(config: TrainConfig) -> BlurDiffusion:
+    return BlurDiffusion(BlurSchedule(sigma_blur_max=config.sigma_blur_max), config.prediction)
+
+
+def _load_lpips() -> Lpips:
+    # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
+    return Lpips.load("squeeze", cached_weights("lpips_squeeze_v0.1_full.pth"))
+
+
+def _wrap(fabric: Fabric, module: nn.Module, apart: Iterable[nn.Parameter] = ()) -> nn.Module:
+    """`module` for this run's precision and processes. The parameters `apart` get no gradient from
+    the main loss, for which processes would wait; their own loss is the same in all of them."""
+    for parameter in apart:
+        parameter.requires_grad_(False)
+    wrapped = fabric.setup_module(module)
+    for parameter in apart:
+        parameter.requires_grad_(True)
+    return wrapped
+
+
+def _z_weight(step: int, config: TrainConfig) -> float:
+    return min(1.0, step / config.z_warmup)
+
+
+def _middle(codec: BlurCodec) -> float:
+    return (1 + codec.config.levels) / 2

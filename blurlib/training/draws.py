@@ -1,0 +1,61 @@
+"""Random numbers keyed by what they are for: seed, step and sample.
+
+A sample of the global batch draws the same numbers whichever process it is computed in and
+whatever was computed before it. So two processes repeat one with the doubled batch, and a resumed
+run repeats an uninterrupted one, without any generator's state being stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+Device = torch.device | str
+
+
+def generator(*key: int | str, device: Device = "cpu") -> torch.Generator:
+    """A generator of its own for every key; keys that differ in one part share nothing."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+class Draws:
+    """What one step draws, apart from its crops.
+
+    Args:
+        samples: this process's part of the global batch; total: size of the global batch.
+        device: where noise is drawn: no copies, but a CPU and a GPU draw different noise.
+    """
+
+    def __init__(self, seed: int, step: int, samples: range, total: int, device: Device = "cpu"):
+        self.samples, self.total, self.device = samples, total, device
+        self._shared = generator(seed, step, "strata")
+        self._own = [generator(seed, step, "noise", i, device=device) for i in samples]
+
+    def strata(self) -> Tensor:
+        """(B,) float64 in [0, 1): over the global batch, one number in each of `total` equal
+        parts, the parts in an order of their own at every call."""
+        part = torch.randperm(self.total, generator=self._shared)
+        within = torch.rand(self.total, dtype=torch.float64, generator=self._shared)
+        drawn = (part + within) / self.total
+        return drawn[self.samples.start : self.samples.stop].to(self.device)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform in [−½, ½), of the shape of `like` (B, …)."""
+        out = self._empty(like)
+        for row, own in zip(out, self._own, strict=True):
+            row.uniform_(-0.5, 0.5, generator=own)
+        return out
+
+    def normal(self, like: Tensor) -> Tensor:
+        """N(0, I), of the shape of `like` (B, …)."""
+        out = self._empty(like)
+        for row, own in zip(out, self._own, strict=True):
+            row.normal_(generator=own)
+        return out
+
+    def _empty(self, like: Tensor) -> Tensor:
+        # Contiguous: otherwise the order of the numbers would depend on the memory format.
+        return torch.empty_like(like, memory_format=torch.contiguous_format)

@@ -1,0 +1,118 @@
+"""The folder of a run: what is in it, and how it survives kills and full disks.
+
+config.toml, log.jsonl (one line per step), skipped.txt (photos that cannot be used), checkpoint.pt,
+validation.png and, at the end, the model files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from blurlib.images import atomic_write
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import Photos
+
+# Of the machine, or a new length for the run: these may change where a run is resumed.
+MAY_CHANGE = (
+    *("data", "bank_gb", "workers", "checkpoint_every", "threads", "steps"),
+    *("accelerator", "devices", "nodes", "strategy"),
+)
+
+
+class Step(NamedTuple):
+    """One step of a run, as logged.
+
+    Attributes:
+        step, steps: this step, from 1, and how many the run will have (0: not yet known).
+        loss: the quantity that is minimised.
+        parts: what it is made of, by name.
+        gradient: norm of the gradient before clipping.
+        lr: learning rate; seconds: wall time of the step, reading its photos included.
+        images: photos in the step, all processes together.
+        not_finite: steps so far that changed nothing because they were not finite.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    parts: dict[str, float]
+    gradient: float
+    lr: float
+    seconds: float
+    images: int = 0
+    not_finite: int = 0
+
+
+class RunFolder:
+    """Reads and writes a run's folder. Everything but the log is replaced whole or not at all."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.log = self.path / "log.jsonl"
+
+    def check(self, config: TrainConfig, resume: bool) -> None:
+        """ValueError where `config` cannot start, or go on, here; changes nothing."""
+        if resume and not self.checkpoint.is_file():
+            raise ValueError(f"{self.path} has no checkpoint.pt to resume from")
+        if not resume and self.checkpoint.exists():
+            raise ValueError(
+                f"{self.path} already holds a run: resume it, or choose another folder"
+            )
+        if resume:
+            started = TrainConfig.recipe(str(self.path / "config.toml"))
+            for field in dataclasses.fields(config):
+                before, now = getattr(started, field.name), getattr(config, field.name)
+                if before != now and field.name not in MAY_CHANGE:
+                    raise ValueError(
+                        f"{self.path} was started with {field.name} = {before!r}, not {now!r}: "
+                        f"resume it with its own recipe (only {', '.join(MAY_CHANGE)} may change)"
+                    )
+
+    def prepare(self, config: TrainConfig) -> None:
+        """Write the configuration, and clear what a kill left half done."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink()
+        self.write("config.toml", config.to_toml().encode())
+        if self.log.exists() and not self.log.read_bytes().endswith(b"\n"):
+            with open(self.log, "a") as file:
+                file.write("\n")
+
+    def write(self, name: str, data: bytes) -> None:
+        atomic_write(self.path / name, data, overwrite=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; on a full disk the old one stays (OSError)."""
+        buffer = io.BytesIO()  # PyTorch's own writer does not raise an OSError there
+        torch.save(state, buffer)
+        atomic_write(self.checkpoint, buffer.getbuffer(), overwrite=True)
+
+    def load(self) -> dict[str, Any]:
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+
+    def note_skipped(self, photos: Photos) -> None:
+        lines = [f"{skipped.entry}: {skipped.reason}\n" for skipped in photos.skipped]
+        self.write("skipped.txt", "".join(lines).encode())
+
+
+def read_log(run: Path) -> list[Step]:
+    """The steps of a run so far; where it was resumed, the later line of a step counts.
+
+    A line that a kill cut short is left out.
+    """
+    steps: dict[int, Step] = {}
+    with open(Path(run) / "log.jsonl") as log:
+        for line in log:
+            try:
+                step = Step(**json.loads(line))
+            except json.JSONDecodeError:
+                continue
+            steps[step.step] = step
+    return [steps[k] for k in sorted(steps)]

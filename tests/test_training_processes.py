@@ -1,0 +1,251 @@
+"""Training in real processes: two that equal one, and runs that are killed and go on."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from blurlib import images
+from blurlib.codec import zoo
+from blurlib.training.config import TrainConfig
+from blurlib.training.run import Step, read_log
+
+ROOT = Path(__file__).parents[1]
+CONFIG = TrainConfig(
+    objective="mse",
+    crop=64,
+    batch=4,
+    steps=12,
+    lmbda_max=3.0,
+    warmup=2,
+    bank_gb=0.1,
+    threads=1,
+    accelerator="cpu",
+    checkpoint_every=1000.0,
+)
+
+# `size = "small"` means a model that takes milliseconds; a step can be slowed down.
+PROGRAM = """
+import sys, time
+from blurlib import cli
+from blurlib.codec import CodecConfig
+from blurlib.codec.transforms import TransformConfig
+from blurlib.entropy import ContextConfig, EntropyConfig
+from blurlib.training import stages
+
+context = ContextConfig(
+    hyper=16, channel=8, local=8, attention=8, parameters=16, heads=2, window=4
+)
+codec = CodecConfig(
+    EntropyConfig(M=160, N=8, context=context), TransformConfig(widths=(16, 16), blocks=(1, 1)),
+    levels=3,
+)
+CodecConfig.small = lambda: codec
+pause = float(sys.argv.pop(1))
+loss = stages.CodecStage.loss
+
+def slow(*arguments):
+    time.sleep(pause)
+    return loss(*arguments)
+
+stages.CodecStage.loss = slow
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(astronaut, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(4):
+        image = astronaut[:, 50 * i : 50 * i + 70, 90 * i : 90 * i + 80 + i]
+        images.write_image(folder / f"{i}.png", image)
+    return folder
+
+
+class Trainer:
+    """Starts `blurlib train` in processes of its own."""
+
+    def __init__(self, folder: Path, photos: Path):
+        self.folder, self.photos = folder, photos
+        self.program = folder / "program.py"
+        self.program.write_text(PROGRAM)
+
+    def start(self, name: str, config: TrainConfig, *options, pause=0.0) -> subprocess.Popen:
+        recipe = self.folder / f"{name}.toml"
+        recipe.write_text(dataclasses.replace(config, data=str(self.photos)).to_toml())
+        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, self.program, pause, "train", recipe, "--run", self.run(name)]
+        return subprocess.Popen(
+            [str(part) for part in (*command, *options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def finish(self, name: str, config: TrainConfig, *options) -> list[Step]:
+        process = self.start(name, config, *options)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return [step._replace(seconds=0) for step in read_log(self.run(name))]
+
+    def run(self, name: str) -> Path:
+        return self.folder / name
+
+    def wait_for_step(self, name: str, step: int) -> None:
+        log = self.run(name) / "log.jsonl"
+        deadline = time.monotonic() + 120
+        while not log.exists() or len(log.read_text().splitlines()) < step:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def trainer(tmp_path, photos) -> Trainer:
+    return Trainer(tmp_path, photos)
+
+
+def position(run: Path) -> int:
+    return torch.load(run / "checkpoint.pt", weights_only=True)["counters"][0]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(trainer):
+    one = trainer.finish("one", CONFIG)
+    two = trainer.finish("two", dataclasses.replace(CONFIG, batch=2, devices=2))
+    assert len(one) == len(two) == CONFIG.steps
+    for a, b in zip(one, two, strict=True):
+        assert (a.images, b.images) == (4, 4)
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)
+        assert b.gradient == pytest.approx(a.gradient, rel=1e-3)
+        assert b.parts == pytest.approx(a.parts, rel=1e-4)
+    assert one[-1].loss < one[0].loss  # the runs went somewhere
+    ours, theirs = (zoo.load(trainer.run(name) / "model.safetensors") for name in ("one", "two"))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_too(trainer):
+    config = dataclasses.replace(CONFIG, batch=2, devices=2, steps=3, data=str(trainer.photos))
+    recipe = trainer.folder / "recipe.toml"
+    recipe.write_text(config.to_toml())
+
+    def launch(processes: int, name: str) -> subprocess.CompletedProcess:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [*launcher, trainer.program, "0", "train", recipe, "--run", trainer.run(name)]
+        return subprocess.run(
+            [sys.executable, *map(str, command)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    result = launch(2, "two")
+    assert result.returncode == 0, result.stderr
+    assert [step.images for step in read_log(trainer.run("two"))] == [4, 4, 4]
+    result = launch(3, "three")
+    assert result.returncode != 0
+    assert "3 processes were started, and the run is for 2 devices on 1 machines" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_ends_as_an_uninterrupted_one_bit_for_bit(trainer, kind):
+    config = dataclasses.replace(CONFIG, checkpoint_every=0.0)
+    whole = trainer.finish("whole", config)
+    process = trainer.start("cut", config, pause=0.3)
+    trainer.wait_for_step("cut", 4)
+    time.sleep(0.15)  # now it is inside a step
+    process.send_signal(kind)
+    _, errors = process.communicate(timeout=60)
+    cut, logged = trainer.run("cut"), len(read_log(trainer.run("cut")))
+    assert 4 <= logged < config.steps
+    assert not (cut / "model.safetensors").exists()
+    if kind == signal.SIGTERM:
+        assert process.returncode == 143
+        assert f"stopped after step {logged}" in errors
+        assert position(cut) == logged
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert logged - position(cut) in (0, 1)  # at most one interval, here one step
+    assert trainer.finish("cut", config, "--resume") == whole
+    model = "model.safetensors"
+    assert (cut / model).read_bytes() == (trainer.run("whole") / model).read_bytes()
+
+
+@pytest.mark.slow
+def test_sigterm_stops_two_processes_at_the_same_step(trainer):
+    config = dataclasses.replace(CONFIG, batch=2, devices=2, steps=500)
+    process = trainer.start("run", config, pause=0.1)
+    trainer.wait_for_step("run", 3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert position(trainer.run("run")) == len(read_log(trainer.run("run")))
+
+
+LIMITED = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(trainer):
+    config = dataclasses.replace(CONFIG, steps=2)
+    trainer.finish("run", config)
+    checkpoint = trainer.run("run") / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    (trainer.run("run") / "model.safetensors").unlink()
+    # The log may still grow, a checkpoint does not fit.
+    trainer.program.write_text(LIMITED + PROGRAM)
+    longer = dataclasses.replace(config, steps=4)
+    program = trainer.start("run", longer, "--resume", pause=len(before) // 2)
+    program.kill()
+    program.wait()
+    recipe = trainer.folder / "run.toml"
+    result = subprocess.run(
+        [sys.executable, trainer.program, str(len(before) // 2), "0", "train", recipe]
+        + ["--run", trainer.run("run"), "--resume"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "checkpoint.pt: cannot be written" in result.stderr
+    assert checkpoint.read_bytes() == before
+    assert not list(trainer.run("run").glob(".*.tmp"))
+    trainer.program.write_text(PROGRAM)
+    assert len(trainer.finish("run", longer, "--resume")) == 4
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_and_leaves_nothing(trainer):
+    process = trainer.start("run", CONFIG, "--dry-run")
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    for word in ("parameters", "memory", "12 steps", "images/s"):
+        assert word in out
+    assert not trainer.run("run").exists()
+
+
+def test_log_lines_of_older_runs_are_read(tmp_path):
+    line = {"step": 1, "steps": 9, "loss": 2.0, "parts": {"bpp": 1.0}, "gradient": 1.0}
+    text = json.dumps(line | {"lr": 0.1, "seconds": 0.5})
+    (tmp_path / "log.jsonl").write_text(text + "\n" + text[:20])
+    assert [step.images for step in read_log(tmp_path)] == [0]
