@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -217,32 +218,118 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="Shipped recipe (tiny, cpu-codec, cpu-denoiser) or TOML file.")
+        str,
+        typer.Argument(
+            help="Shipped recipe (tiny, cpu-small, cpu-denoiser, gpu-small, gpu-denoiser, paper) "
+            "or TOML file."
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[str | None, typer.Option(help="Folder of training photos.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of photos, of Vimeo-90k, or of .tar shards.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="codec, denoiser or joint.")] = None,
     codec: Annotated[str | None, typer.Option(help="Codec that a denoiser is for.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time box.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length; overrides the time box.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Photos per step and device.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices per machine.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run of this recipe.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps, say what to expect, and stop.")
+    ] = False,
 ) -> None:
-    """Train a codec or a denoiser; always leaves a checkpoint to resume from."""
+    """Train a codec, a denoiser or both; always leaves a checkpoint to resume from."""
     from blurlib.training.config import TrainConfig
+    from blurlib.training.loop import Terminated, is_first_process
     from blurlib.training.loop import train as steps_of
 
     config = TrainConfig.recipe(
-        recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads
+        recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads,
+        stage=stage, batch=batch, accelerator=accelerator, devices=devices, nodes=nodes,
+        precision=precision,
+    )  # fmt: skip
+    if dry_run:
+        _dry_run(config)
+        return
+    curves = _Curves(run, config.checkpoint_every)
+    try:
+        with _progress() as bar:
+            task = bar.add_task("reading photos", total=None)
+            with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
+                for step in steps_taken:
+                    bar.update(
+                        task,
+                        total=step.steps or None,
+                        completed=step.step,
+                        description=_describe(step),
+                        visible=is_first_process(),
+                    )
+                    curves.draw_sometimes()
+    except Terminated as stopped:
+        if is_first_process():
+            print(f"blurlib: {stopped.message}; --resume goes on", file=sys.stderr)
+        curves.draw()
+        raise
+    curves.draw()
+    if is_first_process():
+        skipped = len((run / "skipped.txt").read_text().splitlines())
+        if skipped:
+            console.print(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
+        for model in sorted(run.glob("*.safetensors")):
+            console.print(f"{model}: written")
+
+
+def _describe(step) -> str:
+    parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
+    return f"{parts}  {step.images / step.seconds:.1f} images/s"
+
+
+def _dry_run(config) -> None:
+    from blurlib.training.estimate import estimate
+    from blurlib.training.loop import is_first_process
+
+    expected = estimate(config)
+    if not is_first_process():
+        return
+    console.print(
+        f"{expected.parameters:,} parameters, {expected.photos:,} photos "
+        f"({expected.skipped} skipped so far)\n"
+        f"{expected.memory / 1e9:.1f} GB memory at the peak of {expected.measured} steps "
+        f"({expected.device}, this process)\n"
+        f"{expected.steps:,} steps of {expected.seconds:.2f} s "
+        f"({expected.images / expected.seconds:.1f} images/s): {expected.hours:.1f} hours"
     )
-    with _progress() as bar:
-        task = bar.add_task("reading photos", total=None)
-        with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
-            for step in steps_taken:
-                parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
-                bar.update(task, total=step.steps or None, completed=step.step, description=parts)
-    console.print(f"{run / 'model.safetensors'}: written")
+
+
+class _Curves:
+    """curves.png of a run, drawn again from time to time and never for long."""
+
+    def __init__(self, run: Path, every: float):
+        self.run, self.every, self.cost = run, every, 0.0
+        self.drawn = time.monotonic()
+
+    def draw_sometimes(self) -> None:
+        if time.monotonic() - self.drawn > max(self.every, 50 * self.cost):
+            self.draw()
+
+    def draw(self) -> None:
+        from blurlib import plotting
+        from blurlib.training.loop import is_first_process
+        from blurlib.training.run import read_log
+
+        start = time.monotonic()
+        log = self.run / "log.jsonl"
+        if is_first_process() and log.is_file() and (steps := read_log(self.run)):
+            plotting.training_curves(steps).savefig(self.run / "curves.png")
+        self.drawn = time.monotonic()
+        self.cost = self.drawn - start
 
 
 @app.command()

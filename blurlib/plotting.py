@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from blurlib.entropy import Latent
+from blurlib.training.run import Step
 
 INK = "#222222"
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63")
@@ -95,6 +96,31 @@ def rate_distortion(curves: Sequence[Curve], ylabel: str) -> Figure:
     _tidy(axis)
     axis.legend(frameon=False)
     return figure
+
+
+def training_curves(steps: Sequence[Step]) -> Figure:
+    """Loss, its parts, gradient and learning rate over the steps of a run, as means of up to 400
+    stretches; what is not finite is left out."""
+    series = {"loss": [s.loss for s in steps]}
+    series |= {name: [s.parts[name] for s in steps] for name in steps[-1].parts}
+    series |= {"gradient": [s.gradient for s in steps], "learning rate": [s.lr for s in steps]}
+    figure = Figure(figsize=(9, 1.7 * len(series)), dpi=100, layout="constrained")
+    stretches = np.array_split(np.arange(len(steps)), min(400, len(steps)))
+    at = [steps[stretch[-1]].step for stretch in stretches]
+    axes = figure.subplots(len(series), sharex=True)
+    for axis, (name, values) in zip(axes, series.items(), strict=True):
+        values = np.array(values)
+        means = [_finite_mean(values[stretch]) for stretch in stretches]
+        axis.plot(at, means, color=COLOURS[0], lw=1.2)
+        axis.set_ylabel(name)
+        _tidy(axis)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return finite.mean() if len(finite) else np.nan
 
 
 def _tidy(axis) -> None:

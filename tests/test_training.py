@@ -1,8 +1,11 @@
 """Recipes, and the loop: it logs, resumes bit for bit, keeps its time box and survives bad data."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
+import resource
 import statistics
 import tarfile
 from pathlib import Path
@@ -18,7 +21,7 @@ from blurlib.codec.transforms import TransformConfig
 from blurlib.diffusion import DenoiserConfig
 from blurlib.metrics import Lpips
 from blurlib.training import loop, stages
-from blurlib.training.config import TrainConfig
+from blurlib.training.config import RECIPES, TrainConfig
 from blurlib.training.data import (
     Entry,
     ImageBank,
@@ -262,10 +265,8 @@ def test_a_crop_follows_from_seed_step_and_sample_alone(photos):
     assert not torch.equal(first, second)
     assert torch.equal(second, next(bank.batches(1, range(6))))
     assert torch.equal(second[3:], next(bank.batches(1, range(3, 6))))
-    assert not torch.equal(
-        first, next(ImageBank(bank_entries := entries(photos), 64, 4).batches(0, range(6)))
-    )
-    assert len(bank_entries) == 3
+    other = ImageBank(entries(photos), crop=64, seed=4)
+    assert not torch.equal(first, next(other.batches(0, range(6))))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -486,6 +487,101 @@ def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch
     assert len(loop.read_log(tmp_path / "run")) == 6
 
 
+def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
+    photos, tmp_path, monkeypatch
+):
+    loss = stages.CodecStage.loss
+    at = []
+
+    def not_finite_from_the_third(self, x, step, draws):
+        at.append(step)
+        result = loss(self, x, step, draws)
+        return result._replace(total=result.total * (math.inf if step >= 2 else 1))
+
+    monkeypatch.setattr(stages.CodecStage, "loss", not_finite_from_the_third)
+    config = dataclasses.replace(CONFIG, steps=100)
+    folder = tmp_path / "run"
+    with pytest.raises(loop.NotFiniteError, match=r"step 3 and the 19 after it were not finite"):
+        run(config, folder, photos)
+    assert len(at) == 22
+    assert TrainConfig.recipe(str(folder / "not_finite.toml")) == config
+    log = loop.read_log(folder)
+    assert log[-1].not_finite == 20
+    assert all(value.isfinite().all() for value in checkpoint(folder)["model"].values())
+    # That configuration repeats it.
+    with pytest.raises(loop.NotFiniteError, match="step 3 "):
+        run(TrainConfig.recipe(str(folder / "not_finite.toml")), tmp_path / "again", photos)
+    again = loop.read_log(tmp_path / "again")
+    assert [step.loss for step in again[:2]] == [step.loss for step in log[:2]]
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(photos, tmp_path):
+    folder = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, steps=2)
+    run(config, folder, photos)
+    before = (folder / "checkpoint.pt").read_bytes()
+    longer = dataclasses.replace(config, steps=4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written.*checkpoint.pt"):
+            run(longer, folder, photos, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert not list(folder.glob(".*.tmp"))
+    assert [step.step for step in run(longer, folder, photos, resume=True)] == [3, 4]
+
+
+def test_a_checkpoint_of_the_first_format_is_resumed(photos, tmp_path):
+    folder = tmp_path / "run"
+    run(dataclasses.replace(CONFIG, steps=2), folder, photos)
+    state = checkpoint(folder)
+    del state["not_finite"]
+    torch.save(state, folder / "checkpoint.pt")
+    steps = run(dataclasses.replace(CONFIG, steps=3), folder, photos, resume=True)
+    assert [step.step for step in steps] == [3]
+
+
+def test_a_held_out_photo_is_shown_beside_its_reconstruction(tmp_path, astronaut):
+    data = tmp_path / "photos"
+    data.mkdir()
+    for i in range(3):
+        images.write_image(data / f"{i}.png", astronaut[:, 100 * i : 100 * i + 100, :170])
+    config = dataclasses.replace(CONFIG, data=str(data), steps=1)
+    run(config, tmp_path / "run", None)
+    shown = images.read_image(tmp_path / "run" / "validation.png")
+    assert shown.shape == (3, 64, 256)
+    assert torch.equal(shown[:, :, :128], astronaut[:, 18:82, 21:149])  # photo 0 is held out
+
+
+def test_in_bfloat16_the_likelihoods_stay_in_float32(photos, tmp_path, monkeypatch):
+    seen = []
+    rate = stages.rate_distortion
+
+    def noted(codec, *arguments):
+        hooks = [
+            codec.g_a.register_forward_hook(lambda *a: seen.append(("g_a", a[2].dtype))),
+            codec.h_s.register_forward_hook(lambda *a: seen.append(("h_s", a[2].dtype))),
+        ]
+        result = rate(codec, *arguments)
+        for hook in hooks:
+            hook.remove()
+        seen.append(("bpp", result.bpp.dtype))
+        return result
+
+    monkeypatch.setattr(stages, "rate_distortion", noted)
+    config = dataclasses.replace(CONFIG, steps=2, accelerator="cpu")
+    full = run(config, tmp_path / "full", photos)
+    mixed = run(dataclasses.replace(config, precision="bf16-mixed"), tmp_path / "mixed", photos)
+    for name, dtype in seen[:6]:
+        assert dtype == torch.float32, name
+    assert dict(seen[6:]) == {"g_a": torch.bfloat16, "h_s": torch.float32, "bpp": torch.float32}
+    for a, b in zip(full, mixed, strict=True):
+        assert a.loss != b.loss
+        assert b.loss == pytest.approx(a.loss, rel=0.02)
+
+
 def ticking(seconds: float) -> SimpleNamespace:
     """A clock on which every look takes `seconds`."""
     now = [0.0]
@@ -573,6 +669,68 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
     *_, last = decoder.sample(output, steps=2)
     assert torch.isfinite(last.x_hat).all()
+
+
+@pytest.mark.parametrize("prediction", ["x", "eps"])
+def test_codec_and_denoiser_are_trained_together(photos, tmp_path, monkeypatch, photo, prediction):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    config = dataclasses.replace(CONFIG, stage="joint", prediction=prediction, steps=4)
+    folder = tmp_path / "run"
+    steps = run(config, folder, photos)
+    assert steps[0].parts.keys() == {"bpp", "diffusion", "lpips"}
+    assert all(math.isfinite(step.loss) for step in steps)
+    codec = zoo.load(folder / "model.safetensors")
+    decoder = zoo.load_denoiser(folder / "denoiser.safetensors")
+    output = codec.decompress(codec.compress(photo(64, 64), 2))
+    *_, last = decoder.sample(output, steps=2)  # refused unless it is this codec's
+    assert torch.isfinite(last.x_hat).all()
+
+
+def test_the_joint_loss_reaches_codec_and_denoiser(photos, monkeypatch):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    config = dataclasses.replace(CONFIG, stage="joint", rho=0.3, lpips_t_max=1.0)
+    stage = stages.make(config)
+    x = next(ImageBank(entries(photos), 64, 0).batches(0, range(2))) / 255
+    result = stage.loss(x, 5000, Draws(0, 0, range(2), 2))
+    result.total.backward()
+    gradients = {name: p.grad for name, p in stage.module.named_parameters()}
+    for name in ("codec.g_a.layers.1.weight", "codec.main_decoder.stem.weight"):
+        assert gradients[name].abs().sum() > 0
+    assert gradients["denoiser.head.weight"].abs().sum() > 0
+    without = [name for name, gradient in gradients.items() if gradient is None]
+    assert without == ["codec.entropy.hyper_latent.bottleneck.quantiles"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"stage": "codec", "objective": "mse"}])
+def test_the_first_steps_of_the_paper_recipe(photos, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    paper = TrainConfig.recipe(
+        "paper", **changes, crop=64, batch=1, warmup=20, precision="32-true", accelerator="cpu"
+    )
+    assert paper.size == "paper"
+    assert paper.steps == 1_000_000
+    with contextlib.closing(loop.train(paper, tmp_path / "run", photos)) as generator:
+        steps = list(itertools.islice(generator, 50))
+    assert all(math.isfinite(step.loss) for step in steps)
+    assert steps[-1].not_finite == 0
+    # Batches of one photo at a random rate vary; the same four before and after do not.
+    x = next(ImageBank(entries(photos), 64, 0).batches(0, range(4))) / 255
+    torch.manual_seed(paper.seed)
+    stage = stages.make(paper)  # as the run started
+    losses = []
+    for weights in (stage.module.state_dict(), checkpoint(tmp_path / "run")["model"]):
+        stage.module.load_state_dict(weights)
+        with torch.no_grad():
+            losses.append(stage.loss(x, 50, Draws(7, 0, range(4), 4)).total.item())
+    assert losses[1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_shipped_recipes_are_read(recipe):
+    config = TrainConfig.recipe(recipe)
+    assert config.precision == ("bf16-mixed" if recipe[:3] in ("gpu", "pap") else "32-true")
+    assert config.accelerator == "auto"
 
 
 def test_log_lines_are_json(photos, tmp_path):

@@ -54,10 +54,10 @@ class TrainConfig:
         seed: of weights, crops, λ and noise; photo i of step s draws from (seed, s, i) alone.
         checkpoint_every: seconds between checkpoints.
         threads: CPU threads; 0 leaves PyTorch's choice.
-        accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: what to train on,
-            how many of them per machine, how many machines, how they work together ("ddp"), and
-            "32-true" or "bf16-mixed" (the transforms and the denoiser in bfloat16; entropy model,
-            likelihoods, losses and weights stay in float32).
+        accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: what to train on
+            ("auto": a GPU if there is one), how many of them per machine, how many machines, how
+            they work together, and "32-true" or "bf16-mixed" (the transforms and the denoiser in
+            bfloat16; entropy model, likelihoods, losses and weights stay in float32).
     """
 
     stage: Literal["codec", "denoiser", "joint"] = "codec"

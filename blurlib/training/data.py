@@ -9,8 +9,8 @@ What `TrainConfig.data` may name:
   them, whatever else is beside them.
 
 Shards are not streamed but indexed (the headers are read once) and their photos then read where
-they lie. What step s crops thus follows from (seed, s, sample) alone: a resumed run and a run on two
-machines see the photos that one uninterrupted process would have seen, which a shuffle buffer
+they lie. What step s crops thus follows from (seed, s, sample) alone: a resumed run and a run on
+two machines see the photos that one uninterrupted process would have seen, which a shuffle buffer
 cannot promise. The price: shards must be on mounted disks, and uncompressed.
 """
 
@@ -279,6 +279,9 @@ class _Keys:
             step += 1
 
 
+_Drawn = tuple[Tensor | None, list[Skipped]]
+
+
 class _Crops(Dataset):
     """(step, sample) → its crop, and the photos that were drawn before it and cannot be used.
 
@@ -288,7 +291,7 @@ class _Crops(Dataset):
     def __init__(self, entries: Sequence[Entry], crop: int, seed: int):
         self.entries, self.crop, self.seed = entries, crop, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, list[Skipped]]:
+    def __getitem__(self, key: tuple[int, int]) -> _Drawn:
         step, sample = key
         own = generator(self.seed, step, "crop", sample)
         skipped: list[Skipped] = []
@@ -301,9 +304,7 @@ class _Crops(Dataset):
         return None, skipped
 
 
-def _collate(
-    items: list[tuple[Tensor | None, list[Skipped]]],
-) -> tuple[Tensor | None, list[Skipped]]:
+def _collate(items: list[_Drawn]) -> _Drawn:
     crops = [crop for crop, _ in items]
     skipped = [s for _, found in items for s in found]
     return None if any(crop is None for crop in crops) else torch.stack(crops), skipped

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from blurlib.images import write_image
@@ -38,8 +39,9 @@ class NotFiniteError(ValueError):
 class Terminated(SystemExit):
     """The run was told to end (SIGTERM), and saved its checkpoint; exit code 143."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int) -> None:
         super().__init__(128 + signal.SIGTERM)
+        self.message = f"stopped after step {step}"
 
 
 @dataclass
@@ -138,18 +140,27 @@ def train(
     yield from _Run(config, folder, fabric, photos, state, None if images else config).steps()
 
 
+class _InputsAsTheyAre(MixedPrecision):
+    """Autocast alone: Fabric would round the photos and their qualities to bfloat16 as well."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def launch(config: TrainConfig) -> Fabric:
     """Fabric as configured, its processes started.
 
     Raises:
         ValueError: a launcher such as torchrun started another number of processes.
     """
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    mixed = _InputsAsTheyAre("bf16-mixed", "cuda" if on_gpu else "cpu")
     fabric = Fabric(
         accelerator=config.accelerator,
         strategy=config.strategy,
         devices=config.devices,
         num_nodes=config.nodes,
-        precision=config.precision,
+        plugins=mixed if config.precision == "bf16-mixed" else None,
     )
     started = int(os.environ.get("WORLD_SIZE", fabric.world_size))
     if started != config.devices * config.nodes:
@@ -223,9 +234,7 @@ class _Run:
             try:
                 yield from self._logged_steps()
             finally:
-                if (
-                    not self.state.updating
-                ):  # else the checkpoint of the last interval is the good one
+                if not self.state.updating:  # else the last interval's checkpoint is the good one
                     self._save()
         if self.fabric.is_global_zero:
             average = copy.deepcopy(self.state.average).cpu()  # tables are computed where all can
@@ -244,7 +253,7 @@ class _Run:
                 if state.not_finite_in_a_row == PATIENCE:
                     self._give_up()
                 if stop:
-                    raise Terminated
+                    raise Terminated(step.step)
                 if time.monotonic() - saved > self.config.checkpoint_every:
                     self._save()
                     self._note_skipped()

@@ -1,0 +1,78 @@
+"""What a run will take, from a few of its own steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import resource
+import statistics
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from blurlib.training import stages
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import find_photos
+from blurlib.training.loop import train
+
+WARM_UP, MEASURED = 3, 5  # steps
+
+
+class Estimate(NamedTuple):
+    """Of one run.
+
+    Attributes:
+        parameters: that are trained.
+        photos, skipped: found, and of these unusable as far as seen.
+        memory: bytes at the peak of this process: of the GPU, or of the whole process on a CPU.
+        device: what was measured; measured: how many steps were.
+        steps, seconds, images: length of the run, time and photos per step.
+    """
+
+    parameters: int
+    photos: int
+    skipped: int
+    memory: int
+    device: str
+    measured: int
+    steps: int
+    seconds: float
+    images: int
+
+    @property
+    def hours(self) -> float:
+        return self.steps * self.seconds / 3600
+
+
+def estimate(config: TrainConfig) -> Estimate:
+    """Train for a few steps in a folder that is then deleted.
+
+    Raises:
+        ValueError: the run could not start.
+    """
+    short = dataclasses.replace(config, steps=WARM_UP + MEASURED + 1, checkpoint_every=1e9)
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.closing(train(short, Path(folder))) as steps:
+            taken = list(itertools.islice(steps, WARM_UP + MEASURED))
+        skipped = Path(folder) / "skipped.txt"
+        unusable = len(skipped.read_text().splitlines()) if skipped.exists() else 0
+    seconds = statistics.median(step.seconds for step in taken[WARM_UP:])
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return Estimate(
+        parameters=sum(p.numel() for p in stages.make(config).module.parameters()),
+        photos=len(find_photos(config)),
+        skipped=unusable,
+        memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process(),
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+        measured=len(taken),
+        steps=config.steps or max(1, int(config.max_minutes * 60 / seconds)),
+        seconds=seconds,
+        images=taken[0].images,
+    )
+
+
+def _peak_of_process() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
