@@ -113,6 +113,7 @@ def training_curves(steps: Sequence[Step]) -> Figure:
         means = [_finite_mean(values[stretch]) for stretch in stretches]
         axis.plot(at, means, color=COLOURS[0], lw=1.2)
         axis.set_ylabel(name)
+        axis.set_yscale("log" if name == "gradient" else "linear")
         _tidy(axis)
     axes[-1].set_xlabel("step")
     return figure

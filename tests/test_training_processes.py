@@ -148,7 +148,7 @@ def test_torchrun_starts_the_processes_too(trainer):
 
     def launch(processes: int, name: str) -> subprocess.CompletedProcess:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launcher, trainer.program, "train", recipe, "--run", trainer.run(name)]
+        command = [*launcher, "--", trainer.program, "train", recipe, "--run", trainer.run(name)]
         return subprocess.run(
             [sys.executable, *map(str, command)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PAUSE": "0"},
