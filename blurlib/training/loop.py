@@ -247,16 +247,20 @@ class _Run:
         with open(self.folder.log if self.fabric.is_global_zero else os.devnull, "a") as log:
             self._note_skipped()
             while not state.steps or state.step < state.steps:
-                step, stop = self._step(crops)
+                try:
+                    step, stop = self._step(crops)
+                except RuntimeError:
+                    if self.termination.requested:  # the signal went to the readers of photos too
+                        raise Terminated(state.step) from None
+                    raise
                 log.write(json.dumps(step._asdict()) + "\n")
                 log.flush()
-                if state.not_finite_in_a_row == PATIENCE:
+                if state.not_finite_in_a_row >= PATIENCE:
                     self._give_up()
                 if stop:
                     raise Terminated(step.step)
                 if time.monotonic() - saved > self.config.checkpoint_every:
                     self._save()
-                    self._note_skipped()
                     saved = time.monotonic()
                 yield step
 
@@ -321,6 +325,7 @@ class _Run:
     def _save(self) -> None:
         if not self.fabric.is_global_zero:
             return
+        self._note_skipped()
         self.folder.save(self.state.to_dict())
         if self.preview is not None:
             x = self.preview[None].to(self.fabric.device).float() / 255
@@ -336,12 +341,12 @@ class _Run:
             self.folder.note_skipped(self.photos)
 
     def _give_up(self) -> None:
-        first = self.state.step - PATIENCE + 1
+        first = self.state.step - self.state.not_finite_in_a_row + 1
         if self.fabric.is_global_zero:
             note = f"# Not finite from step {first} on; every step repeats from (seed, step).\n"
             self.folder.write("not_finite.toml", (note + self.config.to_toml()).encode())
         raise NotFiniteError(
-            f"step {first} and the {PATIENCE - 1} after it were not finite; "
+            f"step {first} and the {self.state.step - first} after it were not finite; "
             f"{self.folder.path / 'not_finite.toml'} repeats the run, and the checkpoint beside it "
             "holds the last finite weights. A smaller lr or clip may help"
         )
