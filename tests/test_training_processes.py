@@ -200,7 +200,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_bit_for_bit(trainer, whole, k
     assert 4 <= logged < config.steps
     assert not (cut / "model.safetensors").exists()
     if kind == signal.SIGTERM:
-        assert process.returncode == 143
+        assert process.returncode == 143, errors
         assert f"stopped after step {logged}" in errors
         assert position(cut) == logged
     else:

@@ -20,6 +20,7 @@ import glob
 import io
 import itertools
 import os
+import signal
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,7 @@ class ImageStream:
             prefetch_factor=4 if self.workers else None,
             collate_fn=_collate,
             pin_memory=on_gpu,
+            worker_init_fn=_outlive_sigterm,
         )
         known = {skipped.entry for skipped in self.skipped}
         for crops, skipped in loader:
@@ -264,6 +266,11 @@ class ImageStream:
                 last = skipped[-1]
                 raise ValueError(f"{TRIES} photos drawn in a row: {last.entry}: {last.reason}, …")
             yield crops.to(self.device, non_blocking=on_gpu)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A signal to all processes of a run is for the training loop, which ends its readers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Keys:

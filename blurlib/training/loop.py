@@ -247,12 +247,7 @@ class _Run:
         with open(self.folder.log if self.fabric.is_global_zero else os.devnull, "a") as log:
             self._note_skipped()
             while not state.steps or state.step < state.steps:
-                try:
-                    step, stop = self._step(crops)
-                except RuntimeError:
-                    if self.termination.requested:  # the signal went to the readers of photos too
-                        raise Terminated(state.step) from None
-                    raise
+                step, stop = self._step(crops)
                 log.write(json.dumps(step._asdict()) + "\n")
                 log.flush()
                 if state.not_finite_in_a_row >= PATIENCE:
