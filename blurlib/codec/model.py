@@ -146,8 +146,8 @@ class BlurCodec(nn.Module):
         self.g_a = Analysis(self.config.transform, M)
         self.h_a = HyperAnalysis(M, N)
         self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper)
-        self.gain = Gain(self.config.levels, M, (0.0, 2.5))
-        self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.5))
+        self.gain = Gain(self.config.levels, M, (0.0, 2.0))
+        self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.0))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
         self.main_decoder = MainDecoder(self.config.transform, M)
 

@@ -173,7 +173,9 @@ def _read(name: str | os.PathLike) -> tuple[bytes, bytes]:
     return data, digest.digest()
 
 
-def _parse(data: bytes, kind: str, name, any_architecture: bool = False) -> tuple[dict, dict[str, Tensor]]:
+def _parse(
+    data: bytes, kind: str, name, any_architecture: bool = False
+) -> tuple[dict, dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file of the given kind."""
     try:
         tensors = safetensors.torch.load(data)

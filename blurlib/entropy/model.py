@@ -319,6 +319,14 @@ class LaplacianEntropyModel(nn.Module):
         device = self.hyper_latent.table.device
         return torch.from_numpy(symbols).to(device).view(1, self.config.N, height, width)
 
+    @torch.no_grad()
+    def start_at(self, sigma: Tensor) -> None:
+        """Before training: let every channel's σ start near `sigma`, (M,), for a gain of 1."""
+        for channels, group in zip(self.channels, self.groups, strict=True):
+            last = group.parameters_[-1]
+            last.bias.zero_()
+            last.bias[channels.stop - channels.start :] = sigma[channels].clamp_min(1e-3).log2()
+
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""
         log2_sigma = self.scale_floor(log2_sigma - LOG2_SIGMA_MIN) + LOG2_SIGMA_MIN

@@ -29,6 +29,8 @@ class TrainConfig:
         codec: for the denoiser: name or file of the codec it belongs to.
         init: file of a codec whose transforms and gains the run starts with; with an entropy model
             of the same shape, that too.
+        start: of a codec without `init`: its transforms as the Karhunen–Loève transform of training
+            photos (`blurlib.codec.klt`), or random.
         objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE). A joint
             run has the denoiser's loss in its place.
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
@@ -48,6 +50,8 @@ class TrainConfig:
         max_minutes: time box.
         lr, warmup, clip, ema: peak learning rate, warm-up steps, gradient norm, decay of the
             averaged weights.
+        lr_transforms: learning rate of g_a and the main decoder, as a part of `lr`: a KLT to start
+            with is soon unlearnt at the rate that suits the entropy model.
         decay: last part of the run in which the learning rate falls to 1 % (a cosine). 1 is a
             cosine over the whole run; with less, a run can be made longer until that part begins.
         z_warmup: steps until the hyper-latent pays its rate in full.
@@ -64,6 +68,7 @@ class TrainConfig:
     size: Literal["small", "paper"] = "small"
     codec: str = ""
     init: str = ""
+    start: Literal["klt", "random"] = "klt"
     objective: Literal["ms-ssim", "mse"] = "ms-ssim"
     lmbda_min: float = 1.5
     lmbda_max: float = 300.0
@@ -80,6 +85,7 @@ class TrainConfig:
     steps: int = 0
     max_minutes: float = 40.0
     lr: float = 1e-3
+    lr_transforms: float = 0.1
     warmup: int = 100
     decay: float = 1.0
     z_warmup: int = 1000
@@ -105,6 +111,8 @@ class TrainConfig:
                 f"lmbda_min is {self.lmbda_min} and lmbda_max {self.lmbda_max}: "
                 "they must be positive and in rising order"
             )
+        if not 0 < self.lr_transforms <= 1:
+            raise ValueError(f"lr_transforms is {self.lr_transforms}: it must be in (0, 1]")
         if self.crop % 64 or self.crop < 64:
             raise ValueError(f"crop is {self.crop}: it must be a positive multiple of 64")
         if self.stage == "codec" and self.objective == "ms-ssim" and self.crop < 192:

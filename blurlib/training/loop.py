@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -20,6 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
+from blurlib.codec.klt import start_from_klt
 from blurlib.images import write_image
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
@@ -30,6 +32,7 @@ from blurlib.training.run import RunFolder, Step, read_log
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
 PATIENCE = 20  # steps in a row that may be not finite
 PREVIEW_SIDE = 512  # pixels
+KLT_CROPS = 128  # of training photos, for the start of the transforms
 
 
 class NotFiniteError(ValueError):
@@ -133,7 +136,7 @@ def train(
         torch.set_num_threads(config.threads)
     entries = [Entry(str(path)) for path in images] if images else find_photos(config)
     photos = open_photos(config, entries, fabric.device)
-    state = _start(config, fabric)
+    state = _start(config, fabric, None if resume else photos)
     if resume:
         state.load(folder.load())
         state.steps = config.steps or state.steps  # a run may be resumed to a new length
@@ -190,22 +193,37 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _start(config: TrainConfig, fabric: Fabric) -> _State:
+def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State:
+    """The state before the first step; `photos` only of a new run."""
     torch.manual_seed(config.seed)  # of the weights, the same in all processes
     stage = stages.make(config)
+    if photos and stage.trained_codec and not config.init and config.start == "klt":
+        with contextlib.closing(photos.batches(0, range(KLT_CROPS))) as batches:
+            start_from_klt(stage.trained_codec, next(batches).cpu().float() / 255)
     stage.module.to(memory_format=torch.channels_last).train()
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)
     aux = list(stage.aux_parameters())
-    main = [p for p in stage.module.parameters() if all(p is not a for a in aux)]
     fused = fabric.device.type == "cuda"
     return _State(
         stage=stage,
         average=average,
-        optimiser=torch.optim.Adam(main, lr=config.lr, fused=fused),
+        optimiser=torch.optim.Adam(_rates(stage, config, aux), fused=fused),
         aux_optimiser=torch.optim.Adam(aux, lr=1e-2, fused=fused) if aux else None,
         steps=config.steps,
     )
+
+
+def _rates(stage: stages.Stage, config: TrainConfig, aux: list[nn.Parameter]) -> list[dict]:
+    """Parameter groups of the optimiser; `scale` is their part of the learning rate."""
+    codec = stage.trained_codec
+    transforms = [*codec.g_a.parameters(), *codec.main_decoder.parameters()] if codec else []
+    elsewhere = {id(p) for p in (*transforms, *aux)}
+    others = [p for p in stage.module.parameters() if id(p) not in elsewhere]
+    groups = [{"params": others, "scale": 1.0}]
+    if transforms:
+        groups.append({"params": transforms, "scale": config.lr_transforms})
+    return groups
 
 
 class _Run:
@@ -268,13 +286,13 @@ class _Run:
         x = next(crops).float().div(255).contiguous(memory_format=torch.channels_last)
         lr = learning_rate(state.step, state.steps, self.config)
         for group in state.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         draws = Draws(self.config.seed, state.step, self.samples, self.total, self.fabric.device)
         loss = state.stage.loss(x, state.step, draws)
         state.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
-        main = state.optimiser.param_groups[0]["params"]
-        gradient = nn.utils.clip_grad_norm_(main, self.config.clip)
+        trained = [p for group in state.optimiser.param_groups for p in group["params"]]
+        gradient = nn.utils.clip_grad_norm_(trained, self.config.clip)
         stop = torch.full((), float(self.termination.requested), device=x.device)
         numbers = [loss.total, gradient, stop, *loss.parts.values()]
         means = self.fabric.all_reduce(torch.stack([n.detach().float() for n in numbers]))

@@ -36,9 +36,14 @@ class Loss(NamedTuple):
 
 
 class Stage(Protocol):
-    """A module and its loss."""
+    """A module and its loss.
+
+    Attributes:
+        module: all that is trained; trained_codec: the codec in it, if there is one.
+    """
 
     module: nn.Module
+    trained_codec: BlurCodec | None
 
     def setup(self, fabric: Fabric) -> None:
         """Move to the device, and let Fabric wrap the networks for precision and processes."""
@@ -71,7 +76,7 @@ class CodecStage:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.module = self.network = _new_codec(config)
+        self.module = self.network = self.trained_codec = _new_codec(config)
 
     def setup(self, fabric: Fabric) -> None:
         self.network = _wrap(fabric, self.module, self.aux_parameters())
@@ -104,6 +109,7 @@ class DenoiserStage:
         self.codec.entropy.float()  # float64 is for coding; here nothing has to be repeated exactly
         self.codec.h_s.float()
         self.module = self.network = _new_denoiser(config)
+        self.trained_codec = None
         self.process = _process(config)
         self.lpips = _load_lpips()
 
@@ -156,6 +162,7 @@ class JointStage:
         self.config = config
         self.module = Pair(_new_codec(config), _new_denoiser(config))
         self.codec, self.denoiser = self.module.codec, self.module.denoiser
+        self.trained_codec = self.module.codec
         self.process = _process(config)
         self.lpips = _load_lpips()
 
