@@ -36,7 +36,9 @@ def prior_of(features: int, M: int, size: tuple[int, int]) -> Prior:
 
 def prior_and_y(seed: int = 0):
     torch.manual_seed(seed)
-    return prior_of(16, 160, (HEIGHT, WIDTH)), 4 * torch.randn(1, 160, HEIGHT, WIDTH, dtype=torch.float64)
+    return prior_of(16, 160, (HEIGHT, WIDTH)), 4 * torch.randn(
+        1, 160, HEIGHT, WIDTH, dtype=torch.float64
+    )
 
 
 def place(index: int) -> torch.Tensor:

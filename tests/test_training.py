@@ -399,7 +399,7 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(photos, tmp_path, p
 
 
 def test_the_model_learns(photos, tmp_path):
-    config = dataclasses.replace(CONFIG, steps=40, lr=3e-3)
+    config = dataclasses.replace(CONFIG, steps=40, lr=3e-3, start="random", lr_transforms=1.0)
     steps = run(config, tmp_path / "run", photos)
     first, last = (
         statistics.mean(step.parts["distortion"] for step in part)

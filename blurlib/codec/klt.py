@@ -46,7 +46,9 @@ def start_from_klt(codec: BlurCodec, photos: Tensor) -> None:
             if isinstance(module, GatedBlock):
                 nn.init.zeros_(module.project.weight)
                 nn.init.zeros_(module.project.bias)
-    codec.entropy.start_at(SCALE * stages[-1].variance.sqrt())
+    deviation = stages[-1].variance.clamp_min(0).sqrt()
+    silent = max(0, codec.config.entropy.M - len(deviation))
+    codec.entropy.start_at(SCALE * F.pad(deviation, (0, silent)))
 
 
 def fit(photos: Tensor, patch: int, widths: tuple[int, ...]) -> list[Stage]:
