@@ -1,5 +1,6 @@
 """Masked window attention, against a loop over queries and keys."""
 
+import cmath
 import math
 
 import pytest
@@ -8,17 +9,50 @@ from torch import Tensor
 
 from blurlib.entropy.attention import TransformerBlock, WindowAttention, merge, partition
 from blurlib.entropy.checkerboard import anchor_mask
-from blurlib.entropy.position import LaplacianPosition
+from blurlib.entropy.position import (
+    ENCODINGS,
+    LaplacianPosition,
+    PositionalEncoding,
+    positional_encoding,
+)
 
 SHAPES = [(8, 8), (5, 11), (2, 3), (1, 1), (9, 4)]
 
 
-def reference(layer: WindowAttention, x: Tensor, admissible: Tensor, position) -> Tensor:
+def naive_bias(
+    encoding: str, position: PositionalEncoding, window: int, head: int, dy: int, dx: int
+):
+    """What an encoding with two heads adds for a key (dy, dx) from its query, written out."""
+    if encoding == "laplacian":
+        return position.amplitude * math.exp(
+            -(abs(dy) + abs(dx)) / (2 * position.sigma.item() ** 2)
+        )
+    if encoding == "linear":
+        return -(2.0 ** (-4 * (head + 1))) * (abs(dy) + abs(dx))
+    if encoding == "relative":
+        return position.table[head, (window - 1 - dy) * (2 * window - 1) + (window - 1 - dx)]
+    if encoding == "diamond":
+        reach = range(1 - window, window)
+        inside = [(y, x) for y in reach for x in reach if abs(y) + abs(x) <= 3]
+        return position.table[head, inside.index((dy, dx)) if (dy, dx) in inside else len(inside)]
+    return 0
+
+
+def naive_turn(encoding: str, x: Tensor, at: tuple[int, int]) -> Tensor:
+    """A query or key of 4 channels as rotary positions turn it, by its place in the whole map."""
+    if encoding != "rotary":
+        return x
+    turned = [complex(*x[2 * i : 2 * i + 2].tolist()) * cmath.exp(1j * at[i]) for i in range(2)]
+    return torch.tensor([part for z in turned for part in (z.real, z.imag)], dtype=x.dtype)
+
+
+def reference(
+    layer: WindowAttention, x: Tensor, admissible: Tensor, position, encoding: str = "laplacian"
+) -> Tensor:
     """The same attention, one query at a time: its window, its keys, one softmax per head."""
     _, H, W, C = x.shape
     d = C // layer.heads
     q, k, v = layer.qkv(x).split(C, dim=-1)
-    amplitude, sigma = position.amplitude, position.sigma
 
     def window(row: int, column: int) -> tuple[int, int]:
         return (row + layer.shift) // layer.window, (column + layer.shift) // layer.window
@@ -33,9 +67,10 @@ def reference(layer: WindowAttention, x: Tensor, admissible: Tensor, position) -
         ]
         for head in range(layer.heads) if keys else ():
             part = slice(head * d, (head + 1) * d)
+            query = naive_turn(encoding, q[b, row, column, part], (row, column))
             logits = torch.stack([
-                q[b, row, column, part] @ k[b, r, c, part] / math.sqrt(d)
-                + amplitude * torch.exp(-(abs(r - row) + abs(c - column)) / (2 * sigma**2))
+                query @ naive_turn(encoding, k[b, r, c, part], (r, c)) / math.sqrt(d)
+                + naive_bias(encoding, position, layer.window, head, r - row, c - column)
                 for r, c in keys
             ])  # fmt: skip
             values = torch.stack([v[b, r, c, part] for r, c in keys])
@@ -63,6 +98,26 @@ def test_attention_is_the_loop_over_queries(shape, shift, keys):
     }[keys]
     expected = reference(layer, x, admissible, position)
     torch.testing.assert_close(layer(x, admissible, position), expected, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(5, 11), (2, 3), (1, 1)])
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_is_the_loop_over_queries(shape, shift, encoding):
+    # Rotary by the place in the map, not in the window: only differences may count.
+    torch.manual_seed(4)
+    layer = WindowAttention(8, 2, 4, shift).double()
+    position = positional_encoding(encoding, 4, 2, 4).double()
+    for parameter in position.parameters():
+        parameter.normal_()
+    x = torch.randn(2, *shape, 8, dtype=torch.float64)
+    admissible = anchor_mask(*shape)
+    expected = reference(layer, x, admissible, position, encoding)
+    tolerance = 1e-6 if encoding == "rotary" else 1e-12  # its cosines are float32 numbers
+    torch.testing.assert_close(
+        layer(x, admissible, position), expected, rtol=tolerance, atol=tolerance
+    )
 
 
 def test_odd_windows_work():

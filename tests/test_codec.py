@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from blurlib.codec import BlurCodec, CodecConfig
+from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BitstreamError, BlurFile
+from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad
-from blurlib.entropy import EntropyConfig
+from blurlib.codec.transforms import TransformConfig
+from blurlib.entropy import ContextConfig, EntropyConfig
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
 
@@ -115,6 +117,29 @@ def test_a_new_process_decodes_the_same(tiny_codec_path, tiny_codec, photo, tmp_
         decoded = np.load(tmp_path / f"{i}.npz")
         assert np.array_equal(decoded["y_hat"], forward.y_hat.numpy())
         np.testing.assert_allclose(decoded["x_hat"], forward.x_hat.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("groups", "context", "positions"),
+    [
+        ((160,), {"local": 0, "attention": 0}, ["all"]),
+        ((80, 80), {"attention": 0}, ["anchors", "non-anchors"] * 2),
+        ((80, 80), {"position": "rotary"}, ["anchors", "non-anchors"] * 2),
+        ((160,), {"position": "relative", "keys": "non-anchors"}, ["anchors", "non-anchors"]),
+    ],
+)
+def test_other_contexts_code_from_a_file(tiny_entropy, photo, tmp_path, groups, context, positions):
+    torch.manual_seed(0)
+    context = dataclasses.replace(tiny_entropy.context, **context)
+    entropy = dataclasses.replace(tiny_entropy, groups=groups, context=context)
+    trained = BlurCodec(CodecConfig(entropy, TransformConfig(widths=(16, 16), blocks=(1, 1))))
+    (tmp_path / "codec.safetensors").write_bytes(zoo.codec_bytes(trained))
+    codec, x = zoo.load(tmp_path / "codec.safetensors"), photo(40, 70)
+    file = BlurFile.from_bytes(codec.compress(x, 2))
+    y_hat = codec.decompress(file).y_hat
+    assert torch.equal(y_hat, codec(x, 2).y_hat)
+    assert torch.equal(y_hat, trained.eval()(x, 2).y_hat)
+    assert [row["positions"] for row in describe(file, codec)["passes"]] == positions
 
 
 # Padding
@@ -322,5 +347,6 @@ def test_config_survives_json():
         CodecConfig.small(),
         CodecConfig.paper(),
         CodecConfig(EntropyConfig(M=20, groups=(5, 15)), levels=2),
+        CodecConfig(EntropyConfig(context=ContextConfig(channel=0, position="rotary"))),
     ):
         assert CodecConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

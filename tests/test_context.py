@@ -149,8 +149,46 @@ def test_the_two_blocks_share_one_positional_encoding_and_the_second_is_shifted(
     assert names == ["position.amplitude", "position.log_sigma"]
 
 
-def test_impossible_sizes_are_refused():
-    with pytest.raises(ValueError, match="window is 1"):
-        ContextConfig(window=1)
-    with pytest.raises(ValueError, match="keys is 'all': it must be 'anchors' or 'non-anchors'"):
-        ContextConfig(keys="all")
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("window", 0, "window is 0: it must be at least 2"),
+        ("window", 1, "window is 1: it must be at least 2"),
+        ("hyper", 0, "hyper is 0: it must be at least 1"),
+        ("parameters", 0, "parameters is 0: it must be at least 1"),
+        ("heads", 0, "heads is 0: it must be at least 1"),
+        ("channel", -1, "channel is -1: it must be at least 0"),
+        ("local", -1, "local is -1: it must be at least 0"),
+        ("attention", -64, "attention is -64: it must be at least 0"),
+        ("heads", 3, r"attention is 64: it must be 0 or a multiple of 3 \(heads\)"),
+        ("keys", "all", "keys is 'all': it must be 'anchors' or 'non-anchors'"),
+        (
+            "position", "sine",
+            "position is 'sine': it must be one of 'laplacian', 'none', 'relative', 'diamond', "
+            "'linear', 'rotary'",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_by_field_and_allowed_values(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        ContextConfig(**{field: value})
+
+
+def test_combinations_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match=r"a multiple of 32 \(4 · heads with rotary positions\)"):
+        ContextConfig(attention=48, heads=8, position="rotary")
+    with pytest.raises(
+        ValueError, match=r"keys is 'non-anchors' and local is 0: .* make keys 'anch"
+    ):
+        ContextConfig(local=0, keys="non-anchors")
+    # Without a transformer its fields do not matter.
+    assert not ContextConfig(local=0, attention=0, heads=3, keys="non-anchors").checkerboard
+
+
+def test_non_anchors_as_keys_need_no_embedding_of_anchors():
+    names = {
+        keys: {n.split(".")[0] for n, _ in context(keys).global_.named_parameters()}
+        for keys in ("anchors", "non-anchors")
+    }
+    assert names["anchors"] - names["non-anchors"] == {"embed_anchor"}
+    assert "embed_local" in names["non-anchors"]

@@ -1,26 +1,101 @@
-"""The Laplacian positional encoding, against the formula written out in NumPy."""
+"""Positional encodings, against their formulas written out as loops and other code."""
 
+import cmath
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from blurlib.entropy.position import LaplacianPosition, window_offsets
+from blurlib.entropy.position import (
+    ENCODINGS,
+    LaplacianPosition,
+    LinearPosition,
+    PositionalEncoding,
+    RotaryPosition,
+    TablePosition,
+    alibi_slopes,
+    diamond_index,
+    positional_encoding,
+    relative_index,
+    window_offsets,
+)
+
+
+def loop(window: int, f: Callable[[int, int], float]) -> np.ndarray:
+    """(window², window²) of f(dy, dx), from the query to the key."""
+    result = np.empty((window**2, window**2))
+    for query in np.ndindex(window, window):
+        for key in np.ndindex(window, window):
+            value = f(key[0] - query[0], key[1] - query[1])
+            result[query[0] * window + query[1], key[0] * window + key[1]] = value
+    return result
+
+
+def numpy_bias(position: PositionalEncoding) -> np.ndarray:
+    return position.double().bias().detach().numpy()
+
+
+# The interface
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_encoding_adds_or_turns_or_neither(encoding):
+    torch.manual_seed(0)
+    position = positional_encoding(encoding, window=3, heads=2, head_dim=8).double()
+    q, k = torch.randn(2, 5, 2, 9, 8, dtype=torch.float64)
+    bias, turned = position.bias(), position.rotate(q, k)
+    assert bias.shape in ((1, 9, 9), (2, 9, 9))
+    assert bias.dtype == torch.float64
+    assert all(t.shape == x.shape for t, x in zip(turned, (q, k), strict=True))
+    assert bias.any() == (encoding not in ("none", "rotary"))
+    changed = not (torch.equal(turned[0], q) and torch.equal(turned[1], k))
+    assert changed == (encoding == "rotary")
 
 
 @pytest.mark.parametrize(
-    ("window", "amplitude", "sigma"), [(1, 1.0, 1.5), (3, 2.5, 0.7), (4, -1, 3)]
+    ("encoding", "learned"),
+    [
+        ("laplacian", 2), ("none", 0), ("relative", 15**2 * 4), ("diamond", (25 + 1) * 4),
+        ("linear", 0), ("rotary", 0),
+    ],
+)  # fmt: skip
+def test_learned_numbers_of_each_encoding(encoding, learned):
+    position = positional_encoding(encoding, window=8, heads=4, head_dim=16)
+    assert sum(p.numel() for p in position.parameters()) == learned
+    assert set(position.state_dict()) == {name for name, _ in position.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "encoding", [e for e in ENCODINGS if e in ("laplacian", "relative", "diamond")]
 )
-def test_bias_is_the_formula(window, amplitude, sigma):
-    expected = np.empty((window**2, window**2))
-    for query in np.ndindex(window, window):
-        for key in np.ndindex(window, window):
-            dy, dx = key[0] - query[0], key[1] - query[1]
-            f = amplitude * math.exp(-(abs(dx) + abs(dy)) / (2 * sigma**2))
-            expected[query[0] * window + query[1], key[0] * window + key[1]] = f
-    position = LaplacianPosition(window, amplitude, sigma).double()
-    np.testing.assert_allclose(position().detach().numpy(), expected, rtol=1e-6)
+def test_what_is_learned_gets_a_gradient_everywhere(encoding):
+    torch.manual_seed(0)
+    position = positional_encoding(encoding, window=8, heads=4, head_dim=16)
+    position.bias().square().sum().backward()
+    for parameter in position.parameters():
+        assert parameter.grad.all()
+
+
+def test_an_unknown_encoding_is_refused():
+    with pytest.raises(
+        ValueError, match="position is 'sine': it must be one of 'laplacian', 'none', "
+    ):
+        positional_encoding("sine", 4, 2, 8)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_training_and_coding_precision_use_the_same_numbers(encoding):
+    # Buffers stay float32 values in float64: a codec that was trained codes as one that was loaded.
+    position = positional_encoding(encoding, 4, 2, 8)
+    once = positional_encoding(encoding, 4, 2, 8).double()
+    for (name, a), (_, b) in zip(
+        position.float().double().named_buffers(), once.named_buffers(), strict=True
+    ):
+        assert torch.equal(a, b), name
 
 
 def test_offsets_point_from_the_query_to_the_key():
@@ -28,6 +103,20 @@ def test_offsets_point_from_the_query_to_the_key():
     assert offsets.shape == (9, 9, 2)
     assert offsets[0, 5].tolist() == [1, 2]  # from (0, 0) to (1, 2)
     assert torch.equal(offsets, -offsets.transpose(0, 1))
+
+
+# Laplacian
+
+
+@pytest.mark.parametrize(
+    ("window", "amplitude", "sigma"), [(1, 1.0, 1.5), (3, 2.5, 0.7), (4, -1, 3)]
+)
+def test_laplacian_is_the_formula(window, amplitude, sigma):
+    expected = loop(
+        window, lambda dy, dx: amplitude * math.exp(-(abs(dx) + abs(dy)) / (2 * sigma**2))
+    )
+    bias = numpy_bias(LaplacianPosition(window, amplitude, sigma))
+    np.testing.assert_allclose(bias[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0])
@@ -41,7 +130,7 @@ def test_amplitude_and_sigma_learn_and_sigma_stays_positive():
     position = LaplacianPosition(4)
     optimiser = torch.optim.SGD(position.parameters(), lr=5.0)
     before = position.amplitude.item(), position.sigma.item()
-    position().square().mean().backward()
+    position.bias().square().mean().backward()
     assert all(p.grad.abs() > 0 for p in position.parameters())
     optimiser.step()
     assert position.amplitude.item() != before[0]
@@ -49,4 +138,132 @@ def test_amplitude_and_sigma_learn_and_sigma_stays_positive():
     with torch.no_grad():
         position.log_sigma -= 20
     assert position.sigma > 0
-    assert torch.isfinite(position()).all()
+    assert torch.isfinite(position.bias()).all()
+
+
+# Linear distance
+
+
+@pytest.mark.parametrize(("window", "heads"), [(1, 1), (3, 2), (4, 8)])
+def test_linear_is_alibis_closed_form(window, heads):
+    bias = numpy_bias(LinearPosition(window, heads))
+    assert len(bias) == heads
+    for h in range(heads):
+        slope = 2.0 ** (-8 * (h + 1) / heads)
+        expected = loop(window, lambda dy, dx, m=slope: -m * (abs(dx) + abs(dy)))
+        np.testing.assert_array_equal(bias[h], expected)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_slopes_are_those_of_alibis_code(heads):
+    def slopes(n: int) -> list[float]:  # the paper's repository, for n a power of 2 and not
+        if math.log2(n).is_integer():
+            first = 2 ** (-(2 ** -(math.log2(n) - 3)))
+            return [first ** (i + 1) for i in range(n)]
+        below = 2 ** math.floor(math.log2(n))
+        return slopes(below) + slopes(2 * below)[0::2][: n - below]
+
+    assert alibi_slopes(heads) == pytest.approx(slopes(heads), rel=1e-12)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7])
+def test_relative_is_torchvisions_swin(window):
+    torch.manual_seed(0)
+    theirs = ShiftedWindowAttention(8, [window, window], [0, 0], num_heads=2)
+    ours = TablePosition(window, 2, relative_index(window))
+    assert torch.equal(ours.index.flatten(), theirs.relative_position_index)
+    with torch.no_grad():
+        ours.table.copy_(theirs.relative_position_bias_table.T)
+    assert torch.equal(ours.bias(), theirs.get_relative_position_bias()[0])
+
+
+@pytest.mark.parametrize("window", [2, 5])
+def test_relative_has_one_class_for_each_offset(window):
+    names: dict[tuple[int, int], set[float]] = {}
+    index = relative_index(window).numpy()
+    for q, k in np.ndindex(index.shape):
+        offset = (k // window - q // window, k % window - q % window)
+        names.setdefault(offset, set()).add(index[q, k])
+    assert all(len(classes) == 1 for classes in names.values())
+    assert len(set.union(*names.values())) == len(names) == (2 * window - 1) ** 2
+
+
+@pytest.mark.parametrize(("window", "radius"), [(1, 3), (2, 1), (4, 3), (5, 2), (8, 3), (6, 0)])
+def test_diamond_is_the_loop(window, radius):
+    reach = range(1 - window, window)
+    inside = [(y, x) for y, x in itertools.product(reach, reach) if abs(y) + abs(x) <= radius]
+    torch.manual_seed(0)
+    position = TablePosition(window, 3, diamond_index(window, radius))
+    table = position.table.detach().double().numpy()
+    for h in range(3):
+
+        def value(dy: int, dx: int, row=table[h]) -> float:
+            return row[inside.index((dy, dx)) if (dy, dx) in inside else len(inside)]
+
+        np.testing.assert_array_equal(numpy_bias(position)[h], loop(window, value))
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 4])
+def test_a_diamond_is_symmetric_and_has_its_size(radius):
+    window = radius + 2
+    index = diamond_index(window, radius)
+    offsets = window_offsets(window)
+    outside = int(index.max())
+    inside = {tuple(o) for o in offsets[index != outside].tolist()}
+    assert len(inside) == outside == 2 * radius**2 + 2 * radius + 1
+    assert inside == {(-y, -x) for y, x in inside} == {(x, y) for y, x in inside}
+    beyond = {tuple(o) for o in offsets[index == outside].tolist()}
+    assert {abs(y) + abs(x) for y, x in beyond} == set(range(radius + 1, 2 * window - 1))
+
+
+# Rotary
+
+
+def turned(x: np.ndarray, row: int, column: int, base: float = 100.0) -> np.ndarray:
+    """x as complex numbers, each turned by the angle of its axis and frequency."""
+    quarter = len(x) // 4
+    result = []
+    for axis, at in enumerate((row, column)):
+        for i in range(quarter):
+            real, imaginary = x[axis * 2 * quarter + 2 * i], x[axis * 2 * quarter + 2 * i + 1]
+            z = complex(real, imaginary) * cmath.exp(1j * at * base ** (-i / quarter))
+            result += [z.real, z.imag]
+    return np.array(result)
+
+
+@pytest.mark.parametrize("head_dim", [4, 8, 16])
+def test_rotary_turns_pairs_of_channels_as_complex_numbers(head_dim):
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, 3, 9, head_dim, dtype=torch.float64)
+    results = RotaryPosition(3, head_dim).double().rotate(q, k)
+    for x, result in zip((q, k), results, strict=True):
+        for w, h, token in np.ndindex(2, 3, 9):
+            expected = turned(x[w, h, token].numpy(), token // 3, token % 3)
+            np.testing.assert_allclose(result[w, h, token], expected, rtol=0, atol=1e-6)
+
+
+def test_rotary_logits_depend_on_the_offset_alone():
+    torch.manual_seed(1)
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    everywhere = (x.expand(1, 1, 36, 16) for x in (q, k))
+    turned_q, turned_k = RotaryPosition(6, 16).double().rotate(*everywhere)
+    logits = (turned_q @ turned_k.transpose(-1, -2))[0, 0]
+    by_offset: dict[tuple[int, ...], list[float]] = {}
+    for offset, logit in zip(
+        window_offsets(6).flatten(0, 1).tolist(), logits.flatten().tolist(), strict=True
+    ):
+        by_offset.setdefault(tuple(offset), []).append(logit)
+    assert len(by_offset) == 11**2
+    means = [np.mean(values) for values in by_offset.values()]
+    assert max(np.ptp(values) for values in by_offset.values()) < 1e-5  # cosines are float32
+    assert np.min(np.diff(np.sort(means))) > 1e-5  # and no two offsets look alike
+    torch.testing.assert_close(logits.diagonal(), (q @ k).expand(36), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("head_dim", [0, 1, 2, 6])
+def test_rotary_needs_two_pairs(head_dim):
+    with pytest.raises(ValueError, match=f"per head are {head_dim}: rotary .* a multiple of 4"):
+        RotaryPosition(4, head_dim)

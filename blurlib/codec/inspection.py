@@ -42,16 +42,18 @@ def _layout(file: BlurFile) -> list[dict]:
 
 
 def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
-    """Symbols and bits of the ten passes, by what the range coder was told of each symbol."""
+    """Symbols and bits of every pass, by what the range coder was told of each symbol."""
     latent = codec.decode_latent(file)
+    checkerboard = codec.config.entropy.context.checkerboard
+    positions = ("anchors", "non-anchors") if checkerboard else ("all",)
     rows = []
     for i, coded in enumerate(latent.passes):
-        channels = codec.entropy.channels[i // 2]
+        channels = coded.here.channels
         rows.append(
             {
                 "pass": i + 1,
                 "channels": [channels.start, channels.stop - 1],
-                "positions": "non-anchors" if i % 2 else "anchors",
+                "positions": positions[i % len(positions)],
                 "symbols": coded.residual.numel(),
                 "bits": round(coded.bits.item(), 1),
             }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurlib.entropy.position import LaplacianPosition
+from blurlib.entropy.position import PositionalEncoding
 
 
 def partition(x: Tensor, window: int, shift: int) -> Tensor:
@@ -43,6 +43,7 @@ class WindowAttention(nn.Module):
 
         softmax(q kᵀ / √d + f + mask) v,    mask = −∞ where the key is not admissible
 
+    The positional encoding gives f, turns q and k, or both.
     A query with no admissible key in its window gets exactly 0 (a softmax over −∞ alone would be
     NaN, and its gradient would poison every weight).
 
@@ -61,26 +62,27 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim, bias=False)  # no bias: "no key" must stay exactly 0
 
-    def forward(self, x: Tensor, admissible: Tensor, position: LaplacianPosition) -> Tensor:
+    def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
         """Attend within windows.
 
         Args:
             x: (B, H, W, C).
             admissible: (H, W) bool, True where a key may be looked at.
-            position: positional encoding f, shared by the heads.
+            position: positional encoding of the same window.
         """
         B, H, W, C = x.shape
         windows = partition(x, self.window, self.shift)
         q, k, v = (
             self.qkv(windows).unflatten(-1, (3, self.heads, C // self.heads)).permute(2, 0, 3, 1, 4)
         )
-        bias, has_key = self._bias(admissible, position(), B)
+        q, k = position.rotate(q, k)
+        bias, has_key = self._bias(admissible, position.bias(), B)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         attended = attended.transpose(1, 2).flatten(2) * has_key
         return merge(self.out(attended), self.window, self.shift, (B, H, W))
 
     def _bias(self, admissible: Tensor, f: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Logits to add (windows, 1, query, key); which windows have a key (windows, 1, 1)."""
+        """Bias (windows, 1 or heads, query, key); which windows have a key (windows, 1, 1)."""
         keys = partition(admissible[None, :, :, None].to(f.dtype), self.window, self.shift)
         keys = keys[:, None, None, :, 0].bool()
         has_key = keys.any(-1, keepdim=True)
@@ -99,6 +101,6 @@ class TransformerBlock(nn.Module):
             nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
 
-    def forward(self, x: Tensor, admissible: Tensor, position: LaplacianPosition) -> Tensor:
+    def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
         x = x + self.attention(self.norm_attention(x), admissible, position)
         return x + self.mlp(x)

@@ -21,6 +21,15 @@ def anchor_mask(height: int, width: int, device: torch.device | str | None = Non
     return (rows + columns) % 2 == 0
 
 
+def pass_masks(
+    height: int, width: int, checkerboard: bool, device: torch.device | str | None = None
+) -> tuple[Tensor, ...]:
+    """Boolean masks (height, width) of the passes of one group: anchors, then non-anchors; without
+    a checkerboard, everything at once."""
+    anchors = anchor_mask(height, width, device)
+    return (anchors, ~anchors) if checkerboard else (torch.ones_like(anchors),)
+
+
 class CheckerboardConv2d(nn.Conv2d):
     """Convolution whose taps all lie at an odd distance |dy| + |dx| from the centre.
 

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from blurlib.entropy.attention import TransformerBlock
 from blurlib.entropy.checkerboard import CheckerboardConv2d, anchor_mask
-from blurlib.entropy.position import LaplacianPosition
+from blurlib.entropy.position import Encoding, check_encoding, positional_encoding
 
 Keys = Literal["anchors", "non-anchors"]
 
 
 @dataclass(frozen=True)
 class ContextConfig:
-    """Sizes of the context networks.
+    """Which contexts predict a symbol, and their sizes.
+
+    A context of size 0 is off: it has no parameters and takes no pass. With `local` and `attention`
+    both off there is no checkerboard, and a group takes one pass instead of two.
 
     Attributes:
         hyper: channels of the hyperprior features h_s(ẑ).
-        channel, local, attention: features of g_ch, g_ls and g_gs.
+        channel, local, attention: features of g_ch, g_ls and g_gs; 0 switches one off.
         parameters: hidden width of the parameter network g_ep.
         heads, window: of the transformer; the second block is shifted by window // 2.
         keys: which positions the transformer may look at. At "anchors" keys are embeddings of the
             decoded values; at "non-anchors" they are outputs of the local context. Both are causal.
+        position: positional encoding of the transformer, see `positional_encoding`.
+
+    Raises:
+        ValueError: a combination that cannot work; the message names the field and what it may be.
     """
 
     hyper: int = 128
@@ -36,12 +43,36 @@ class ContextConfig:
     heads: int = 4
     window: int = 8
     keys: Keys = "anchors"
+    position: Encoding = "laplacian"
 
     def __post_init__(self):
-        if self.window < 2:
-            raise ValueError(f"window is {self.window}: a window has a side of at least 2")
-        if self.keys not in ("anchors", "non-anchors"):
+        minima = {"hyper": 1, "channel": 0, "local": 0, "attention": 0, "parameters": 1}
+        for name, least in {**minima, "heads": 1, "window": 2}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.keys not in get_args(Keys):
             raise ValueError(f"keys is {self.keys!r}: it must be 'anchors' or 'non-anchors'")
+        check_encoding(self.position)
+        if self.attention:
+            self._check_transformer()
+
+    def _check_transformer(self) -> None:
+        multiple = self.heads * (4 if self.position == "rotary" else 1)
+        if self.attention % multiple:
+            of = "4 · heads with rotary positions" if self.position == "rotary" else "heads"
+            raise ValueError(
+                f"attention is {self.attention}: it must be 0 or a multiple of {multiple} ({of})"
+            )
+        if self.keys == "non-anchors" and not self.local:
+            raise ValueError(
+                "keys is 'non-anchors' and local is 0: without local context the non-anchors know "
+                "nothing of the anchors; make keys 'anchors' or local at least 1"
+            )
+
+    @property
+    def checkerboard(self) -> bool:
+        """Whether a group takes two passes, anchors and non-anchors."""
+        return self.local > 0 or self.attention > 0
 
 
 class Gaussian(NamedTuple):
@@ -58,26 +89,32 @@ class Gaussian(NamedTuple):
 class GlobalContext(nn.Module):
     """g_gs: W-MSA then SW-MSA over tokens made of the decoded anchors.
 
-    The token of an anchor embeds its value; the token of a non-anchor is its local context. Both
-    also embed what the whole group already has (hyperprior and channel context).
+    The token of an anchor embeds its value, where anchors are the keys; the token of a non-anchor
+    embeds its local context, if there is one. Both also embed what the whole group already has
+    (hyperprior and channel context).
     """
 
     def __init__(self, group: int, known: int, config: ContextConfig):
         super().__init__()
-        dim, window = config.attention, config.window
+        dim, window, heads = config.attention, config.window, config.heads
         self.keys = config.keys
-        self.embed_anchor = nn.Conv2d(group, dim, 1)
-        self.embed_local = nn.Conv2d(config.local, dim, 1)
+        self.embed_anchor = nn.Conv2d(group, dim, 1) if config.keys == "anchors" else None
+        self.embed_local = nn.Conv2d(config.local, dim, 1) if config.local else None
         self.embed_known = nn.Conv2d(known, dim, 1)
-        self.position = LaplacianPosition(window)  # one A_j, σ_j for the group
+        # One for the group: of the Laplacian, A_j and σ_j.
+        self.position = positional_encoding(config.position, window, heads, dim // heads)
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, config.heads, window, shift) for shift in (0, window // 2)
+            TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2)
         )
 
-    def forward(self, y_anchor: Tensor, local: Tensor, known: Tensor) -> Tensor:
+    def forward(self, y_anchor: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
         anchors = anchor_mask(*y_anchor.shape[-2:], device=y_anchor.device)
-        tokens = torch.where(anchors, self.embed_anchor(y_anchor), self.embed_local(local))
-        tokens = (tokens + self.embed_known(known)).permute(0, 2, 3, 1)
+        tokens = self.embed_known(known)
+        if self.embed_anchor is not None:
+            tokens = tokens + torch.where(anchors, self.embed_anchor(y_anchor), 0)
+        if self.embed_local is not None:
+            tokens = tokens + torch.where(anchors, 0, self.embed_local(local))
+        tokens = tokens.permute(0, 2, 3, 1)
         admissible = anchors if self.keys == "anchors" else ~anchors
         for block in self.blocks:
             tokens = block(tokens, admissible, self.position)
@@ -85,19 +122,21 @@ class GlobalContext(nn.Module):
 
 
 class GroupContext(nn.Module):
-    """Everything that predicts one channel group, in the two checkerboard passes.
+    """Everything that predicts one channel group, in two checkerboard passes or in one pass.
 
     Args:
         previous: channels of all earlier groups (0 for the first).
         group: channels of this group.
+        config: which contexts there are; those that are off are None here.
     """
 
     def __init__(self, previous: int, group: int, config: ContextConfig):
         super().__init__()
-        self.channel = _channel_context(previous, config) if previous else None
-        known = config.hyper + (config.channel if previous else 0)
-        self.local = CheckerboardConv2d(group, config.local)
-        self.global_ = GlobalContext(group, known, config)
+        has_channel = previous > 0 and config.channel > 0
+        known = config.hyper + (config.channel if has_channel else 0)
+        self.channel = _channel_context(previous, config) if has_channel else None
+        self.local = CheckerboardConv2d(group, config.local) if config.local else None
+        self.global_ = GlobalContext(group, known, config) if config.attention else None
         self.spatial_channels = config.local + config.attention
         self.parameters_ = nn.Sequential(  # g_ep
             nn.Conv2d(known + self.spatial_channels, config.parameters, 1),
@@ -108,23 +147,24 @@ class GroupContext(nn.Module):
         )
 
     def known(self, hyper: Tensor, y_previous: Tensor) -> Tensor:
-        """What both passes see: hyperprior features and the channel context g_ch(ŷ^{<j})."""
+        """What all passes see: hyperprior features and the channel context g_ch(ŷ^{<j})."""
         if self.channel is None:
             return hyper
         return torch.cat([hyper, self.channel(y_previous)], 1)
 
     def anchor(self, known: Tensor) -> Gaussian:
-        """Parameters of the first pass: no spatial context."""
+        """Parameters of the first or only pass: no spatial context."""
         B, _, H, W = known.shape
         return self._gaussian(known, known.new_zeros(B, self.spatial_channels, H, W))
 
     def non_anchor(self, known: Tensor, y_anchor: Tensor) -> Gaussian:
         """Parameters of the second pass; `y_anchor` is ŷ of this group, zero at non-anchors."""
-        local = self.local(y_anchor)
-        return self._gaussian(known, torch.cat([local, self.global_(y_anchor, local, known)], 1))
+        local = None if self.local is None else self.local(y_anchor)
+        wide = None if self.global_ is None else self.global_(y_anchor, local, known)
+        return self._gaussian(known, *(part for part in (local, wide) if part is not None))
 
-    def _gaussian(self, known: Tensor, spatial: Tensor) -> Gaussian:
-        return Gaussian(*self.parameters_(torch.cat([known, spatial], 1)).chunk(2, 1))
+    def _gaussian(self, known: Tensor, *spatial: Tensor) -> Gaussian:
+        return Gaussian(*self.parameters_(torch.cat([known, *spatial], 1)).chunk(2, 1))
 
 
 def _channel_context(previous: int, config: ContextConfig) -> nn.Module:

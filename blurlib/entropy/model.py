@@ -1,4 +1,4 @@
-"""The entropy model: hyper-latent, then ten passes over the latent.
+"""The entropy model: hyper-latent, then the passes over the latent (ten in the full model).
 
 Training, evaluation, encoding and decoding all take the same walk over the passes; they differ
 only in where a pass gets its values from.
@@ -19,7 +19,7 @@ from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from blurlib.entropy.channel_groups import check_groups, uneven_groups
-from blurlib.entropy.checkerboard import anchor_mask
+from blurlib.entropy.checkerboard import pass_masks
 from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
     LOG2_SIGMA_MIN,
@@ -42,7 +42,11 @@ class EntropyConfig:
     Attributes:
         M: channels of the latent y; N: channels of the hyper-latent z.
         groups: channels per group; by default the uneven groups 16, 16, 32, 64, M − 128.
-        context: sizes of the context networks.
+            One group of all M is no channel context at all.
+        context: which contexts there are, and their sizes.
+
+    Raises:
+        ValueError: sizes that cannot work; the message names the field and what it may be.
     """
 
     M: int = 192
@@ -51,13 +55,28 @@ class EntropyConfig:
     context: ContextConfig = field(default_factory=ContextConfig)
 
     def __post_init__(self):
+        if self.N < 1:
+            raise ValueError(f"N is {self.N}: it must be at least 1")
         groups = tuple(self.groups) or uneven_groups(self.M)
         object.__setattr__(self, "groups", check_groups(groups, self.M))
 
+    @property
+    def passes(self) -> int:
+        """Coding passes over the latent, whatever its size."""
+        return len(self.groups) * (2 if self.context.checkerboard else 1)
+
+
+class Pass(NamedTuple):
+    """One coding pass: the channels of its group and the positions it codes."""
+
+    channels: slice
+    mask: Tensor  # (H, W) bool
+
 
 class CodedPass(NamedTuple):
-    """One of the passes: integer residuals and their σ, (B, C, positions) each."""
+    """A pass with its integer residuals and their σ, (B, C, positions) each."""
 
+    here: Pass
     residual: Tensor
     sigma: Tensor
 
@@ -73,7 +92,7 @@ class Latent(NamedTuple):
     Attributes:
         y_hat: quantised latent (B, M, H, W).
         bits_y, bits_z: estimated bits per image, (B,).
-        passes: the ten coded passes (empty in training).
+        passes: the coded passes in order (empty in training).
         z_symbols: hyper-latent symbols (B, N, h, w), from 0 (None in training).
     """
 
@@ -85,11 +104,10 @@ class Latent(NamedTuple):
 
     def bits_per_position(self) -> Tensor:
         """Estimated bits of ŷ at every latent position, all channels together, (B, H, W)."""
-        anchors = anchor_mask(*self.y_hat.shape[-2:], device=self.y_hat.device)
-        total = self.y_hat.new_zeros(self.y_hat.shape[0], *anchors.shape, dtype=torch.float64)
-        for i, coded in enumerate(self.passes):
-            here = ~anchors if i % 2 else anchors
-            total[:, here] += coded_bits(coded.residual, coded.sigma).sum(1)
+        B, _, H, W = self.y_hat.shape
+        total = self.y_hat.new_zeros(B, H, W, dtype=torch.float64)
+        for coded in self.passes:
+            total[:, coded.here.mask] += coded_bits(coded.residual, coded.sigma).sum(1)
         return total
 
 
@@ -191,20 +209,14 @@ class HyperLatent(nn.Module):
         return -p[channel, symbols.long()].log2().sum((1, 2, 3))
 
 
-class Pass(NamedTuple):
-    """One coding pass: the channels of its group and its half of the checkerboard."""
-
-    channels: slice
-    mask: Tensor  # (H, W) bool
-
-
 CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
 # (pass, μ, σ at its positions) -> integer residuals there, all (B, C, positions)
 ResidualSource = Callable[[Pass, Tensor, Tensor], Tensor]
 
 
 class LaplacianEntropyModel(nn.Module):
-    """Uneven channel groups, each in two checkerboard passes with local and global context.
+    """Channel groups, each in two checkerboard passes with local and global context, or as many of
+    these parts as the configuration has.
 
     For coding the networks run in float64 (`BlurCodec.train` sees to it) and their outputs are
     snapped to a grid of 1/16: rounding noise reaches the coder about once in 3e12 parameters.
@@ -225,6 +237,8 @@ class LaplacianEntropyModel(nn.Module):
     def walk(self, prior: Prior, code: CodePass) -> Tensor:
         """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
 
+        Without a checkerboard a group is one pass over all positions.
+
         Args:
             code: called once per pass.
 
@@ -232,16 +246,20 @@ class LaplacianEntropyModel(nn.Module):
             ŷ (B, M, H, W).
         """
         features, gain = prior
-        anchors = anchor_mask(*features.shape[-2:], device=features.device)
-        y_hat = features.new_zeros(features.shape[0], 0, *features.shape[-2:])
-        for channels, group in zip(self.channels, self.groups, strict=True):
+        B, _, H, W = features.shape
+        masks = pass_masks(H, W, self.config.context.checkerboard, features.device)
+        y_hat = features.new_zeros(B, 0, H, W)
+        for channels, size, group in zip(
+            self.channels, self.config.groups, self.groups, strict=True
+        ):
             own = gain[:, channels]
             known = group.known(features, y_hat / gain[:, : channels.start])
-            y_anchor = code(Pass(channels, anchors), group.anchor(known).scaled(own))
-            y_anchor = torch.where(anchors, y_anchor, 0)
-            rest = group.non_anchor(known, y_anchor / own).scaled(own)
-            y_rest = code(Pass(channels, ~anchors), rest)
-            y_hat = torch.cat([y_hat, torch.where(anchors, y_anchor, y_rest)], 1)
+            y_group = features.new_zeros(B, size, H, W)
+            for step, mask in enumerate(masks):
+                gaussian = group.non_anchor(known, y_group / own) if step else group.anchor(known)
+                decoded = code(Pass(channels, mask), gaussian.scaled(own))
+                y_group = torch.where(mask, decoded, y_group)
+            y_hat = torch.cat([y_hat, y_group], 1)
         return y_hat
 
     def train_latent(
@@ -287,7 +305,7 @@ class LaplacianEntropyModel(nn.Module):
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
             y_hat = snap_mu(gaussian.mu)
             mu, sigma = y_hat[..., here.mask], snap_sigma(gaussian.log2_sigma)[..., here.mask]
-            passes.append(CodedPass(residual(here, mu, sigma), sigma))
+            passes.append(CodedPass(here, residual(here, mu, sigma), sigma))
             y_hat[..., here.mask] = passes[-1].residual + mu
             return y_hat
 

@@ -1,0 +1,330 @@
+"""Every context that can be configured: passes, parameters, what a pass knows, coding.
+
+Pass order and masks are compared with CompressAI's latent codecs.
+"""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from compressai.latent_codecs import ChannelGroupsLatentCodec, CheckerboardLatentCodec
+from torch import Tensor, nn
+
+from blurlib.entropy import (
+    ContextConfig,
+    EntropyConfig,
+    LaplacianEntropyModel,
+    Prior,
+    SymbolDecoder,
+    even_groups,
+)
+from blurlib.entropy.position import ENCODINGS
+
+M, HEIGHT, WIDTH = 20, 5, 8
+UNEVEN = (1, 2, 3, 5, 9)
+SIZES = ContextConfig(hyper=6, channel=5, local=7, attention=8, parameters=12, heads=2, window=4)
+HYPER_ONLY = dataclasses.replace(SIZES, channel=0, local=0, attention=0)
+CHANNEL = dataclasses.replace(SIZES, local=0, attention=0)
+LOCAL = dataclasses.replace(SIZES, attention=0)
+
+
+def config(groups: tuple[int, ...], context: ContextConfig) -> EntropyConfig:
+    return EntropyConfig(M, 4, groups, context)
+
+
+VARIANTS = {
+    "hyperprior": config((M,), HYPER_ONLY),
+    **{f"channel-{n}": config(even_groups(M, n), CHANNEL) for n in (1, 2, 5, 10)},
+    "channel-uneven": config(UNEVEN, CHANNEL),
+    **{f"local-{n}": config(even_groups(M, n), LOCAL) for n in (1, 2, 5, 10)},
+    "local-uneven": config(UNEVEN, LOCAL),
+    "local-without-channel": config(UNEVEN, dataclasses.replace(LOCAL, channel=0)),
+    "global-without-local": config(UNEVEN, dataclasses.replace(SIZES, local=0)),
+    "global-1": config((M,), SIZES),
+    **{
+        f"{position}-{keys}": config(
+            UNEVEN, dataclasses.replace(SIZES, position=position, keys=keys)
+        )
+        for position in ENCODINGS
+        for keys in ("anchors", "non-anchors")
+    },
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def model_of(variant: EntropyConfig) -> LaplacianEntropyModel:
+    """In float64 and loud, so that what a pass sees also moves μ and σ across grid points."""
+    torch.manual_seed(3)
+    model = LaplacianEntropyModel(variant).double()
+    with torch.no_grad():
+        for name, parameter in model.groups.named_parameters():
+            if name.endswith("parameters_.4.weight"):
+                parameter *= 30
+            if name.endswith("position.table"):
+                parameter *= 50
+    model.hyper_latent.freeze()
+    return model
+
+
+def prior_and_y(seed: int) -> tuple[Prior, Tensor]:
+    torch.manual_seed(seed)
+    gain = torch.empty(1, M, 1, 1, dtype=torch.float64).uniform_(0.5, 2)
+    prior = Prior(torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64), gain)
+    return prior, 4 * torch.randn(1, M, HEIGHT, WIDTH, dtype=torch.float64)
+
+
+def places(variant: EntropyConfig) -> list[Tensor]:
+    """(M, H, W) bool per pass, written down independently of the model."""
+    context = variant.context
+    parities = [{0}, {1}] if context.local or context.attention else [{0, 1}]
+    result = []
+    for end, size in zip(itertools.accumulate(variant.groups), variant.groups, strict=True):
+        for parity in parities:
+            where = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
+            for c in range(end - size, end):
+                for row, column in itertools.product(range(HEIGHT), range(WIDTH)):
+                    where[c, row, column] = (row + column) % 2 in parity
+            result.append(where)
+    return result
+
+
+# Passes and parameters
+
+
+@every_variant
+def test_the_passes_cover_every_symbol_once_in_order(variant):
+    visited = []
+
+    def code(here, gaussian):
+        where = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
+        where[here.channels] = here.mask
+        visited.append(where)
+        return gaussian.mu
+
+    model_of(variant).walk(prior_and_y(0)[0], code)
+    assert torch.equal(torch.stack(visited), torch.stack(places(variant)))
+    assert len(visited) == variant.passes
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("hyperprior", 1), ("channel-1", 1), ("channel-10", 10), ("channel-uneven", 5),
+        ("local-1", 2), ("local-uneven", 10), ("global-without-local", 10), ("rotary-anchors", 10),
+    ],
+)  # fmt: skip
+def test_a_group_is_one_pass_and_a_checkerboard_two(name, passes):
+    assert VARIANTS[name].passes == passes
+    prior, y = prior_and_y(1)
+    z = torch.zeros(1, 4, 1, 1, dtype=torch.int32)
+    assert len(model_of(VARIANTS[name]).quantise(y, z, prior).passes) == passes
+
+
+@every_variant
+def test_what_is_off_has_no_parameters(variant):
+    counts = dict.fromkeys(("channel", "local", "global_", "parameters_"), 0)
+    for name, parameter in LaplacianEntropyModel(variant).groups.named_parameters():
+        counts[name.split(".")[1]] += parameter.numel()
+    context = variant.context
+    assert bool(counts["channel"]) == (context.channel > 0 and len(variant.groups) > 1)
+    assert bool(counts["local"]) == (context.local > 0)
+    assert bool(counts["global_"]) == (context.attention > 0)
+    inputs = [context.hyper + context.local + context.attention] * len(variant.groups)
+    inputs[1:] = [n + context.channel for n in inputs[1:]]
+    width = context.parameters
+    assert counts["parameters_"] == sum(  # weights and biases of three 1×1 convolutions
+        (n + 1) * width + (width + 1) * width + (width + 1) * 2 * group
+        for n, group in zip(inputs, variant.groups, strict=True)
+    )
+
+
+# What each pass knows
+
+
+def parameters(model: LaplacianEntropyModel, prior: Prior, y_hat: Tensor) -> list[Tensor]:
+    """μ and log₂σ of each pass at its positions when ŷ is given, (2, C · positions)."""
+    seen = []
+
+    def code(here, gaussian):
+        seen.append(torch.stack([p[..., here.mask].flatten() for p in gaussian]))
+        return y_hat[:, here.channels]
+
+    assert torch.equal(model.walk(prior, code), y_hat)
+    return seen
+
+
+@torch.no_grad()
+@every_variant
+def test_a_pass_depends_on_the_passes_before_it_that_its_contexts_reach(variant):
+    model, (prior, y_hat), where = model_of(variant), prior_and_y(2), places(variant)
+    before = parameters(model, prior, y_hat)
+    per_group = variant.passes // len(variant.groups)
+    for changed in range(variant.passes):
+        after = parameters(model, prior, torch.where(where[changed], y_hat + 5, y_hat))
+        for index in range(variant.passes):
+            earlier_group = index // per_group > changed // per_group
+            anchors_of_mine = index // per_group == changed // per_group and index > changed
+            depends = (earlier_group and variant.context.channel > 0) or anchors_of_mine
+            differs = before[index] != after[index]
+            if depends:
+                assert differs.all()  # 5 × 8 positions: every one has a context within reach
+            else:
+                assert not differs.any()
+
+
+# Coding and training
+
+
+@torch.no_grad()
+@every_variant
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (HEIGHT, WIDTH)])
+def test_every_variant_decodes_what_it_encodes(variant, size):
+    model, (prior, y) = model_of(variant), prior_and_y(4)
+    prior, y = (
+        Prior(prior.features[..., : size[0], : size[1]], prior.gain),
+        y[..., : size[0], : size[1]],
+    )
+    z = torch.zeros(1, 4, 1, 1, dtype=torch.int32)
+    latent = model.quantise(y, z, prior)
+    assert (latent.y_hat - y).abs().max() <= 0.5
+    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z, prior)
+    assert torch.equal(decoded.y_hat, latent.y_hat)
+    assert torch.equal(decoded.bits_y, latent.bits_y)
+    for ours, theirs in zip(decoded.passes, latent.passes, strict=True):
+        assert torch.equal(ours.residual, theirs.residual)
+        assert torch.equal(ours.sigma, theirs.sigma)
+    torch.testing.assert_close(latent.bits_per_position().sum((1, 2)), latent.bits_y)
+
+
+@every_variant
+def test_every_parameter_of_every_variant_learns(variant):
+    model, (prior, y) = model_of(variant), prior_and_y(5)
+    latent = model.train_latent(y.requires_grad_(), torch.zeros(1, dtype=torch.float64), prior)
+    (latent.bits_y.sum() + latent.y_hat.square().sum()).backward()
+    for name, parameter in model.groups.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+# CompressAI's codecs, with networks that write down what they are given
+
+
+class Recorder(nn.Module):
+    """A parameter network that keeps what it is given and predicts μ = 0 and σ = 0."""
+
+    def __init__(self, group: int, seen: list[Tensor]):
+        super().__init__()
+        self.group, self.seen = group, seen
+
+    def forward(self, given: Tensor) -> Tensor:
+        self.seen.append(given[0] != 0)
+        return given.new_zeros(1, 2 * self.group, *given.shape[-2:])
+
+
+class Symbols(nn.Module):
+    """A codec of symbols that keeps which ones it is to code, in order."""
+
+    def __init__(self, network: nn.Module, coded: list[Tensor]):
+        super().__init__()
+        self.network, self.coded = network, coded
+
+    def _chunk(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return parameters.chunk(2, 1)
+
+    def forward(self, y: Tensor, parameters: Tensor) -> dict:
+        self.network(parameters)
+        return {"y_hat": y, "likelihoods": {"y": y}}
+
+    def compress(self, y: Tensor, parameters: Tensor) -> dict:
+        self.coded.append(y.flatten())
+        return {"strings": [[b""]], "shape": y.shape[1:], "y_hat": y}
+
+
+def compressai_codec(
+    groups: tuple[int, ...], checkerboard: bool, seen: list[Tensor], coded: list[Tensor]
+) -> ChannelGroupsLatentCodec:
+    """Their channel groups, with their checkerboard or in one pass each, made of identities.
+
+    What enters a parameter network is then ŷ itself, where and as far as it is known.
+    """
+    codecs: dict[str, nn.Module] = {}
+    for k, group in enumerate(groups):
+        network = Recorder(group, seen)
+        codecs[f"y{k}"] = Symbols(network, coded)
+        if checkerboard:
+            codecs[f"y{k}"] = CheckerboardLatentCodec(
+                {"y": Symbols(nn.Identity(), coded)}, network, nn.Identity(), anchor_parity="even"
+            )
+    channel = {f"y{k}": nn.Identity() for k in range(1, len(groups))}
+    return ChannelGroupsLatentCodec(codecs, channel, groups=list(groups))
+
+
+def known_to_compressai(groups: tuple[int, ...], checkerboard: bool) -> list[Tensor]:
+    """Per pass the (M, H, W) of symbols that are known."""
+    seen: list[Tensor] = []
+    codec = compressai_codec(groups, checkerboard, seen, [])
+    side = torch.zeros(1, 0, HEIGHT, WIDTH)  # no hyperprior: ŷ is all that can be known
+    codec(torch.full((1, M, HEIGHT, WIDTH), 3.0), side)
+    known = []
+    for i, given in enumerate(seen):
+        k = i // 2 if checkerboard else i
+        previous = sum(groups[:k])
+        own, earlier = given.split([len(given) - previous, previous])  # they put their own first
+        whole = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
+        whole[:previous] = earlier
+        whole[previous : previous + len(own)] = own
+        known.append(whole)
+    return known
+
+
+def known_to_us(groups: tuple[int, ...], checkerboard: bool) -> list[Tensor]:
+    """The same of our walk: our networks are replaced by identities and recorders, too."""
+    model = LaplacianEntropyModel(config(groups, LOCAL if checkerboard else CHANNEL))
+    seen: list[Tensor] = []
+    for group, size in zip(model.groups, groups, strict=True):
+        group.channel = nn.Identity()
+        group.local = nn.Identity() if checkerboard else None
+        group.spatial_channels = size if checkerboard else 0
+        group.parameters_ = Recorder(size, seen)
+    prior = Prior(torch.zeros(1, 0, HEIGHT, WIDTH), torch.ones(1, M, 1, 1))
+    model.walk(prior, lambda here, gaussian: torch.full_like(gaussian.mu, 3.0))
+    known = []
+    for given in seen:  # earlier groups, then our own
+        whole = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
+        whole[: len(given)] = given
+        known.append(whole)
+    return known
+
+
+GROUPINGS = [even_groups(M, n) for n in (1, 2, 5, 10)] + [UNEVEN]
+
+
+@pytest.mark.parametrize("groups", GROUPINGS, ids=str)
+@pytest.mark.parametrize("checkerboard", [False, True])
+def test_what_each_pass_knows_is_what_it_knows_in_compressai(groups, checkerboard):
+    ours, theirs = known_to_us(groups, checkerboard), known_to_compressai(groups, checkerboard)
+    assert len(ours) == len(theirs) == len(groups) * (2 if checkerboard else 1)
+    assert torch.equal(torch.stack(ours), torch.stack(theirs))
+    assert not ours[0].any()
+    assert ours[-1].any() == (len(ours) > 1)
+
+
+@pytest.mark.parametrize("groups", GROUPINGS, ids=str)
+@pytest.mark.parametrize("checkerboard", [False, True])
+def test_symbols_are_coded_in_the_order_of_compressai(groups, checkerboard):
+    y = torch.arange(1.0, M * HEIGHT * WIDTH + 1).view(1, M, HEIGHT, WIDTH)  # each its own name
+    theirs: list[Tensor] = []
+    codec = compressai_codec(groups, checkerboard, [], theirs)
+    codec.compress(y, torch.zeros(1, 0, HEIGHT, WIDTH))
+    ours: list[Tensor] = []
+
+    def code(here, gaussian):
+        ours.append(y[:, here.channels][..., here.mask].flatten())
+        return y[:, here.channels]
+
+    variant = config(groups, LOCAL if checkerboard else CHANNEL)
+    LaplacianEntropyModel(variant).walk(
+        Prior(torch.zeros(1, 6, HEIGHT, WIDTH), torch.ones(1, M, 1, 1)), code
+    )
+    assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
