@@ -1,6 +1,7 @@
-"""Samplers: what a perfect predictor must give, repeatability, spectra and orders known in advance."""
+"""Samplers: what a perfect predictor must give, repeatability, spectra and orders known before."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_refusals_come_before_the_first_step(change, named):
 
 @pytest.mark.parametrize("steps", [2, 3, 8])
 def test_isotropic_multistep_equals_diffusers_dpm_solver(steps):
-    """DPM-Solver++(2M), its mid-point variant, at our times and with a network that is not linear."""
+    """DPM-Solver++(2M), its mid-point variant, at our times, with a network that is not linear."""
     schedule = BlurSchedule(sigma_blur_max=0)
     times = torch.tensor(schedule.times(steps), dtype=torch.float64)
     scheduler = DPMSolverMultistepScheduler(prediction_type="sample", lower_order_final=False)
@@ -157,7 +158,7 @@ def test_isotropic_multistep_equals_diffusers_dpm_solver(steps):
         z = scheduler.step(predict(z, times[i].expand(2)), i, z).prev_sample
 
 
-# Gaussian pictures, u_x ~ N(0, S) with S falling with frequency: E[u_x | u_t] = α S/(α² S + σ²) u_t.
+# Gaussian pictures, u_x ~ N(0, S), S falling with frequency: E[u_x | u_t] = α S/(α² S + σ²) u_t.
 
 S = 1 / (1 + 2 * frequencies(H, W))
 SCHEDULES = [BlurSchedule(0.0), BlurSchedule(2.0)]
@@ -191,7 +192,7 @@ def test_errors_fall_at_the_order_of_the_solver(schedule, solver, order, spacing
         return (dct2(state.z) - exact).square().mean().sqrt().item()
 
     errors = [error(steps) for steps in (64, 128, 256, 512)]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert slopes[-1] == pytest.approx(order, abs=0.1), slopes
     assert slopes[0] == pytest.approx(order, abs=0.3), slopes
 

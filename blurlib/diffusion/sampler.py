@@ -62,7 +62,7 @@ def sample(
         "ancestral"      u_s ~ N(mean, variance) of `BlurDiffusion.posterior`, fresh noise a step;
         "deterministic"  `BlurDiffusion.deterministic_step`: DDIM, of order 1;
         "multistep"      the same with û_x extrapolated from the last two: order 2; on
-                         Gaussian pictures as good at 8 steps as "deterministic" is at 17.
+                         Gaussian pictures, at 17 steps, 9–37 % of its error.
     spacing: of the times, `BlurSchedule.times`.
     start_scale: u_1 = start_scale · σ_1 · N(0, I). Below 1 the result is calmer: CDC
         (Yang & Mandt 2023, arXiv 2209.06950) uses 0.8.
