@@ -100,6 +100,53 @@ def test_memory_format_does_not_change_the_result():
     torch.testing.assert_close(as_last, contiguous, rtol=0, atol=1e-4)
 
 
+def saved_for_backward(network, given):
+    """Bytes that a training step keeps for the way back, and its gradients."""
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = network(*given).square().sum()
+    network.zero_grad()
+    loss.backward()
+    return sum(saved.values()), [parameter.grad.clone() for parameter in network.parameters()]
+
+
+def test_checkpointing_gives_the_same_gradients_for_less_memory():
+    config = replace(TINY, blocks=2)
+    network, given = awake(config), inputs(config, 64, 64)
+    much, reference = saved_for_backward(network, given)
+    network.checkpointing = True
+    little, gradients = saved_for_backward(network, given)
+    assert little < 0.4 * much
+    for gradient, expected in zip(gradients, reference, strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_checkpointing_is_no_part_of_the_weights():
+    plain, checkpointed = Denoiser(TINY), Denoiser(TINY, checkpointing=True)
+    assert plain.state_dict().keys() == checkpointed.state_dict().keys()
+    assert plain.config == checkpointed.config
+
+
+@pytest.mark.parametrize("residual_to_base", [True, False])
+def test_mixed_precision_changes_little_and_keeps_the_dtype(residual_to_base):
+    config = replace(TINY, residual_to_base=residual_to_base)
+    network, given = awake(config), inputs(config, 32, 32)
+    reference = network(*given)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(*given)
+        output.square().mean().backward()
+    assert output.dtype == torch.float32
+    assert not torch.equal(output, reference)
+    difference = (output - reference).square().mean().sqrt()
+    assert difference < 0.05 * reference.std()
+    assert {parameter.grad.dtype for parameter in network.parameters()} == {torch.float32}
+
+
 def test_the_small_size_is_small():
     """Under 16,000 multiply-accumulates per pixel and 2.5 million weights."""
     config = DenoiserConfig.small()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from scipy.fft import dctn
 
 from blurlib.diffusion.dct import dct2, idct2
-from blurlib.diffusion.process import BlurDiffusion, Estimate, diffusion_loss
+from blurlib.diffusion.process import BlurDiffusion, diffusion_loss
 from blurlib.diffusion.schedule import BlurSchedule
 
 H, W = 6, 5
@@ -86,7 +87,7 @@ def test_posterior_of_no_time_passed_is_u_t_itself():
 
 
 def test_backward_transitions_are_refused():
-    with pytest.raises(ValueError, match=r"s − t = 0\.5"):
+    with pytest.raises(ValueError, match=r"σ_s − σ_t = 0\.5"):
         BlurDiffusion(BLUR).transition(torch.tensor([0.1, 0.75]), 0.25, H, W)
 
 
@@ -132,8 +133,9 @@ def test_isotropic_deterministic_step_equals_diffusers_ddim(prediction, jump):
     process, index = BlurDiffusion(ISOTROPIC, prediction), 12
     z_t, output = randn(2, 3, H, W), randn(2, 3, H, W, seed=1)
     reference = scheduler.step(output, index, z_t, eta=0.0)
-    estimate = process.estimate(dct2(z_t), output, times_of(index))
-    u_s = process.deterministic_step(estimate, times_of(index - jump))
+    s, t = times_of(index - jump), times_of(index)
+    u_x_hat = process.u_x_hat(dct2(z_t), output, t)
+    u_s = process.deterministic_step(dct2(z_t), u_x_hat, s, t)
     torch.testing.assert_close(idct2(u_s), reference.prev_sample, rtol=0, atol=1e-6)
     x_hat = process.x_hat(z_t, output, times_of(index))
     torch.testing.assert_close(x_hat, reference.pred_original_sample, rtol=0, atol=1e-6)
@@ -150,23 +152,65 @@ def test_the_right_output_gives_back_picture_and_noise(schedule, prediction):
     t = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
     z_t = process.q_sample(x, t, eps)
     output = process.target(x, eps, t)
-    u_x_hat, u_eps_hat = process.estimate(dct2(z_t), output, t)
+    u_x_hat = process.u_x_hat(dct2(z_t), output, t)
     torch.testing.assert_close(idct2(u_x_hat), x, rtol=0, atol=1e-8)
-    torch.testing.assert_close(idct2(u_eps_hat), eps, rtol=0, atol=1e-8)
     torch.testing.assert_close(process.x_hat(z_t, output, t), x, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("schedule", [BLUR, ISOTROPIC])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_any_output_explains_z_t(prediction):
-    """u_t = α_t û_x + σ_t û_ε however wrong the network, and the three kinds of output agree."""
+def test_closed_forms_to_ten_digits(schedule, prediction):
+    """z_t, û_x and the deterministic step, written out with scipy's DCT and numpy."""
+    process, s, t = BlurDiffusion(schedule, prediction), 0.15, 0.2
+    x, eps, output = (randn(1, 3, H, W, seed=seed) for seed in range(3))
+    alpha_s, alpha = (schedule.alpha(time, H, W).numpy() for time in (s, t))
+    sigma_s, sigma = (schedule.sigma(time).item() for time in (s, t))
+
+    def dct(x):
+        return dctn(x.numpy(), axes=(-2, -1), norm="ortho")
+
+    u_t = alpha * dct(x) + sigma * dct(eps)
+    np.testing.assert_allclose(dct(process.q_sample(x, t, eps)), u_t, rtol=0, atol=1e-10)
+    u_out = dct(output)
+    # The pair (û_x, û_ε) solves u_t = α û_x + σ û_ε and the definition of the output.
+    equation = {"x": (1, 0), "eps": (0, 1), "v": (-sigma, alpha)}[prediction]
+    of_x, of_eps = (np.broadcast_to(c, alpha.shape) for c in equation)
+    matrix = np.stack([np.stack([alpha, sigma + 0 * alpha], -1), np.stack([of_x, of_eps], -1)], -2)
+    pair = np.linalg.solve(matrix, np.stack([u_t, u_out], -1)[..., None])[..., 0]
+    u_x_hat = process.u_x_hat(torch.from_numpy(u_t), output, t)
+    np.testing.assert_allclose(u_x_hat.numpy(), pair[..., 0], rtol=1e-10, atol=1e-10)
+    u_s = process.deterministic_step(torch.from_numpy(u_t), u_x_hat, s, t)
+    reference = alpha_s * pair[..., 0] + sigma_s * pair[..., 1]
+    np.testing.assert_allclose(u_s.numpy(), reference, rtol=1e-10, atol=1e-10)
+    # Bayes with precisions, the form the equations are published in.
+    step = alpha / alpha_s
+    noise = sigma**2 - step**2 * sigma_s**2
+    variance = 1 / (1 / sigma_s**2 + step**2 / noise)
+    mean = variance * (step / noise * u_t + alpha_s / sigma_s**2 * pair[..., 0])
+    posterior = process.posterior(torch.from_numpy(u_t), u_x_hat, s, t)
+    np.testing.assert_allclose(posterior.mean.numpy(), mean, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(posterior.variance.numpy(), variance, rtol=1e-10)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_three_kinds_of_output_agree(prediction):
+    """However wrong the network: what its x̂ and ε̂ stand for is the same in every language."""
     process, t = BlurDiffusion(BLUR, prediction), 0.3
     u_t, output = randn(1, 3, H, W), randn(1, 3, H, W, seed=1)
-    estimate = process.estimate(u_t, output, t)
-    torch.testing.assert_close(process.deterministic_step(estimate, t), u_t)
-    x_hat, eps_hat = map(idct2, estimate)
+    u_x_hat = process.u_x_hat(u_t, output, t)
+    eps_hat = idct2((u_t - BLUR.alpha(t, H, W) * u_x_hat) / BLUR.sigma(t))
     for other in (BlurDiffusion(BLUR, kind) for kind in PREDICTIONS):
-        again = other.estimate(u_t, other.target(x_hat, eps_hat, t), t)
-        torch.testing.assert_close(again, Estimate(*estimate), rtol=1e-8, atol=1e-8)
+        again = other.u_x_hat(u_t, other.target(idct2(u_x_hat), eps_hat, t), t)
+        torch.testing.assert_close(again, u_x_hat, rtol=1e-8, atol=1e-8)
+
+
+def test_coefficients_computed_before_give_the_same():
+    process, u_t, u_x = BlurDiffusion(BLUR, "v"), randn(1, 3, H, W), randn(1, 3, H, W, seed=1)
+    s, t = (process.marginal(time, H, W) for time in (0.1, 0.2))
+    torch.testing.assert_close(
+        process.posterior(u_t, u_x, s, t), process.posterior(u_t, u_x, 0.1, 0.2)
+    )
+    torch.testing.assert_close(process.u_x_hat(u_t, u_x, t), process.u_x_hat(u_t, u_x, 0.2))
 
 
 def test_with_blur_only_eps_magnifies_errors():
@@ -174,7 +218,7 @@ def test_with_blur_only_eps_magnifies_errors():
     u_t, error, gain = torch.zeros(1, 1, 256, 256), torch.full((1, 1, 256, 256), 1e-3), {}
     for prediction in PREDICTIONS:
         process = BlurDiffusion(BLUR, prediction)
-        u_x_hat = process.estimate(u_t, idct2(error), 0.5).u_x_hat
+        u_x_hat = process.u_x_hat(u_t, idct2(error), 0.5)
         gain[prediction] = (u_x_hat / error).abs().median().item()
     assert gain["eps"] == pytest.approx(1000, rel=0.05)
     assert gain["x"] == pytest.approx(1, rel=1e-3)
@@ -185,8 +229,9 @@ def test_float32_pictures_keep_their_dtype():
     process = BlurDiffusion(BLUR, "v")
     x = randn(2, 3, H, W).float()
     z_t = process.q_sample(x, torch.tensor([0.2, 0.9]), x)
-    estimate = process.estimate(dct2(z_t), x.bfloat16(), 0.5)
-    results = [z_t, process.target(x, x, 0.3), *estimate, *process.posterior(x, x, 0.1, 0.2)]
+    u_x_hat = process.u_x_hat(dct2(z_t), x.bfloat16(), 0.5)
+    step = process.deterministic_step(x, x, 0.1, 0.2)
+    results = [z_t, process.target(x, x, 0.3), u_x_hat, step, *process.posterior(x, x, 0.1, 0.2)]
     assert {result.dtype for result in results} == {torch.float32}
 
 
@@ -198,6 +243,54 @@ def test_loss_is_zero_for_the_right_output_and_per_picture_otherwise():
     loss = diffusion_loss(process, lambda z, t: process.target(x, eps, t) + offset, x, t, eps)
     torch.testing.assert_close(loss.per_sample, torch.tensor([0.0, 4.0], dtype=torch.float64))
     torch.testing.assert_close(loss.x_hat[0], x[0], rtol=0, atol=1e-8)
+
+
+def true_error(process, weight, x, x_hat, t, gamma=5.0):
+    """The loss named `weight`, from the errors of x̂, ε̂ and v̂ themselves."""
+    alpha, sigma = process.schedule.alpha(t, H, W), process.schedule.sigma(t)[:, None, None, None]
+    d_x = dct2(x_hat - x)
+    d_eps = -alpha * d_x / sigma  # z_t is what it is
+    d_v = alpha * d_eps - sigma * d_x
+    d_min = torch.minimum((alpha / sigma) ** 2, torch.tensor(gamma)).sqrt() * d_x
+    return {"x": d_x, "eps": d_eps, "v": d_v, "min-snr": d_min}[weight].square().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("schedule", [BlurSchedule(sigma_blur_max=2), ISOTROPIC])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("weight", ["x", "eps", "v", "min-snr"])
+def test_a_weighted_loss_is_the_same_whatever_is_predicted(schedule, prediction, weight):
+    process = BlurDiffusion(schedule, prediction)
+    x, eps, x_hat = randn(3, 3, H, W), randn(3, 3, H, W, seed=1), randn(3, 3, H, W, seed=2)
+    t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+
+    def predict(z_t, t):
+        alpha, sigma = schedule.alpha(t, H, W), schedule.sigma(t)[:, None, None, None]
+        eps_hat = idct2((dct2(z_t) - alpha * dct2(x_hat)) / sigma)
+        return process.target(x_hat, eps_hat, t)
+
+    loss = diffusion_loss(process, predict, x, t, eps, weight)
+    torch.testing.assert_close(loss.per_sample, true_error(process, weight, x, x_hat, t))
+    torch.testing.assert_close(loss.x_hat, x_hat)
+    plain = diffusion_loss(process, predict, x, t, eps)
+    torch.testing.assert_close(plain.per_sample, true_error(process, prediction, x, x_hat, t))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_isotropic_weights_equal_those_of_the_min_snr_paper(prediction):
+    """min(SNR, γ) for x, min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v; one per picture."""
+    t = torch.rand(9, dtype=torch.float64)
+    snr = ISOTROPIC.logsnr(t).exp()
+    reference = snr.clamp(max=5) / {"x": 1, "eps": snr, "v": snr + 1}[prediction]
+    weight = BlurDiffusion(ISOTROPIC, prediction).loss_weight("min-snr", t, H, W)
+    assert weight.dtype == torch.float64
+    torch.testing.assert_close(weight, reference[:, None, None, None].expand(9, 1, H, W))
+
+
+def test_unknown_weights_are_refused():
+    with pytest.raises(ValueError, match="x, eps, v, min-snr, got 'snr'"):
+        BlurDiffusion(BLUR).loss_weight("snr", 0.5, H, W)
+    with pytest.raises(ValueError, match="gamma must be above 0, got 0"):
+        BlurDiffusion(BLUR).loss_weight("min-snr", 0.5, H, W, gamma=0)
 
 
 def test_unknown_prediction_is_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from blurlib.diffusion.dct import frequencies
 from blurlib.diffusion.schedule import BlurSchedule
 
 T = torch.linspace(0, 1, 21, dtype=torch.float64)
@@ -57,6 +58,39 @@ def test_the_mean_of_a_picture_is_never_damped():
 
 def test_no_blur_damps_nothing():
     assert (BlurSchedule(sigma_blur_max=0).damping(T, 6, 7) == 1).all()
+
+
+def test_blur_damps_at_the_rates_of_the_laplacian():
+    tau = BlurSchedule().blur_sigma(T) ** 2 / 2
+    reference = 0.999 * torch.exp(-frequencies(6, 7) * tau[:, None, None]) + 0.001
+    damping = BlurSchedule().damping(T, 6, 7)[:, 0]
+    torch.testing.assert_close(damping, reference, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 17, 65])
+@pytest.mark.parametrize("spacing", ["logsnr", "uniform"])
+def test_times_fall_from_one_in_equal_steps(spacing, steps):
+    schedule = BlurSchedule(logsnr_min=-8, logsnr_max=12)
+    times = schedule.times(steps, spacing)
+    assert len(times) == steps
+    assert times[0] == 1
+    end = torch.tensor([*times, 0.0], dtype=torch.float64)
+    equal = schedule.logsnr(end) if spacing == "logsnr" else end
+    span = 20 if spacing == "logsnr" else -1
+    torch.testing.assert_close(equal.diff(), torch.full_like(end[1:], span / steps))
+
+
+def test_time_of_inverts_logsnr():
+    schedule = BlurSchedule()
+    torch.testing.assert_close(schedule.time_of(schedule.logsnr(T)), T, rtol=0, atol=1e-12)
+    assert schedule.time_of(-1e3) == 1  # beyond the schedule: its end
+
+
+def test_times_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        BlurSchedule().times(0)
+    with pytest.raises(ValueError, match="logsnr, uniform, got 'karras'"):
+        BlurSchedule().times(4, "karras")
 
 
 def test_coefficients_are_float64_whatever_the_time():

@@ -1,11 +1,22 @@
 """From the direct reconstruction to the perceptual one, with an untrained denoiser."""
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from blurlib.codec import zoo
 from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+from blurlib.codec.transforms import Reconstruction
+from blurlib.diffusion import (
+    BlurDiffusion,
+    BlurSchedule,
+    Denoiser,
+    DenoiserConfig,
+    Tiling,
+    diffusion_loss,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +94,90 @@ def test_a_saved_decoder_samples_the_same(decoder, tiny_codec, photo, tmp_path):
     assert torch.equal(a[-1], b[-1])
 
 
+@pytest.mark.parametrize("solver", ["ancestral", "deterministic", "multistep"])
+@pytest.mark.parametrize("spacing", ["logsnr", "uniform"])
+def test_every_way_of_sampling_gives_a_picture(decoder, tiny_codec, photo, solver, spacing):
+    output = decoded(tiny_codec, photo)
+    how = {"solver": solver, "spacing": spacing}
+    *_, plain = decoder.sample(output, 3, 1, **how)
+    *_, calm = decoder.sample(output, 3, 1, start_scale=0.8, **how)
+    assert plain.x_hat.isfinite().all()
+    assert not torch.equal(plain.x_hat, calm.x_hat)
+
+
+def test_tiles_change_little(decoder, tiny_codec, photo):
+    output = decoded(tiny_codec, photo, 130, 300)
+    *_, whole = decoder.sample(output, steps=2)
+    *_, tiled = decoder.sample(output, steps=2, tiling=Tiling(tile=128, overlap=64))
+    assert not torch.equal(tiled.x_hat, whole.x_hat)
+    torch.testing.assert_close(tiled.x_hat, whole.x_hat, rtol=0, atol=0.05)
+
+
+def test_mixed_precision_is_the_networks_alone(decoder, tiny_codec, photo):
+    """Asked for in either way; the pictures of the chain stay float32."""
+    output = decoded(tiny_codec, photo)
+    *_, full = decoder.sample(output, steps=2)
+    *_, half = decoder.sample(output, steps=2, autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        *_, around = decoder.sample(output, steps=2)
+    assert half.x_hat.dtype == torch.float32
+    assert torch.equal(half.x_hat, around.x_hat)
+    assert not torch.equal(half.x_hat, full.x_hat)
+    torch.testing.assert_close(half.x_hat, full.x_hat, rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+def test_shuffled_conditioning_wrecks_the_picture(tiny_codec, astronaut):
+    """A denoiser trained for a moment on four photos listens to what it is given: with the
+    conditioning of another photo it draws the other photo."""
+    crops = [astronaut[:, y : y + 128, x : x + 128] for y in (0, 256) for x in (128, 256)]
+    x = torch.stack(crops).float() / 255
+    torch.manual_seed(0)
+    config = DenoiserConfig(patch=4, widths=(16, 16, 16), blocks=1, cond_channels=(0, 16, 16))
+    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0))
+    decoder = DiffusionDecoder(Denoiser(config), process, tiny_codec.model_id)
+    with torch.no_grad():
+        output = tiny_codec(x, 2)
+        # As from a trained codec: the direct reconstruction is the photo, somewhat blurred.
+        given = output.reconstruction._replace(x_hat=F.avg_pool2d(x, 5, 1, 2))
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    for _ in range(150):
+        eps, t = torch.randn_like(x), torch.rand(len(x))
+        predict = partial(decoder.predict, given=given)
+        loss = diffusion_loss(process, predict, 2 * x - 1, t, eps).per_sample.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def error(order):
+        shuffled = Reconstruction(given.x_hat[order], tuple(f[order] for f in given.pyramid))
+        *_, last = decoder.eval().sample(output._replace(reconstruction=shuffled), steps=4)
+        return (last.x_hat - x).square().mean().item()
+
+    right = error([0, 1, 2, 3])
+    assert right < (given.x_hat - x).square().mean()
+    assert error([1, 2, 3, 0]) > 10 * right
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_at_least_one_step(decoder, tiny_codec, photo, steps):
     with pytest.raises(ValueError, match=f"at least 1 step, got {steps}"):
         next(decoder.sample(decoded(tiny_codec, photo), steps=steps))
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ({"start_scale": 0.0}, "start_scale .* 0.0"),
+        ({"solver": "euler"}, "ancestral, deterministic, multistep, got 'euler'"),
+        ({"spacing": "linear"}, "logsnr, uniform, got 'linear'"),
+        ({"tiling": Tiling(memory=2**20)}, r"memory is 1 MiB.* 128×128 pixels takes \d+ MiB"),
+        ({"tiling": Tiling(tile=260)}, "multiple of 16 .* 260: 272 works"),
+    ],
+)
+def test_ways_that_cannot_be_are_refused_at_once(decoder, tiny_codec, photo, how, named):
+    with pytest.raises(ValueError, match=named):
+        decoder.sample(decoded(tiny_codec, photo), steps=2, **how)
 
 
 def test_another_codecs_picture_is_refused_at_once(decoder, tiny_codec, photo):

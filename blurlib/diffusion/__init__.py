@@ -2,9 +2,16 @@
 
 from blurlib.diffusion.dct import dct2, dct_matrix, frequencies, idct2
 from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
-from blurlib.diffusion.process import BlurDiffusion, DiffusionLoss, Estimate, diffusion_loss
-from blurlib.diffusion.sampler import SamplerState, ancestral, deterministic, last_x_hat
-from blurlib.diffusion.schedule import BlurSchedule
+from blurlib.diffusion.process import (
+    BlurDiffusion,
+    DiffusionLoss,
+    LossWeight,
+    Marginal,
+    diffusion_loss,
+)
+from blurlib.diffusion.sampler import SamplerState, Solver, last_x_hat, sample
+from blurlib.diffusion.schedule import BlurSchedule, Spacing
+from blurlib.diffusion.tiling import Tiling, predict_tiled
 
 __all__ = [
     "BlurDiffusion",
@@ -12,14 +19,18 @@ __all__ = [
     "Denoiser",
     "DenoiserConfig",
     "DiffusionLoss",
-    "Estimate",
+    "LossWeight",
+    "Marginal",
     "SamplerState",
-    "ancestral",
+    "Solver",
+    "Spacing",
+    "Tiling",
     "dct2",
     "dct_matrix",
-    "deterministic",
     "diffusion_loss",
     "frequencies",
     "idct2",
     "last_x_hat",
+    "predict_tiled",
+    "sample",
 ]

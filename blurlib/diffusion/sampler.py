@@ -1,6 +1,6 @@
-"""Samplers: from noise to a picture, one network evaluation a step, as generators.
+"""The reverse process: from noise to a picture, one network evaluation a step, as a generator.
 
-    for state in ancestral(process, predict, (1, 3, H, W), steps=17, generator=generator):
+    for state in sample(process, predict, (1, 3, H, W), steps=17, generator=generator):
         show(state.x_hat)
 
 The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries the noise σ_0.
@@ -9,16 +9,17 @@ The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from blurlib.diffusion.dct import idct2
-from blurlib.diffusion.process import BlurDiffusion, Estimate
+from blurlib.diffusion.process import BlurDiffusion, Marginal
+from blurlib.diffusion.schedule import BlurSchedule, Spacing
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-Noise = Callable[[], Tensor]
-Step = Callable[[Tensor, Estimate, float, float, Noise], Tensor]
+Solver = Literal["ancestral", "deterministic", "multistep"]
 
 
 @dataclass(frozen=True)
@@ -38,58 +39,54 @@ class SamplerState:
         return idct2(self.u_x_hat)
 
 
-def ancestral(
+def sample(
     process: BlurDiffusion,
     predict: Predict,
     shape: Sequence[int],
     steps: int,
     generator: torch.Generator,
     *,
-    noise_scale: float = 1.0,
+    solver: Solver = "ancestral",
+    spacing: Spacing = "logsnr",
+    start_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Iterator[SamplerState]:
-    """u_s ~ N(mean, variance) of `BlurDiffusion.posterior`; t = 1, 1 − 1/steps, …, 1/steps.
+    """From noise at t = 1 to a picture, in `steps` network evaluations and two DCTs each.
 
     predict: (z_t (B, 3, H, W), t (B,)) → network output (B, 3, H, W), all in pixel space.
     shape: (B, 3, H, W). steps: network evaluations, at least 1.
     generator: all noise comes from it, so a seed repeats a decode; draws happen on its device, so
         a CPU generator gives the same noise to every device.
-    noise_scale: u_1 = noise_scale · σ_1 · N(0, I); 0 starts from grey.
-    dtype, device: of the chain; device defaults to the generator's.
+    solver: how to get from t to s < t, given û_x:
+        "ancestral"      u_s ~ N(mean, variance) of `BlurDiffusion.posterior`, fresh noise a step;
+        "deterministic"  `BlurDiffusion.deterministic_step`: DDIM, of order 1;
+        "multistep"      the same with û_x extrapolated from the last two: order 2; on
+                         Gaussian pictures, at 17 steps, 9–37 % of its error.
+    spacing: of the times, `BlurSchedule.times`.
+    start_scale: u_1 = start_scale · σ_1 · N(0, I). Below 1 the result is calmer: CDC
+        (Yang & Mandt 2023, arXiv 2209.06950) uses 0.8.
+    dtype, device: of the chain; device defaults to the generator's. Coefficients are computed in
+        float64, once per step.
 
-    Yields a `SamplerState` per step, without gradients. Raises ValueError for steps < 1, a shape
-    that is not 4-D and a negative noise_scale, before the first step.
+    Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
+    for steps < 1, a shape that is not 4-D, start_scale ≤ 0, an unknown solver or spacing.
     """
+    times = process.schedule.times(steps, spacing)
+    if len(shape) != 4:
+        raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
+    if not 0 < start_scale < math.inf:
+        raise ValueError(f"start_scale must be above 0, such as 0.8 or 1, got {start_scale}")
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}")
+    device = device or generator.device
 
-    def step(u_t: Tensor, estimate: Estimate, s: float, t: float, noise: Noise) -> Tensor:
-        mean, variance = process.posterior(u_t, estimate.u_x_hat, s, t)
-        return mean + variance.sqrt() * noise()
+    def noise() -> Tensor:
+        """N(0, I). The DCT is orthonormal, so the draw serves as frequencies as it is."""
+        drawn = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
+        return drawn.to(device)
 
-    _check(shape, steps, noise_scale)
-    noise = _white_noise(shape, generator, dtype, device)
-    return _chain(process, predict, steps, step, noise, noise_scale)
-
-
-def deterministic(
-    process: BlurDiffusion,
-    predict: Predict,
-    shape: Sequence[int],
-    steps: int,
-    generator: torch.Generator,
-    *,
-    noise_scale: float = 1.0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-) -> Iterator[SamplerState]:
-    """u_s = α_s û_x + σ_s ε̂ (DDIM): noise only at the start. Otherwise as `ancestral`."""
-
-    def step(u_t: Tensor, estimate: Estimate, s: float, t: float, noise: Noise) -> Tensor:
-        return process.deterministic_step(estimate, s)
-
-    _check(shape, steps, noise_scale)
-    noise = _white_noise(shape, generator, dtype, device)
-    return _chain(process, predict, steps, step, noise, noise_scale)
+    return _chain(process, predict, times, solver, noise, start_scale)
 
 
 def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
@@ -99,46 +96,67 @@ def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
     return last.x_hat
 
 
-def _check(shape: Sequence[int], steps: int, noise_scale: float) -> None:
-    if steps < 1:
-        raise ValueError(f"sampling takes at least 1 step, got {steps}")
-    if len(shape) != 4:
-        raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
-    if not 0 <= noise_scale < math.inf:
-        raise ValueError(f"noise_scale must be 0 or more, got {noise_scale}")
+class _Point(NamedTuple):
+    """Where a chain has been: the time, and û_x there."""
 
-
-def _white_noise(
-    shape: Sequence[int],
-    generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device | None,
-) -> Noise:
-    """Draws N(0, I). The DCT is orthonormal, so the draw serves as frequencies as it is."""
-
-    def draw() -> Tensor:
-        noise = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
-        return noise.to(device or generator.device)
-
-    return draw
+    t: float
+    u_x_hat: Tensor
 
 
 @torch.no_grad()
 def _chain(
     process: BlurDiffusion,
     predict: Predict,
-    steps: int,
-    step: Step,
-    noise: Noise,
-    noise_scale: float,
+    times: Sequence[float],
+    solver: Solver,
+    noise: Callable[[], Tensor],
+    start_scale: float,
 ) -> Iterator[SamplerState]:
-    """The loop of every sampler. The state stays in frequency space: two DCTs a step."""
-    u_t = noise_scale * process.schedule.sigma(1.0).item() * noise()
-    for i in range(steps):
-        t, s = 1 - i / steps, 1 - (i + 1) / steps
+    """The loop of every solver. The state stays in frequency space: two DCTs a step."""
+    u_t = start_scale * process.schedule.sigma(1.0).item() * noise()
+    H, W = u_t.shape[-2:]
+
+    def marginal(t: float) -> Marginal:
+        return process.marginal(torch.tensor(t, dtype=torch.float64, device=u_t.device), H, W)
+
+    before, here = None, marginal(times[0])
+    for i, (t, s) in enumerate(zip(times, (*times[1:], None), strict=True)):
         z_t = idct2(u_t)
-        output = predict(z_t, u_t.new_full((u_t.shape[0],), t))
-        estimate = process.estimate(u_t, output, t)
-        yield SamplerState(i, steps, t, z_t, estimate.u_x_hat)
-        if i + 1 < steps:
-            u_t = step(u_t, estimate, s, t, noise)
+        u_x_hat = process.u_x_hat(u_t, predict(z_t, u_t.new_full((len(u_t),), t)), here)
+        yield SamplerState(i, len(times), t, z_t, u_x_hat)
+        if s is None:
+            return
+        there = marginal(s)
+        if solver == "ancestral":
+            mean, variance = process.posterior(u_t, u_x_hat, there, here)
+            u_t = mean.addcmul_(variance.sqrt(), noise())
+        else:
+            aim = u_x_hat
+            if solver == "multistep" and before is not None:
+                aim = _extrapolated(process.schedule, before, _Point(t, u_x_hat), s)
+            u_t = process.deterministic_step(u_t, aim, there, here)
+            before = _Point(t, u_x_hat)
+        here = there
+
+
+def _extrapolated(schedule: BlurSchedule, before: _Point, now: _Point, s: float) -> Tensor:
+    """The û_x that makes one deterministic step from t to s of order 2, from û_x at p > t > s.
+
+    Exactly, at every frequency, u_s/σ_s = u_t/σ_t + ∫ û_x dρ from ρ_t to ρ_s, with ρ = α/σ. Let û_x
+    be linear in the half log-SNR before blur, ℓ = log(a/σ), which all frequencies share:
+
+        û_x(ℓ) = û_x(t) + (ℓ − ℓ_t)/(ℓ_t − ℓ_p) · (û_x(t) − û_x(p))
+
+    Its mean over the step, to the order of the rule, is its value half-way in ℓ:
+
+        û_x = û_x(t) + r/2 · (û_x(t) − û_x(p)),    r = (ℓ_s − ℓ_t)/(ℓ_t − ℓ_p)
+
+    Without blur this is DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095). With blur, each
+    frequency has a log-SNR of its own, but DPM-Solver's log(α_k,l/σ) in the place of ℓ is less
+    accurate: it hardly moves while a frequency is all but gone, then leaps, and r overshoots. On
+    Gaussian pictures (spectrum as in `BlurSchedule.times`, blur of 20 pixels) it misses 20 % of the
+    spectrum at 17 steps, this 8 %, the first order 28 %.
+    """
+    l_p, l_t, l_s = (schedule.logsnr(t).item() / 2 for t in (before.t, now.t, s))
+    r = (l_s - l_t) / (l_t - l_p)
+    return torch.lerp(now.u_x_hat, before.u_x_hat, -r / 2)

@@ -1,0 +1,223 @@
+"""Tiles: their geometry, that nobody sees them, and that they keep to the memory they are given."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from blurlib.diffusion import (
+    BlurDiffusion,
+    BlurSchedule,
+    Denoiser,
+    DenoiserConfig,
+    Tiling,
+    last_x_hat,
+    predict_tiled,
+    sample,
+    tiling,
+)
+from blurlib.diffusion.tiling import spans
+
+# Sees 24 pixels around it: 2 · (2 + 2) at full and 4 · (2 + 2) at half resolution of its patches.
+LOCAL = DenoiserConfig(patch=2, widths=(8, 8), blocks=1, cond_channels=(0, 3))
+WIDE = replace(LOCAL, widths=(8, 8, 8, 8), blocks=2, cond_channels=(0, 3, 5))
+
+
+def awake(config):
+    """A network with random weights where an untrained one has zeros."""
+    torch.manual_seed(0)
+    network = Denoiser(config)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network.requires_grad_(False)
+
+
+def inputs(config, H, W, seed=0):
+    """(z_t, t, base, pyramid) of random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(channels, stride):
+        return torch.randn(2, channels, H // stride, W // stride, generator=generator)
+
+    scales = enumerate(config.cond_channels)
+    pyramid = [randn(channels, config.patch * 2**i) for i, channels in scales if channels]
+    return randn(3, 1), torch.tensor([0.2, 0.7]), randn(3, 1), pyramid
+
+
+@pytest.mark.parametrize("n", [16, 128, 144, 400, 1008, 3008])
+@pytest.mark.parametrize(("tile", "overlap"), [(128, 64), (128, 16), (512, 128)])
+def test_spans_cover_an_axis_and_share_what_they_must(n, tile, overlap):
+    parts = spans(n, tile, overlap, 16)
+    total = torch.zeros(n)
+    for part in parts:
+        assert part.start % 16 == part.stop % 16 == 0
+        assert part.stop - part.start <= tile
+        total[part.start : part.stop] += part.weight
+    torch.testing.assert_close(total, torch.ones(n))
+    assert (parts[0].start, parts[-1].stop) == (0, n)
+    for left, right in pairwise(parts):
+        assert left.stop - right.start >= overlap
+        assert not right.weight[: overlap // 4].any()
+        assert not left.weight[-(overlap // 4) :].any()
+        assert right.weight.diff().abs().max() < 4 / overlap  # smooth: no jump of the weight
+        assert right.weight.min() >= 0
+
+
+@pytest.mark.parametrize(("H", "W"), [(64, 64), (248, 164), (128, 500)])
+def test_a_local_network_is_the_same_in_tiles(H, W):
+    """It sees 24 pixels, and the outer 128/4 = 32 of an overlap count nothing."""
+    network, given = awake(LOCAL), inputs(LOCAL, H, W)
+    tiled = predict_tiled(network, *given, side=256, overlap=128)
+    torch.testing.assert_close(tiled, network(*given), rtol=0, atol=1e-5)
+
+
+def test_a_local_network_is_not_the_same_where_the_overlap_is_too_small():
+    """The test above can fail: with 32/4 = 8 pixels the cuts show."""
+    network, given = awake(LOCAL), inputs(LOCAL, 128, 300)
+    tiled = predict_tiled(network, *given, side=128, overlap=32)
+    assert (tiled - network(*given)).abs().max() > 1e-4
+
+
+def steps_across(x):
+    """Mean absolute difference between neighbouring columns, (W − 1,)."""
+    return x.diff(dim=-1).abs().mean((0, 1, 2))
+
+
+def test_no_seams(astronaut, monkeypatch):
+    """A network that sees further than the overlap: tiles differ, but nowhere in a line.
+
+    The steps between neighbouring columns, averaged over a column, are those of the untiled picture
+    to 1 % everywhere, borders included. Where tiles are put side by side unblended they are not.
+    """
+    network, x = awake(WIDE), astronaut[None, :, :256].float() / 127.5 - 1
+    z_t, t, _, pyramid = inputs(WIDE, 256, 512)
+    given = (x + 0.3 * z_t[:1], t[:1], x, [level[:1] for level in pyramid])
+    untiled = network(*given)
+
+    def worst_column():
+        tiled = predict_tiled(network, *given, side=192, overlap=64)
+        assert not torch.equal(tiled, untiled)
+        return (steps_across(tiled) / steps_across(untiled) - 1).abs().max()
+
+    assert worst_column() < 0.01
+    monkeypatch.setattr(
+        tiling, "_rise", lambda n, at, overlap: (torch.arange(n) >= at + 31).float()
+    )
+    assert worst_column() > 0.05
+
+
+def test_every_step_is_blended_and_the_dct_sees_the_whole_picture():
+    network, (_, _, base, pyramid) = awake(LOCAL), inputs(LOCAL, 248, 300)
+    seen = []
+
+    def run(**tiles):
+        def predict(z_t, t):
+            seen.append(tuple(z_t.shape))
+            return predict_tiled(network, z_t, t, base, pyramid, **tiles)
+
+        process = BlurDiffusion(BlurSchedule())
+        return last_x_hat(sample(process, predict, base.shape, 2, torch.Generator().manual_seed(0)))
+
+    tiled, untiled = run(side=256, overlap=128), run(side=300, overlap=128)
+    assert set(seen) == {tuple(base.shape)}
+    torch.testing.assert_close(tiled, untiled, rtol=0, atol=1e-4)
+
+
+def test_tiles_are_as_large_as_the_memory_allows():
+    config = DenoiserConfig.small()
+    need = tiling.CHAIN_BYTES + config.bytes_per_pixel
+    assert Tiling(memory=need * 1024 * 768).side(config, 1, 1024, 768) >= 1024
+    side = Tiling(memory=need * 1024 * 768 - 1).side(config, 1, 1024, 768)
+    assert 512 <= side < 1024
+    assert side % config.multiple == 0
+    assert Tiling(memory=need * 1024 * 768).side(config, 2, 768, 512) >= 768
+    assert Tiling(tile=256).side(config, 1, 1024, 768) == 256
+
+
+def test_the_refusal_names_a_memory_that_works():
+    config = DenoiserConfig.small()
+    with pytest.raises(ValueError, match=r"memory is 500 MiB.* 3008×2048 pixels") as refusal:
+        Tiling(memory=500 * 2**20).side(config, 1, 2048, 3008)
+    works = int(str(refusal.value).split("takes ")[1].split(" MiB")[0])
+    assert Tiling(memory=works * 2**20).side(config, 1, 2048, 3008) == 256
+    with pytest.raises(ValueError, match=f"takes {works} MiB"):
+        Tiling(memory=(works - 1) * 2**20).side(config, 1, 2048, 3008)
+    with pytest.raises(ValueError, match="or tiles of 256"):
+        Tiling(memory=works * 2**20, tile=1024).side(config, 1, 2048, 3008)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"memory": 0}, "memory .* 0"),
+        ({"overlap": 0}, "overlap .* 0"),
+        ({"tile": 128}, "twice the overlap, 256, got 128"),
+        ({"tile": 264}, "tile must be a multiple of 16 .* 264: 272 works"),
+        ({"overlap": 100}, "overlap must be a multiple of 16 .* 100: 112 works"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        Tiling(**settings).side(DenoiserConfig.small(), 1, 2048, 3008)
+
+
+MEASURE = """
+import json, resource, sys
+import torch
+from blurlib.diffusion import *
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def given(H, W):
+    scales = [(c, config.patch * 2**i) for i, c in enumerate(config.cond_channels) if c]
+    return torch.ones(1, 3, H, W), [torch.ones(1, c, H // s, W // s) for c, s in scales]
+
+def decode(H, W, tiling, solver):
+    base, pyramid = given(H, W)
+    side = tiling.side(config, 1, H, W)
+    before = peak()
+    chain = sample(
+        BlurDiffusion(BlurSchedule()),
+        lambda z, t: predict_tiled(net, z, t, base, pyramid, side=side, overlap=tiling.overlap),
+        base.shape, 3, torch.Generator().manual_seed(0), solver=solver,
+    )
+    for state in chain:
+        x = ((state.x_hat + 1) / 2).clamp(0, 1)
+    return side, peak() - before
+
+size, H, W, memory, solver = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
+config = getattr(DenoiserConfig, size)()
+net = Denoiser(config).eval().to(memory_format=torch.channels_last)
+decode(64, 64, Tiling(), solver)
+print(json.dumps(decode(H, W, Tiling(memory=memory), solver)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "H", "W", "mebibytes", "solver", "tiled"),
+    [
+        ("small", 512, 768, 190, "ancestral", False),
+        ("small", 1344, 2048, 1300, "multistep", False),
+        ("small", 2048, 3008, 1400, "ancestral", True),
+        ("paper", 512, 768, 1024, "ancestral", True),
+    ],
+)
+def test_the_memory_bound_holds(size, H, W, mebibytes, solver, tiled):
+    """Peak resident memory of a process, less what it held before the decode."""
+    arguments = [size, H, W, mebibytes * 2**20, solver]
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    side, used = json.loads(result.stdout)
+    assert used <= mebibytes * 2**20
+    assert (side < max(H, W)) == tiled
