@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from scipy.interpolate import Akima1DInterpolator
 from torch import Tensor
 
 from blurlib.entropy import Latent
 
 INK = "#222222"
-COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63")
+PALE, PALE_INK = "#b5b5b5", "#777777"
+COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63", "#2a9d8f", "#e76f51")
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG, the same text for the same figure; closes it."""
+    file = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": "blurlib"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return file.getvalue()
 
 
 class Panel(NamedTuple):
@@ -75,23 +88,83 @@ def bits_per_position(photo: Tensor, bits: Tensor) -> Figure:
 
 
 class Curve(NamedTuple):
-    """One rate–distortion curve; `published` ones are drawn in a lighter hand."""
+    """One rate–distortion curve. `ours` is drawn strongest, `published` in a lighter hand."""
 
     label: str
     bpp: Sequence[float]
     quality: Sequence[float]
     published: bool = False
+    ours: bool = False
 
 
-def rate_distortion(curves: Sequence[Curve], ylabel: str) -> Figure:
-    """Quality over bits per pixel."""
-    figure, axis = plt.subplots(figsize=(7, 4.4), dpi=110)
-    for i, curve in enumerate(curves):
-        colour = COLOURS[i % len(COLOURS)]
-        light = {"lw": 1, "alpha": 0.6, "ls": "--"}
-        style = light if curve.published else {"lw": 1.8, "marker": "."}
-        axis.plot(curve.bpp, curve.quality, color=colour, label=curve.label, **style)
-    axis.set(xlabel="bits per pixel", ylabel=ylabel)
+def rate_distortion(
+    curves: Sequence[Curve], ylabel: str, bpp: tuple[float, float] = (0.05, 1.0)
+) -> Figure:
+    """Quality over bits per pixel, inside an interval of rates.
+
+    Measured curves have a dot at every measured point; published ones are dashed and grey, and
+    named where they end.
+    """
+    figure, axis = plt.subplots(figsize=(8, 5), dpi=110, layout="constrained")
+    colours = iter(COLOURS * 4)
+    for curve in curves:
+        rate, quality = _inside(curve, bpp)
+        if curve.published:
+            axis.plot(rate, quality, color=PALE, lw=1, ls="--", zorder=1)
+            axis.annotate(
+                curve.label, (rate[-1], quality[-1]), xytext=(3, 0), textcoords="offset points",
+                va="center", size=7.5, color=PALE_INK, annotation_clip=False,
+            )  # fmt: skip
+            continue
+        weight = {"lw": 2.6, "zorder": 3} if curve.ours else {"lw": 1.3, "zorder": 2}
+        axis.plot(rate, quality, color=next(colours), marker=".", label=curve.label, **weight)
+    axis.set(xlabel="bits per pixel", ylabel=ylabel, xlim=bpp)
+    _tidy(axis)
+    axis.legend(frameon=False, loc="best", size=9, title="measured here", alignment="left")
+    return figure
+
+
+def _inside(curve: Curve, bpp: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """The curve between two rates; its ends are interpolated where it crosses them."""
+    order = np.argsort(curve.bpp)
+    rate, quality = np.asarray(curve.bpp)[order], np.asarray(curve.quality)[order]
+    low, high = max(bpp[0], rate[0]), min(bpp[1], rate[-1])
+    kept = np.unique([low, *rate[(rate > low) & (rate < high)], high])
+    return kept, np.interp(kept, rate, quality)
+
+
+def bd_integral(anchor: Curve, test: Curve, low: float, high: float, ylabel: str) -> Figure:
+    """What BD-rate is the mean of: both curves as log rate over quality, the area between filled.
+
+    `low` and `high` are the interval of quality that both reach.
+    """
+    grid = np.linspace(low, high, 200)
+    figure, axis = plt.subplots(figsize=(8, 4.4), dpi=110, layout="constrained")
+    logs = []
+    for curve, colour in ((anchor, COLOURS[0]), (test, COLOURS[1])):
+        axis.semilogy(curve.quality, curve.bpp, ".", color=colour)
+        order = np.argsort(curve.quality)
+        quality, log = np.asarray(curve.quality)[order], np.log10(curve.bpp)[order]
+        logs.append(Akima1DInterpolator(quality, log)(grid))
+        axis.semilogy(grid, 10 ** logs[-1], color=colour, label=curve.label)
+    axis.fill_between(grid, 10 ** logs[0], 10 ** logs[1], color=COLOURS[3], alpha=0.25, lw=0)
+    for edge in (low, high):
+        axis.axvline(edge, color=PALE, lw=1, ls=":")
+    axis.set(xlabel=ylabel, ylabel="bits per pixel (log)")
+    _tidy(axis)
+    axis.legend(frameon=False)
+    return figure
+
+
+def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
+    """Fréchet distance over the number of patches: mean and spread of `perception.by_count`."""
+    figure, axis = plt.subplots(figsize=(7, 3.6), dpi=110, layout="constrained")
+    for (label, table), colour in zip(tables.items(), COLOURS, strict=False):
+        axis.errorbar(
+            table["patches"], table["frechet"], table["frechet_std"],
+            color=colour, marker=".", capsize=2, label=label,
+        )  # fmt: skip
+    axis.set(xlabel="patches", ylabel=ylabel, ylim=(0, None))
     _tidy(axis)
     axis.legend(frameon=False)
     return figure
