@@ -47,6 +47,8 @@ def main() -> None:
     """Run; a wrong input is one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except UsageError as error:
         if not error.format_message():  # no command: the help has been printed
             sys.exit(2)

@@ -7,11 +7,13 @@ Each table is a file in results/tables and, where README, a page of the book or 
 it, a block between `<!-- table: NAME -->` and `<!-- /table -->`. Figures are in book/figures.
 """
 
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -131,10 +133,10 @@ def headline(root: Path) -> str:
 
 
 def perception(root: Path) -> str:
-    """LPIPS and set distances of every codec at equal rates, and the number of patches."""
+    """LPIPS and Fréchet distances of every codec at equal rates, and the number of patches."""
     codecs = report.measured("kodak", root / "results")
     networks = sorted({d.network for codec in codecs for d in codec.results.distances})
-    names = [name for network in networks for name in names_of(network)]
+    names = [names_of(network).frechet for network in networks]
     frame = report.at_rates(["lpips", *names], PERCEPTION_RATES, root / "results")
     head = ["codec", *(f"{_title(c)} at {bpp:g}" for c, bpp in frame.columns)]
     rows = [
@@ -144,9 +146,17 @@ def perception(root: Path) -> str:
     patches = sorted({d.patches for codec in codecs for d in codec.results.distances})
     return _markdown(head, rows) + (
         f"\nAt {', '.join(f'{bpp:g}' for bpp in PERCEPTION_RATES)} bpp, between the measured "
-        f"points linear in log rate; – where a codec does not reach the rate. The distances are over "
-        f"{', '.join(map(str, patches))} patches.\n"
+        f"points linear in log rate; – where a codec does not reach the rate. The distances are "
+        f"over {', '.join(map(str, patches))} patches.\n"
     )
+
+
+def noise(root: Path) -> str:
+    """What grey noise on the direct reconstruction does to the perceptual measures."""
+    checks = json.loads((root / "results/checks/perception.json").read_text())
+    columns = ["lpips", "FD-AlexNet", "psnr"]
+    rows = [[f"{r['level']}", *(f"{r[c]:.3f}" for c in columns)] for r in checks["noise"]]
+    return _markdown(["noise (levels)", "LPIPS", "FD-AlexNet", "PSNR (dB)"], rows)
 
 
 def against_published(root: Path) -> str:
@@ -170,21 +180,6 @@ def every_average(root: Path) -> str:
     return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def curves(root: Path, column: str, beside: Sequence[str]) -> list[plotting.Curve]:
-    """Measured ones, then the published ones that are drawn beside them."""
-    found = [
-        plotting.Curve(c.label, *c.curve(column).T, ours=bool(c.training))
-        for c in report.measured("kodak", root / "results")
-        if column in c.table
-    ]
-    points = published.read(root / "results/published")
-    for name, _, variant in (entry.partition(":") for entry in beside):
-        curve = points.curve(name, column, variant=variant or None)
-        label = f"{name} ({variant})" if variant else name
-        found.append(plotting.Curve(label, *curve.T, published=True))
-    return found
-
-
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
@@ -195,30 +190,55 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "against-vtm-methods": against_vtm_methods,
     "headline": headline,
     "perception": perception,
+    "noise": noise,
     "against-published": against_published,
 }
 
-FIGURES: dict[str, tuple[str, str, Sequence[str]]] = {
-    "rd-ms-ssim": (
-        "ms_ssim_db",
-        "MS-SSIM (dB)",
-        ("VTM-9.1", "bmshj2018-hyperprior:ms-ssim", "cheng2020-anchor:ms-ssim"),
-    ),
-    "rd-psnr": ("psnr", "PSNR (dB)", ("VTM-9.1", "mbt2018-mean:mse", "ELIC:mse")),
+# Column, axis title and the published curves drawn beside ours.
+FIGURES: dict[str, tuple[str, str, Sequence[published.Entry]]] = {
+    "rd-ms-ssim": ("ms_ssim_db", "MS-SSIM (dB)", report.BESIDE_MS_SSIM),
+    "rd-psnr": ("psnr", "PSNR (dB)", report.BESIDE_PSNR),
     "rd-lpips": ("lpips", "LPIPS, AlexNet (lower is better)", ()),
     "rd-fd-alexnet": ("FD-AlexNet", "FD-AlexNet, 192 patches (lower is better)", ()),
 }
 
 
-def outputs(root: Path) -> dict[Path, str]:
-    """Every generated file that is not a page: its path and its text."""
+class Figure(NamedTuple):
+    """A figure's file, what is drawn in it, and the digest of that, which stands in the file:
+    the drawing itself differs between versions of matplotlib."""
+
+    path: Path
+    lines: list[report.Line]
+    title: str
+
+    @property
+    def digest(self) -> str:
+        content = [[line.label, line.bpp.tolist(), line.quality.tolist()] for line in self.lines]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def is_stale(self) -> bool:
+        return not self.path.is_file() or self.digest not in self.path.read_text(encoding="utf-8")
+
+    def write(self) -> None:
+        figure = plotting.rate_distortion(
+            [plotting.Curve(*line) for line in self.lines], self.title
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(plotting.to_svg(figure, self.digest), encoding="utf-8")
+
+
+def tables(root: Path) -> dict[Path, str]:
+    """Every file of results/tables and its text."""
     folder = root / "results/tables"
     files = {folder / f"{name}.md": make(root) for name, make in TABLES.items()}
-    files[folder / "averages.csv"] = every_average(root)
+    return {**files, folder / "averages.csv": every_average(root)}
+
+
+def figures(root: Path) -> Iterator[Figure]:
+    """Every figure of the book that is drawn from results."""
     for name, (column, title, beside) in FIGURES.items():
-        figure = plotting.rate_distortion(curves(root, column, beside), title)
-        files[root / "book/figures" / f"{name}.svg"] = plotting.to_svg(figure)
-    return files
+        lines = report.lines(column, beside, root / "results")
+        yield Figure(root / "book/figures" / f"{name}.svg", lines, title)
 
 
 def fill(text: str, root: Path) -> str:
@@ -229,7 +249,12 @@ def fill(text: str, root: Path) -> str:
 def stale(root: Path, write: bool) -> list[Path]:
     """Files that differ from what the results say; rewritten if `write`."""
     found = []
-    for path, text in outputs(root).items():
+    for figure in figures(root):
+        if figure.is_stale():
+            found.append(figure.path)
+            if write:
+                figure.write()
+    for path, text in tables(root).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             found.append(path)
             if write:

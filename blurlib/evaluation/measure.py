@@ -405,6 +405,9 @@ def _pickled(instruments: Instruments) -> bytes:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes started inside never see Ctrl-C: their parent stops them, and says so once."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -54,10 +54,32 @@ BESIDE = (
 )
 """The published codecs that stand beside what was measured here."""
 
+BESIDE_MS_SSIM = (
+    published.Entry("VTM-9.1", "none"),
+    published.Entry("bmshj2018-hyperprior", "ms-ssim"),
+    published.Entry("cheng2020-anchor", "ms-ssim"),
+)
+BESIDE_PSNR = (
+    published.Entry("VTM-9.1", "none"),
+    published.Entry("mbt2018-mean", "mse"),
+    published.Entry("ELIC", "mse"),
+)
+"""The few of them that are drawn."""
+
 # MS-SSIM of an MSE-trained model in a file that calls it MS-SSIM-trained: stored as what it is.
 ACCEPTED = ("relabelled",)
 
 Column = Literal["psnr", "ms_ssim_db"]
+
+
+class Line(NamedTuple):
+    """One curve of a figure; the fields of `plotting.Curve`."""
+
+    label: str
+    bpp: np.ndarray
+    quality: np.ndarray
+    published: bool = False
+    ours: bool = False
 
 
 class Span(NamedTuple):
@@ -126,6 +148,21 @@ def measured(dataset: str = "kodak", folder: Path = FOLDER) -> list[Measured]:
             names = perception.names(distance.network)
             table.loc[distance.quality, [*names]] = distance.frechet, distance.kernel
         found.append(Measured(label(name), content, table))
+    return found
+
+
+def lines(column: str, beside: Iterable[published.Entry] = (), folder: Path = FOLDER) -> list[Line]:
+    """Every codec measured on Kodak that has the column, then published ones beside them."""
+    found = [
+        Line(codec.label, *codec.curve(column).T, ours=bool(codec.training))
+        for codec in measured("kodak", folder)
+        if column in codec.table
+    ]
+    points = published.read(folder / "published")
+    for codec, variant in beside:
+        curve = points.curve(codec, column, variant=variant, accept=ACCEPTED)
+        label = codec if variant == "none" else f"{codec} ({variant})"
+        found.append(Line(label, *curve.T, published=True))
     return found
 
 
