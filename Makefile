@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := $(VENV)/.installed-core
 BOOK := $(VENV)/.installed-book
 DEV := $(VENV)/.installed-dev
+BASELINES := $(VENV)/.installed-baselines
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
@@ -20,7 +21,7 @@ help:
 	@echo 'make lab     the notebooks in JupyterLab'
 	@echo 'make book    the book, in _build/html'
 	@echo 'make lint    ruff over the library and the notebooks'
-	@echo 'make tables  the numbers in README, book and model cards, from results/'
+	@echo 'make tables  tables, figures and the numbers in README, book and cards, from results/'
 	@echo 'make links   REPO=owner/name: carry the address of the repository to where it is used'
 	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
 
@@ -40,10 +41,11 @@ lab: $(BOOK)
 # --all: Sphinx says nothing about pages that it does not build again.
 book: $(BOOK)
 	$(BIN)/jupyter-book build . --toc book/_toc.yml --all -W --keep-going
-	test -s _build/html/notebooks/00_quickstart.html
+	for page in notebooks/*.ipynb; do test -s _build/html/$${page%.ipynb}.html || exit 1; done
 
-tables: $(CORE)
+tables: $(BASELINES)
 	$(BIN)/python tools/tables.py
+	$(BIN)/python tools/sheets.py
 
 links: | $(BIN)/python
 	@test -n '$(REPO)' || { echo 'make links: say which repository, as in REPO=owner/name' >&2; exit 2; }
@@ -63,7 +65,11 @@ $(BOOK): pyproject.toml | $(BIN)/python
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[dev,baselines]'
-	@touch $(DEV) $(BOOK) $(CORE)
+	@touch $(DEV) $(BOOK) $(BASELINES) $(CORE)
+
+$(BASELINES): pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[baselines]'
+	@touch $(BASELINES) $(CORE)
 
 # Each name is tried by running it: a version manager's stub exists without its Python.
 $(BIN)/python:

@@ -3,7 +3,7 @@
 For every image of a set at every quality: `forward(x).y_hat` here, `decompress(file).y_hat` in a
 new process that sees nothing but the files; and real bytes beside the likelihood estimate.
 
-    python benchmarks/roundtrip.py kodak results/measured/kodak/msssim-small-roundtrip.json
+    python benchmarks/roundtrip.py kodak results/checks/roundtrip-msssim-small.json
 """
 
 import hashlib

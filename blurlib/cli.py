@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,8 @@ def main() -> None:
     """Run; a wrong input is one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except UsageError as error:
         if not error.format_message():  # no command: the help has been printed
             sys.exit(2)
@@ -334,8 +337,14 @@ class _Curves:
 
 @app.command()
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="kodak, embedded, or a folder.")],
-    codec: Annotated[str, typer.Option(help="jpeg, webp, avif, or a model (shipped or file).")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, or a folder."),
+    ],
+    codec: Annotated[
+        str,
+        typer.Option(help="jpeg, webp, avif … (a wrong name lists all), or one of our models."),
+    ],
     qualities: Annotated[
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
     ] = "",
@@ -343,31 +352,75 @@ def evaluate(
     denoiser: Annotated[str, typer.Option(help="For --decoder diffusion.")] = DEFAULT_DENOISER,
     steps: Steps = 17,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
-    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS (AlexNet) too.")] = False,
+    lpips: Annotated[
+        Literal["alex", "vgg", "squeeze", "none"], typer.Option(help="Network of LPIPS.")
+    ] = "alex",
+    features: Annotated[
+        Literal["alexnet", "inception", "none"] | None,
+        typer.Option(
+            help="Network of the distances between sets. Default: alexnet, if every image has a "
+            "patch of 256 pixels."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes, an image each. Default: one per CPU core."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Measure a codec on a set of images, into one results file; goes on where it stopped."""
     from blurlib import images
-    from blurlib.evaluation import results
+    from blurlib.evaluation import measure, perception, results
     from blurlib.evaluation.selection import select
-    from blurlib.metrics import Lpips
 
     chosen = select(codec, decoder, denoiser, steps)
-    wanted = _numbers(qualities) if qualities else list(chosen.qualities)
-    network = None
-    if lpips:
-        network = Lpips.load("alex", images.cached_weights("lpips_alex_v0.1_full.pth"))
-    rows = results.evaluate(
+    paths = images.dataset(dataset)
+    wanted = list(dict.fromkeys(_numbers(qualities) if qualities else chosen.qualities))
+    if features is None and (small := measure.without_patches(paths)):
+        console.print(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
+        features = "none"
+    rows = measure.evaluate(
         dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
-        lpips=network, extra=chosen.extra, overwrite=force,
+        lpips=_lpips(lpips), lpips_name=lpips, features=_features(features or "alexnet"),
+        extra=chosen.extra, jobs=jobs or _cores(), overwrite=force,
     )  # fmt: skip
     count = 0
-    with _progress() as bar:
-        task = bar.add_task(codec, total=len(images.dataset(dataset)) * len(wanted))
+    with _progress() as bar, contextlib.closing(rows):
+        task = bar.add_task(codec, total=len(paths) * len(wanted))
         for _ in rows:
             count += 1
             bar.advance(task)
-    console.print(f"{count} rows in {results.results_file(out, dataset, chosen.codec)}")
+    file = results.results_file(out, dataset, chosen.codec)
+    console.print(f"{file}: {count} rows of {len(paths)} images")
+    for network, patches in sorted({(d.network, d.patches) for d in results.read(file).distances}):
+        console.print(f"{' and '.join(perception.names(network))} are over {patches} patches")
+
+
+def _lpips(net: str):
+    from blurlib import images
+    from blurlib.metrics import Lpips, lpips_file
+
+    try:
+        return None if net == "none" else Lpips.load(net, images.cached_weights(lpips_file(net)))
+    except OSError as error:
+        raise ValueError(f"{_one_line(error)}; or say --lpips none") from None
+
+
+def _features(network: str):
+    from blurlib.evaluation import perception
+
+    load = {"alexnet": perception.alexnet, "inception": perception.inception, "none": lambda: None}
+    try:
+        return load[network]()
+    except OSError as error:
+        raise ValueError(f"{_one_line(error)}; or say --features none") from None
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Images: reading, writing, the photos inside installed wheels, Kodak, any folder.
+"""Images: reading, writing, the pictures inside installed wheels, Kodak, CLIC, any folder.
 
 Everywhere in blurlib an image at rest is a ``uint8`` tensor ``(3, H, W)``, RGB, in sRGB; a network
 sees ``float32`` in [0, 1] (`to_float`, `to_uint8`).
@@ -81,13 +81,51 @@ _KODAK_SHA256 = {
     "kodim24.png": "1071c68372cc5a01435c2c225a5cf7d4bb803846ec08bb6b3d6721b156d7cb96",
 }
 
+_CLIC = "clic2025-subset"
+_CLIC_SHA256 = {
+    "100f17892cf7bb12beb12479641fcc4c.png": (
+        "bf6434e040a17ac238ba072766d25369d38fb5a8a5378530f8191c35d4142ef7"
+    ),
+    "11f2b039b293758398b1a7a8afa64bb2.png": (
+        "814f8f52ae8a0d1a4e704dc8d0c4c30604beae2ceb478a7516e8dd0ac4a222c9"
+    ),
+    "2c1f84548ef99faec2b4f9bf12227c83.png": (
+        "f56acfb691d528bed106fdc62754df4ce4a600bdab80478a7c70d4fc1926c4ac"
+    ),
+    "60430844748882ff66b9a5598ef06dd6.png": (
+        "3f14ec46d7e5b41f1792aac72f7eae58863e3d13330baf220bd0925f057fe772"
+    ),
+    "8bb119b8ca17492392e1e3ea4b811b32.png": (
+        "0da74d8b94ff3c89f3578296ea87305ce1623d890f0c5cb8e54b907428675f15"
+    ),
+    "aed95e005df28e790519eefb6eb1e565.png": (
+        "818b1471d0ba515833ed6a6c4537aef3ea0134c1447e3f10368bacb605fc9b9c"
+    ),
+    "afe3676bbfcf7183d697ff7b5d5bd45b.png": (
+        "71207b7aacd1c73d26ed151475b9272fd03b224e23615a1d1700eb0291c838f9"
+    ),
+    "d1a9be98d1936065967adac50a6fb750.png": (
+        "680003ddef09a61e8604c6f681e27482892f6f1edf3f86c62a03c22e200c534a"
+    ),
+}
+
+# Set -> name -> (package, file inside it).
 _EMBEDDED = {
-    "astronaut": ("skimage", "data/astronaut.png"),
-    "cat": ("skimage", "data/chelsea.png"),
-    "coffee": ("skimage", "data/coffee.png"),
-    "rocket": ("skimage", "data/rocket.jpg"),
-    "china": ("sklearn", "datasets/images/china.jpg"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "embedded": {
+        "astronaut": ("skimage", "data/astronaut.png"),
+        "cat": ("skimage", "data/chelsea.png"),
+        "coffee": ("skimage", "data/coffee.png"),
+        "rocket": ("skimage", "data/rocket.jpg"),
+        "china": ("sklearn", "datasets/images/china.jpg"),
+        "flower": ("sklearn", "datasets/images/flower.jpg"),
+    },
+    "other-worlds": {
+        "retina": ("skimage", "data/retina.jpg"),
+        "histology": ("skimage", "data/ihc.png"),
+        "sky": ("skimage", "data/hubble_deep_field.jpg"),
+        "texture": ("skimage", "data/gravel.png"),
+        "page": ("skimage", "data/page.png"),
+    },
 }
 
 
@@ -333,16 +371,21 @@ def cached_weights(file_name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def embedded_names() -> list[str]:
-    """Names of the photos that scikit-image and scikit-learn ship inside their wheels."""
-    return list(_EMBEDDED)
+def embedded_names(dataset: str = "embedded") -> list[str]:
+    """Names of the pictures that scikit-image and scikit-learn ship inside their wheels.
+
+    ``embedded`` is six photos. ``other-worlds`` is what codecs are not trained on: a retina,
+    histology, the sky, a texture and a page of text; the last two are grey, the page is 384 × 191.
+    """
+    return list(_EMBEDDED[dataset])
 
 
 def embedded_path(name: str) -> Path:
-    """The file of an embedded photo, on this machine; ImageError names the choices."""
-    if name not in _EMBEDDED:
-        raise ImageError(f"no embedded photo {name!r}; there are {', '.join(_EMBEDDED)}")
-    package, file = _EMBEDDED[name]
+    """The file of an embedded picture, on this machine; ImageError names the choices."""
+    known = {name: source for pictures in _EMBEDDED.values() for name, source in pictures.items()}
+    if name not in known:
+        raise ImageError(f"no embedded photo {name!r}; there are {', '.join(known)}")
+    package, file = known[name]
     spec = importlib.util.find_spec(package)  # finds without importing, which takes seconds
     if spec is None or spec.origin is None:
         raise ImageError(f"the photo {name!r} is part of {package}, which is not installed")
@@ -350,7 +393,7 @@ def embedded_path(name: str) -> Path:
 
 
 def embedded(name: str) -> Tensor:
-    """An embedded photo as ``uint8`` RGB ``(3, H, W)``; needs no network."""
+    """An embedded picture as ``uint8`` RGB ``(3, H, W)``; needs no network."""
     return read_image(embedded_path(name))
 
 
@@ -365,11 +408,9 @@ def kodak() -> list[Path]:
 
 
 def _checked_fetch(shop: pooch.Pooch, path: Path) -> Path:
-    if path.exists():
-        if pooch.file_hash(path) == shop.registry[path.name]:
-            return path
-        # pooch would replace it, but it may be someone's own work.
-        raise ImageError(f"{path}: is not the Kodak original (SHA-256 differs); delete or move it")
+    # pooch would replace a file that differs, but it may be someone's own work.
+    if _is_original(path, shop.registry[path.name], "Kodak"):
+        return path
     try:
         return Path(shop.fetch(path.name))
     except (OSError, ValueError) as error:
@@ -377,6 +418,33 @@ def _checked_fetch(shop: pooch.Pooch, path: Path) -> Path:
             f"{path}: missing, and could not be fetched from {shop.base_url} "
             f"({type(error).__name__}); put the file there or set BLURLIB_HOME"
         ) from None
+
+
+def clic2025_subset() -> list[Path]:
+    """8 photos of the CLIC 2025 validation set, each checked by its SHA-256: a subset.
+
+    Its numbers do not compare with published ones of the whole set. Raises ImageError naming a file
+    that is missing, since there is no address to fetch it from, or that has another hash.
+    """
+    paths = [home() / "datasets" / _CLIC / name for name in _CLIC_SHA256]
+    for path in paths:
+        if not _is_original(path, _CLIC_SHA256[path.name], "CLIC"):
+            raise ImageError(
+                f"{path}: missing, and there is no known address to fetch it from; put this photo "
+                "of the CLIC 2025 validation set there or set BLURLIB_HOME"
+            )
+    return paths
+
+
+def _is_original(path: Path, sha256: str, owner: str) -> bool:
+    """Whether the file is there; ImageError when it is, but with another hash."""
+    if not path.exists():
+        return False
+    if pooch.file_hash(path) != sha256:
+        raise ImageError(
+            f"{path}: is not the {owner} original (SHA-256 differs); delete or move it"
+        )
+    return True
 
 
 def folder(path: str | os.PathLike) -> list[Path]:
@@ -392,17 +460,18 @@ def folder(path: str | os.PathLike) -> list[Path]:
 
 
 def dataset(name: str | os.PathLike) -> list[Path]:
-    """Image files of a set: ``kodak``, ``embedded``, a folder, or a name in home()/datasets.
+    """Image files of a set: one of those below, a folder, or a name in home()/datasets.
 
-    Raises ImageError when it is none of these.
+    ``kodak``, ``clic2025-subset``, ``embedded``, ``other-worlds``. ImageError when it is none.
     """
     own: dict[str, Callable[[], list[Path]]] = {
         "kodak": kodak,
-        "embedded": lambda: [embedded_path(photo) for photo in _EMBEDDED],
+        _CLIC: clic2025_subset,
+        **{s: lambda s=s: [embedded_path(photo) for photo in embedded_names(s)] for s in _EMBEDDED},
     }
     if str(name) in own:
         return own[str(name)]()
     cached = home() / "datasets" / name
     if not Path(name).is_dir() and not cached.is_dir():
-        raise ImageError(f"{name}: not 'kodak', not 'embedded', and no such folder")
+        raise ImageError(f"{name}: no such folder, and not one of the sets {', '.join(own)}")
     return folder(name if Path(name).is_dir() else cached)

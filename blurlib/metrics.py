@@ -20,6 +20,11 @@ LPIPS_MIN_SIDE = 32
 """Smallest side in pixels that every LPIPS network's pooling survives."""
 
 
+def lpips_file(net: str) -> str:
+    """Name in a cache of weights of the complete LPIPS state dict, such as `Lpips.load` reads."""
+    return f"lpips_{net}_v0.1_full.pth"
+
+
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     """Both in float64, and their peak; ValueError unless shape and dtype agree."""
     if x.shape != y.shape or x.dtype != y.dtype:
@@ -101,16 +106,17 @@ class Lpips(nn.Module):
     def load(cls, net: str = "alex", path: str | os.PathLike | None = None) -> "Lpips":
         """``net``: 'alex' (to evaluate), 'squeeze' or 'vgg' (to train with).
 
-        ``path`` is a complete state dict of ``lpips.LPIPS``, backbone included; without one, the
-        ``lpips`` package downloads the backbone itself. ValueError for an unknown net or a file
-        that holds something else, OSError when nothing can be read or fetched.
+        ``path`` is a complete state dict of ``lpips.LPIPS``, backbone included (`lpips_file`);
+        without one, the ``lpips`` package brings its linear layers and torchvision downloads the
+        backbone. ValueError for an unknown net or a file that holds something else, OSError when
+        nothing can be read or fetched.
         """
         if net not in ("alex", "squeeze", "vgg"):
             raise ValueError(f"no LPIPS network {net!r}; there are alex, squeeze, vgg")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision: the argument names lpips uses are old
             if path is None:
-                return cls(lpips.LPIPS(net=net, verbose=False))
+                return cls(_downloaded(net))
             network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -130,3 +136,13 @@ class Lpips(nn.Module):
                 f"LPIPS needs sides of at least {LPIPS_MIN_SIDE} pixels, got {tuple(x.shape)}"
             )
         return self.network(x, y, normalize=True).flatten()
+
+
+def _downloaded(net: str) -> nn.Module:
+    try:
+        return lpips.LPIPS(net=net, verbose=False)
+    except (OSError, RuntimeError) as error:  # no network; RuntimeError: a download was cut short
+        raise OSError(
+            f"the {net} weights of LPIPS could not be fetched ({type(error).__name__}); "
+            f"put {lpips_file(net)} into BLURLIB_HOME/weights"
+        ) from None

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from blurlib.entropy import Latent
+from blurlib.evaluation.bd_rate import BdRate
 from blurlib.training.run import Step
 
 INK = "#222222"
-COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63")
+PALE, PALE_INK = "#b5b5b5", "#777777"
+COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63", "#2a9d8f", "#e76f51")
+
+
+def to_svg(figure: Figure, description: str) -> str:
+    """The figure as SVG with a description inside; the same text for the same figure. Closes it."""
+    file = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": "blurlib"}):
+        figure.savefig(
+            file, format="svg", metadata={"Date": None, "Creator": None, "Description": description}
+        )
+    plt.close(figure)
+    return file.getvalue()
 
 
 class Panel(NamedTuple):
@@ -76,23 +92,89 @@ def bits_per_position(photo: Tensor, bits: Tensor) -> Figure:
 
 
 class Curve(NamedTuple):
-    """One rate–distortion curve; `published` ones are drawn in a lighter hand."""
+    """One rate–distortion curve. `ours` is drawn strongest, `published` in a lighter hand."""
 
     label: str
     bpp: Sequence[float]
     quality: Sequence[float]
     published: bool = False
+    ours: bool = False
 
 
-def rate_distortion(curves: Sequence[Curve], ylabel: str) -> Figure:
-    """Quality over bits per pixel."""
-    figure, axis = plt.subplots(figsize=(7, 4.4), dpi=110)
-    for i, curve in enumerate(curves):
-        colour = COLOURS[i % len(COLOURS)]
-        light = {"lw": 1, "alpha": 0.6, "ls": "--"}
-        style = light if curve.published else {"lw": 1.8, "marker": "."}
-        axis.plot(curve.bpp, curve.quality, color=colour, label=curve.label, **style)
-    axis.set(xlabel="bits per pixel", ylabel=ylabel)
+def rate_distortion(
+    curves: Sequence[Curve], ylabel: str, bpp: tuple[float, float] = (0.05, 1.0)
+) -> Figure:
+    """Quality over bits per pixel, inside an interval of rates.
+
+    Measured curves have a dot at every measured point; published ones are dashed and grey, and
+    named where they end.
+    """
+    figure, axis = plt.subplots(figsize=(8, 5), dpi=110, layout="constrained")
+    colours = iter(COLOURS * 4)
+    shown: list[float] = []
+    for curve in curves:
+        rate, quality = _inside(curve, bpp)
+        if not len(rate):
+            continue
+        shown += [quality.min(), quality.max()]
+        order = np.argsort(curve.bpp)
+        points = np.asarray(curve.bpp)[order], np.asarray(curve.quality)[order]
+        if curve.published:
+            axis.plot(*points, color=PALE, lw=1, ls="--", zorder=1)
+            axis.annotate(
+                curve.label, (rate[-1], quality[-1]), xytext=(3, 0), textcoords="offset points",
+                va="center", size=7.5, color=PALE_INK, annotation_clip=False,
+            )  # fmt: skip
+            continue
+        weight = {"lw": 2.6, "zorder": 3} if curve.ours else {"lw": 1.3, "zorder": 2}
+        axis.plot(*points, color=next(colours), marker=".", label=curve.label, **weight)
+    margin = 0.05 * (max(shown) - min(shown))
+    axis.set(xlabel="bits per pixel", ylabel=ylabel, xlim=bpp)
+    axis.set_ylim(min(shown) - margin, max(shown) + margin)
+    _tidy(axis)
+    axis.legend(frameon=False, loc="best", fontsize=9, title="measured here", alignment="left")
+    return figure
+
+
+def _inside(curve: Curve, bpp: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """The curve between two rates, interpolated where it crosses them; empty if it has no part."""
+    order = np.argsort(curve.bpp)
+    rate, quality = np.asarray(curve.bpp)[order], np.asarray(curve.quality)[order]
+    low, high = max(bpp[0], rate[0]), min(bpp[1], rate[-1])
+    if low > high:
+        return np.empty(0), np.empty(0)
+    kept = np.unique([low, *rate[(rate > low) & (rate < high)], high])
+    return kept, np.interp(kept, rate, quality)
+
+
+def bd_integral(result: BdRate, labels: tuple[str, str], xlabel: str) -> Figure:
+    """What BD-rate is the mean of: log rate over quality for anchor and test, the area between."""
+    figure, axis = plt.subplots(figsize=(8, 4.4), dpi=110, layout="constrained")
+    curves = (result.f_anchor, result.f_test)
+    for f, label, colour in zip(curves, labels, COLOURS, strict=False):
+        axis.semilogy(f.x, 10 ** f(f.x), ".", ms=8, color=colour)
+        grid = np.linspace(f.x[0], f.x[-1], 300)
+        axis.semilogy(grid, 10 ** f(grid), color=colour, label=label)
+    grid = np.linspace(result.low, result.high, 300)
+    axis.fill_between(grid, *(10 ** f(grid) for f in curves), color=COLOURS[3], alpha=0.3, lw=0)
+    axis.set(xlabel=xlabel, ylabel="bits per pixel")
+    ticks = [0.1, 0.2, 0.5, 1, 2]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    _tidy(axis)
+    axis.legend(frameon=False)
+    return figure
+
+
+def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
+    """Fréchet distance over the number of patches: mean and spread of `perception.by_count`."""
+    figure, axis = plt.subplots(figsize=(7, 3.6), dpi=110, layout="constrained")
+    for (label, table), colour in zip(tables.items(), COLOURS, strict=False):
+        axis.errorbar(
+            table["patches"], table["frechet"], table["frechet_std"],
+            color=colour, marker=".", capsize=2, label=label,
+        )  # fmt: skip
+    axis.set(xlabel="patches", ylabel=ylabel, ylim=(0, None))
     _tidy(axis)
     axis.legend(frameon=False)
     return figure

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from blurlib.training.config import tomllib
+
 ROOT = Path(__file__).parents[1]
 TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -44,7 +46,7 @@ def checkout(tmp_path):
     """A copy of every file that may carry the address."""
     for name in ("_config.yml", "README.md", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "book", tmp_path / "book")
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("figures"))
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     return tmp_path
 
@@ -94,6 +96,17 @@ def test_a_notebook_was_run_from_top_to_bottom(path):
 @each_notebook
 def test_a_notebook_asserts_what_it_claims(path):
     assert any("assert " in "".join(cell["source"]) for cell in code_cells(path))
+
+
+def test_every_notebook_installs_itself_alike_and_completely():
+    first = {"".join(code_cells(path)[0]["source"]) for path in NOTEBOOKS}
+    assert len(first) == 1
+    installed = set(re.findall(r"[a-z][\w-]+", first.pop()))
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    names = {re.split(r"[<>=; ]", line)[0] for line in needed}
+    there = {"torch", "numpy", "scipy", "pandas", "matplotlib", "scikit-image", "scikit-learn"}
+    assert names - there - {"tomli"} <= installed  # tomli: for Python 3.10, which Colab has not
 
 
 def test_every_address_is_the_one_in_the_configuration():

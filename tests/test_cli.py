@@ -197,15 +197,75 @@ def test_train_evaluate_and_bdrate(run, picture, tmp_path):
     model = run_folder / "model.safetensors"
     assert model.is_file()
     out = tmp_path / "results"
-    assert run("evaluate", photos, "--codec", model, "--qualities", "1,2", "--out", out)[0] == 0
-    assert run("evaluate", photos, "--codec", "webp", "--out", out)[0] == 0
-    assert run("evaluate", photos, "--codec", "jpeg", "--out", out)[0] == 0
+    quick = ("--out", out, "--lpips", "none", "--jobs", 1)
+    assert run("evaluate", photos, "--codec", model, "--qualities", "1,2", *quick)[0] == 0
+    assert run("evaluate", photos, "--codec", "webp", *quick)[0] == 0
+    assert run("evaluate", photos, "--codec", "jpeg", *quick)[0] == 0
     webp, jpeg = out / "photos" / "webp.json", out / "photos" / "jpeg.json"
     code, text, _ = run("bdrate", webp, webp, "--metric", "psnr")
     assert code == 0
     assert "+0.00 %" in text
     assert run("bdrate", webp, jpeg, "--metric", "psnr")[0] == 0
     one_line_error(run("bdrate", webp, out / "photos" / "model-direct.json"), "at least 4 points")
+
+
+@pytest.fixture
+def measuring(picture, tmp_path):
+    """Arguments that measure a folder with one photo, quickly; and the file they write."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture.rename(photos / "photo.png")
+    out = tmp_path / "results"
+    quick = ("--codec", "jpeg", "--qualities", "40,20,40", "--lpips", "none", "--jobs", 1)
+    return ("evaluate", photos, *quick, "--out", out), out / "photos" / "jpeg.json"
+
+
+def test_evaluate_says_what_it_wrote_and_what_it_left_out(run, measuring):
+    command, file = measuring
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "2 rows of 1 images" in out.replace("\n", " ")
+    assert "No distances between sets: photo.png has a side below 256" in out.replace("\n", " ")
+    content = json.loads(file.read_text())
+    assert [row["quality"] for row in content["rows"]] == [20, 40]
+    assert (content["lpips"], content["distances"]) == (None, [])
+    before = file.read_bytes()
+    assert run(*command)[0] == 0
+    assert file.read_bytes() == before
+
+
+def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home, monkeypatch):
+    command, file = measuring
+    run(*command)
+    file.write_text(file.read_text().replace('"protocol": 2', '"protocol": 1'))
+    one_line_error(run(*command), str(file), "protocol 1", "measure it again", "--force")
+    assert run(*command, "--force")[0] == 0
+    other = tmp_path / "empty"
+    other.mkdir()
+    one_line_error(run("evaluate", other, *command[2:]), str(other), "no images")
+    one_line_error(run("evaluate", "nowhere", *command[2:]), "nowhere", "kodak", "other-worlds")
+    one_line_error(run("evaluate", "clic2025-subset", *command[2:]), ".png: missing", "there")
+    (other / "bad.png").write_bytes(b"not a picture")
+    one_line_error(run("evaluate", other, *command[2:]), "bad.png")
+    one_line_error(run(*command, "--lpips", "resnet"), "resnet", "squeeze")
+    one_line_error(run(*command, "--features", "vgg"), "vgg", "inception")
+    one_line_error(run(*command, "--jobs", 0), "--jobs")
+
+
+def test_weights_that_cannot_be_had_are_named_with_the_way_around(
+    run, measuring, monkeypatch, empty_home
+):
+    from blurlib import metrics
+    from blurlib.evaluation import perception
+
+    def offline(*_):
+        raise OSError("the weights could not be fetched")
+
+    monkeypatch.setattr(metrics.Lpips, "load", offline)
+    monkeypatch.setattr(perception, "alexnet", offline)
+    command, _ = measuring
+    one_line_error(run(*command, "--lpips", "alex"), "not be fetched", "--lpips none")
+    one_line_error(run(*command, "--features", "alexnet"), "not be fetched", "--features none")
 
 
 @pytest.mark.slow

@@ -381,6 +381,40 @@ def test_embedded_photo_is_the_one_scikit_image_gives(astronaut):
     assert (pixels(astronaut) == data.astronaut()).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("retina", "retina"),
+        ("histology", "immunohistochemistry"),
+        ("sky", "hubble_deep_field"),
+        ("texture", "gravel"),
+        ("page", "page"),
+    ],
+)
+def test_other_worlds_are_the_ones_scikit_image_gives(name, function):
+    from skimage import data
+
+    expected = getattr(data, function)()
+    image = pixels(images.embedded(name))
+    if (
+        name == "page"
+    ):  # its profile, a dot gain of 20 %, makes it lighter; no two greys change order
+        assert (image == image[..., :1]).all()
+        order = np.argsort(expected, axis=None, kind="stable")
+        assert (np.diff(image[..., 0].ravel()[order].astype(int)) >= 0).all()
+    else:
+        assert (image == (expected if expected.ndim == 3 else expected[..., None])).all()
+    assert name in images.embedded_names("other-worlds")
+    assert images.embedded_path(name) in images.dataset("other-worlds")
+
+
+def test_other_worlds_are_five_pictures_large_enough_for_ms_ssim():
+    paths = images.dataset("other-worlds")
+    assert len({path.name for path in paths}) == 5
+    assert min(min(images.read_image(path).shape[1:]) for path in paths) == 191
+    assert not set(images.embedded_names()) & set(images.embedded_names("other-worlds"))
+
+
 def test_unknown_embedded_photo():
     with pytest.raises(ImageError, match=r"lena.*astronaut"):
         images.embedded("lena")
@@ -426,6 +460,32 @@ def test_kodak_present_needs_no_network(empty_home, offline, monkeypatch):
     assert images.kodak() == [folder / f"kodim{i:02}.png" for i in range(1, 25)]
 
 
+def test_the_clic_subset_is_checked_and_says_where_a_missing_file_belongs(
+    empty_home, offline, monkeypatch
+):
+    folder = empty_home / "datasets" / "clic2025-subset"
+    folder.mkdir(parents=True)
+    names = list(images._CLIC_SHA256)
+    assert len(names) == 8
+    for name in names:
+        (folder / name).write_text(name)
+    with pytest.raises(ImageError, match=rf"{names[0]}: is not the CLIC original"):
+        images.dataset("clic2025-subset")
+    sums = {name: pooch.file_hash(folder / name) for name in names}
+    monkeypatch.setattr(images, "_CLIC_SHA256", sums)
+    assert images.dataset("clic2025-subset") == [folder / name for name in names]
+    (folder / names[3]).unlink()
+    with pytest.raises(ImageError, match=rf"{folder / names[3]}: missing.*BLURLIB_HOME"):
+        images.dataset("clic2025-subset")
+
+
+def test_the_real_clic_subset_passes_where_it_is():
+    folder = images.home() / "datasets" / "clic2025-subset"
+    if not folder.is_dir():
+        pytest.skip("the photos are not on this machine")
+    assert images.clic2025_subset() == sorted(folder.iterdir())
+
+
 def test_folder_is_sorted_and_only_images(tmp_path):
     with pytest.raises(ImageError, match="no images"):
         images.folder(tmp_path)
@@ -443,7 +503,8 @@ def test_dataset(tmp_path, empty_home):
     cached.mkdir(parents=True)
     (cached / "b.png").write_bytes(b"")
     assert images.dataset("mine") == [cached / "b.png"]
-    with pytest.raises(ImageError, match="no such folder"):
+    sets = "kodak, clic2025-subset, embedded, other-worlds"
+    with pytest.raises(ImageError, match=rf"absent: no such folder, .*{sets}"):
         images.dataset("absent")
 
 

@@ -1,8 +1,11 @@
 import math
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torchmetrics.functional.image.lpips as torchmetrics_lpips
+import torchvision
 from scipy.ndimage import correlate1d
 from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
@@ -173,6 +176,46 @@ def test_lpips_from_a_file_is_the_packages(tmp_path, net):
     assert distance(x, x).tolist() == [0, 0]
 
 
+TORCHVISION = {
+    "alex": torchvision.models.alexnet,
+    "squeeze": torchvision.models.squeezenet1_1,
+    "vgg": torchvision.models.vgg16,
+}
+
+
+@lpips_package
+@pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
+def test_lpips_is_torchmetrics(astronaut, tmp_path, monkeypatch, net):
+    """On one backbone: the trained one where the cache has it, else a random one.
+
+    The trained linear layers come with both packages.
+    """
+    import lpips
+
+    path = images.cached_weights(metrics.lpips_file(net))
+    if path is None:
+        torch.manual_seed(0)
+        path = tmp_path / metrics.lpips_file(net)
+        torch.save(lpips.LPIPS(net=net, pnet_rand=True, verbose=False).state_dict(), path)
+    weights = torch.load(path)
+
+    def backbone(*_):  # in place of torchvision's download
+        layers = TORCHVISION[net](weights=None).features
+        own = {key.split(".", 2)[2]: w for key, w in weights.items() if key.startswith("net.")}
+        layers.load_state_dict(own)
+        return layers
+
+    monkeypatch.setattr(torchmetrics_lpips, "_get_tv_model_features", backbone)
+    x = images.to_float(torch.stack([astronaut[:, :96, :80], astronaut[:, 200:296, 300:380]]))
+    y = images.to_float(noisy(images.to_uint8(x), 0.1))
+    expected = torchmetrics_lpips.learned_perceptual_image_patch_similarity(
+        x, y, net, reduction="none", normalize=True
+    )
+    found = metrics.Lpips.load(net, path)(x, y)
+    assert expected.min() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
 @lpips_package
 def test_lpips_smallest_image():
     import lpips
@@ -195,3 +238,15 @@ def test_lpips_load_refuses(tmp_path):
         metrics.Lpips.load("alex", tmp_path / "other.pth")
     with pytest.raises(FileNotFoundError):
         metrics.Lpips.load("alex", tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze", "vgg"])
+@pytest.mark.parametrize("error", [URLError("offline"), RuntimeError("invalid hash value")])
+def test_lpips_that_cannot_be_fetched(monkeypatch, net, error):
+    def download(**_):
+        raise error
+
+    monkeypatch.setattr(metrics.lpips, "LPIPS", download)
+    file = metrics.lpips_file(net)
+    with pytest.raises(OSError, match=rf"{net} weights of LPIPS.*{file} into BLURLIB_HOME/weights"):
+        metrics.Lpips.load(net)

@@ -1,15 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from blurlib import images, metrics
 from blurlib.evaluation import results as res
-from blurlib.evaluation.results import Results, ResultsError, Row
+from blurlib.evaluation.results import Distance, Results, ResultsError, Row
 
 ROWS = tuple(
     Row(name, quality, n_bytes, n_bytes / 1000, psnr, m, math.nan, 0.5, 0.25)
@@ -20,46 +19,24 @@ ROWS = tuple(
         ("a.png", 2.5, 500, 40.0, 0.99),
     ]
 )
+DISTANCES = (
+    Distance(2.5, "AlexNet", "5ha", 1.25, -0.001, 192),
+    Distance(1, "AlexNet", "5ha", 8.5, 0.25, 192),
+    Distance(1, "Inception", "1ce", 50.0, 0.02, 192),
+)
 RESULTS = Results(
     dataset="two",
     codec="toy",
     settings={"method": 6},
     checkpoint=None,
+    lpips=None,
     commit="abc",
     device="cpu",
     versions={"torch": "2"},
     seed=3,
     rows=ROWS,
+    distances=DISTANCES,
 )
-
-
-class Shift:
-    """A codec that is easy to predict: ``quality`` high bits of every value, one byte each."""
-
-    name = "shift"
-
-    def __init__(self, **settings):
-        self.settings = settings
-        self.encoded = 0
-
-    def encode(self, image, quality):
-        self.encoded += 1
-        kept = image.numpy() & (0xFF << (8 - quality) & 0xFF)
-        return bytes(image.shape[1:]) + kept.tobytes()
-
-    def decode(self, data):
-        kept = np.frombuffer(data[2:], np.uint8).reshape(3, data[0], data[1])
-        return torch.from_numpy(kept.copy())
-
-
-@pytest.fixture
-def photos(tmp_path, astronaut):
-    """A folder of two images, the first 200 × 180 and the second too small for MS-SSIM."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    images.write_image(folder / "a.png", astronaut[:, :200, :180])
-    images.write_image(folder / "b.png", astronaut[:, 200:220, :30])
-    return folder
 
 
 # ---------------------------------------------------------------- files
@@ -72,6 +49,7 @@ def test_round_trip_and_order(tmp_path):
     assert [(r.image, r.quality) for r in back.rows] == [
         ("a.png", 1), ("a.png", 2.5), ("b.png", 1), ("b.png", 2.5)
     ]  # fmt: skip
+    assert back.distances == (DISTANCES[1], DISTANCES[0], DISTANCES[2])  # by network and quality
     assert math.isnan(back.rows[0].lpips)
     assert back.rows[3].psnr == math.inf
     assert {(r.image, r.bytes, r.bpp, r.ms_ssim) for r in back.rows} == {
@@ -81,13 +59,16 @@ def test_round_trip_and_order(tmp_path):
 
 def test_the_same_results_are_the_same_bytes_one_row_a_line(tmp_path):
     res.write(tmp_path / "a.json", RESULTS)
-    shuffled = replace(RESULTS, rows=ROWS[::-1], settings=dict(RESULTS.settings))
+    shuffled = replace(
+        RESULTS, rows=ROWS[::-1], distances=DISTANCES[::-1], settings=dict(RESULTS.settings)
+    )
     res.write(tmp_path / "b.json", shuffled)
     res.write(tmp_path / "b.json", res.read(tmp_path / "b.json"), overwrite=True)
     text = (tmp_path / "a.json").read_text()
     assert text == (tmp_path / "b.json").read_text()
     lines = [line for line in text.splitlines() if '"image"' in line]
     assert len(lines) == 4
+    assert len([line for line in text.splitlines() if '"frechet"' in line]) == 3
     assert "NaN" not in text  # nor Infinity: standard JSON knows neither
     assert "Infinity" not in text
 
@@ -99,8 +80,9 @@ def test_extra_fields_survive(tmp_path):
 
 
 def test_results_without_rows(tmp_path):
-    res.write(tmp_path / "a.json", replace(RESULTS, rows=()))
-    assert res.read(tmp_path / "a.json") == replace(RESULTS, rows=())
+    empty = replace(RESULTS, rows=(), distances=())
+    res.write(tmp_path / "a.json", empty)
+    assert res.read(tmp_path / "a.json") == empty
 
 
 def test_existing_file_is_kept(tmp_path):
@@ -120,7 +102,7 @@ def damaged(content, **changes):
         (lambda c: "{", "not JSON"),
         (lambda c: "[]", "not a results file"),
         (lambda c: '{"a": 1}', "not a results file"),
-        (lambda c: damaged(c, protocol=2), "protocol 2, this blurlib reads 1; measure it again"),
+        (lambda c: damaged(c, protocol=1), "protocol 1, this blurlib reads 2; measure it again"),
         (lambda c: damaged(c, surprise=2), "surprise"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "rows"}), "rows"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "codec"}), "codec"),
@@ -129,6 +111,8 @@ def damaged(content, **changes):
         (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": None}]), "wrong type"),
         (lambda c: damaged(c, rows=[c["rows"][0]] * 2), "two rows"),
         (lambda c: damaged(c, rows=7), "field"),
+        (lambda c: damaged(c, distances=[{"quality": 1}]), "missing"),
+        (lambda c: damaged(c, distances=[c["distances"][0]] * 2), "two distances"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, change, message):
@@ -141,83 +125,29 @@ def test_damaged_files_are_refused_by_name(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- headers
 
 
-def test_measure_is_what_the_metrics_say(photos, astronaut):
-    row = next(res.measure(Shift(), [photos / "a.png"], [3]))
-    image = astronaut[:, :200, :180]
-    shifted = image & 0b11100000
-    assert (row.image, row.quality, row.bytes) == ("a.png", 3, 2 + 3 * 200 * 180)
-    assert row.bpp == pytest.approx(8 * row.bytes / (200 * 180), abs=1e-6)
-    assert row.psnr == pytest.approx(metrics.psnr(image, shifted), abs=1e-5)
-    assert row.ms_ssim == pytest.approx(metrics.ms_ssim(image, shifted), abs=1e-8)
-    assert math.isnan(row.lpips)
-    assert row.encode_s >= 0
-    assert row.decode_s >= 0
-
-
-def test_measure_takes_a_distance_and_extra_fields(photos):
-    class MeanDistance(nn.Module):
-        def forward(self, x, y):
-            assert x.shape[0] == 1
-            assert x.max() <= 1
-            return (x - y).mean((1, 2, 3))
-
-    rows = res.measure(
-        Shift(),
-        sorted(photos.iterdir()),
-        [2],
-        lpips=MeanDistance(),
-        extra=lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5},
+def test_header_says_what_was_measured(tmp_path):
+    codec = SimpleNamespace(name="toy", settings={"bits": 8, "sizes": (1, 2)})
+    results = res.new_results(
+        tmp_path / "photos", codec, checkpoint="f00", seed=1, lpips="vgg", jobs=3
     )
-    large, small = rows
-    assert 0 < large.lpips < 1
-    assert math.isnan(small.lpips)
-    assert math.isnan(small.ms_ssim)
-    assert large.extra == {"estimated_bits": 8 * large.bytes - 5}
+    assert (results.dataset, results.codec) == ("photos", "toy")
+    assert results.settings == {"bits": 8, "sizes": [1, 2]}  # as JSON has it, to be compared
+    assert (results.checkpoint, results.seed, results.lpips) == ("f00", 1, "vgg")
+    assert results.protocol == res.PROTOCOL
+    assert results.versions["torch"] == torch.__version__.split("+")[0]
+    assert results.device.endswith(", 3 jobs × 1 thread")
+    alone = res.new_results(tmp_path / "photos", codec)
+    assert f"1 job × {torch.get_num_threads()} thread" in alone.device
+    assert res.results_file("out", tmp_path / "photos", codec) == Path("out/photos/toy.json")
 
 
-def test_evaluate_writes_resumes_and_refuses_a_mixture(photos, tmp_path):
-    out = tmp_path / "out"
-    file = out / "photos" / "shift.json"
-    codec = Shift(bits=8)
-    first = list(res.evaluate(photos, codec, [1, 2], out, seed=5))
-    assert codec.encoded == 4
-    assert [(r.image, r.quality) for r in first] == [
-        ("a.png", 1), ("a.png", 2), ("b.png", 1), ("b.png", 2)
-    ]  # fmt: skip
-    before = file.read_bytes()
-    again = list(res.evaluate(photos, codec, [1, 2], out, seed=5))
-    assert codec.encoded == 4
-    assert [r.bytes for r in again] == [r.bytes for r in first]
-    assert file.read_bytes() == before
-    assert len(list(res.evaluate(photos, codec, [2, 3], out, seed=5))) == 4
-    assert codec.encoded == 6
-    assert len(res.read(file).rows) == 6
-    with pytest.raises(ResultsError, match=r"shift\.json.*another settings.*overwrite"):
-        list(res.evaluate(photos, Shift(bits=7), [1], out, seed=5))
-    with pytest.raises(ResultsError, match="another seed"):
-        list(res.evaluate(photos, codec, [1], out))
-    assert len(list(res.evaluate(photos, Shift(bits=7), [1], out, overwrite=True))) == 2
-    assert len(res.read(file).rows) == 2
-
-
-def test_an_interrupted_evaluation_keeps_whole_images(photos, tmp_path):
-    codec = Shift()
-    rows = res.evaluate(photos, codec, [1, 2], tmp_path)
-    next(rows)
-    rows.close()
-    assert [r.image for r in res.read(tmp_path / "photos" / "shift.json").rows] == ["a.png"] * 2
-    assert len(list(res.evaluate(photos, codec, [1, 2], tmp_path))) == 4
-    assert codec.encoded == 4
-
-
-def test_header_says_what_was_measured(photos, tmp_path):
-    header = res.new_results(photos, Shift(bits=8), checkpoint="f00", seed=1)
-    assert (header.dataset, header.codec, header.settings) == ("photos", "shift", {"bits": 8})
-    assert (header.checkpoint, header.seed, header.protocol) == ("f00", 1, res.PROTOCOL)
-    assert header.versions["torch"] == torch.__version__.split("+")[0]
+def test_what_decides_numbers_is_all_but_device_and_commit():
+    assert set(RESULTS.header()) - set(RESULTS.identity()) == {"device", "commit"}
+    assert RESULTS.identity() == replace(RESULTS, device="gpu", commit="def").identity()
+    assert RESULTS.identity() != replace(RESULTS, lpips="vgg").identity()
 
 
 # ---------------------------------------------------------------- tables

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_no_number_is_stale(tables):
 
 
 def test_every_file_decodes_elsewhere_and_is_as_long_as_estimated(tables):
-    rows = json.loads((ROOT / tables.KODAK / "msssim-small-roundtrip.json").read_text())["rows"]
+    rows = json.loads((ROOT / "results/checks/roundtrip-msssim-small.json").read_text())["rows"]
     assert len({(row["image"], row["quality"]) for row in rows}) == 24 * 6
     for row in rows:
         assert row["equal"]
@@ -49,14 +50,46 @@ def test_the_direct_decoder_beats_webp_in_ms_ssim(tables):
     assert cheaper == [True] * 5 + [False]  # as the model card says
 
 
-def test_a_changed_number_is_found_and_restored(tables, tmp_path):
+@pytest.fixture
+def copy(tmp_path):
+    """A root with the results and a page; figures and tables are made when asked for."""
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    card = tmp_path / "README.md"
-    text = tables.fill("<!-- table: kodak-direct -->\n<!-- /table -->\n", ROOT)
+    (tmp_path / "README.md").write_text("<!-- table: kodak-direct -->\n<!-- /table -->\n")
+    return tmp_path
+
+
+def test_deleted_tables_come_back_byte_for_byte(tables, copy):
+    folder = copy / "results" / "tables"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    written = tables.stale(copy, write=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {folder / name for name in before} <= set(written)
+    assert tables.stale(copy, write=False) == []
+
+
+def test_a_changed_number_is_found_everywhere_it_stands(tables, copy):
+    tables.stale(copy, write=True)
+    page = copy / "README.md"
+    text = page.read_text(encoding="utf-8")
     assert "| quality |" in text
-    card.write_text(text.replace("| 1 |", "| 9 |"), encoding="utf-8")
-    assert tables.stale(tmp_path, write=True) == [card]
-    assert card.read_text(encoding="utf-8") == text
+    page.write_text(text.replace("| 1 |", "| 9 |"), encoding="utf-8")
+    assert tables.stale(copy, write=True) == [page]
+    assert page.read_text(encoding="utf-8") == text
+    file = copy / tables.KODAK / "webp.json"
+    content = json.loads(file.read_text())
+    for row in content["rows"]:
+        row["bpp"] *= 2
+    file.write_text(json.dumps(content))
+    names = {path.name for path in tables.stale(copy, write=False)}
+    assert {"averages.csv", "against-vtm.md", "rd-psnr.svg", "kodak-direct-bd.md"} <= names
+    assert "laplacian.md" not in names
+
+
+def test_every_picture_that_the_book_shows_exists():
+    for page in (ROOT / "book").glob("*.md"):
+        for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
 
 
 def test_an_unknown_table_is_an_error(tables):

@@ -1,27 +1,35 @@
-"""Fill in the numbers: every block between markers is generated from results/measured.
+"""Fill in the numbers: tables, figures and every block between markers come from results/.
 
-    python tools/tables.py            write the blocks
-    python tools/tables.py --check    name each file whose block is stale; exit code 1 if any
+    python tools/tables.py            write what is stale
+    python tools/tables.py --check    name each file that is stale; exit code 1 if any
 
-A block stands between `<!-- table: NAME -->` and `<!-- /table -->`, in the README, a page of the
-book or a model card.
+Each table is a file in results/tables and, where README, a page of the book or a model card wants
+it, a block between `<!-- table: NAME -->` and `<!-- /table -->`. Figures are in book/figures.
 """
 
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+
+from blurlib import plotting
 from blurlib.codec import zoo
-from blurlib.evaluation import results
+from blurlib.evaluation import published, report, results
 from blurlib.evaluation.bd_rate import bd_rate
+from blurlib.evaluation.perception import names as names_of
 
 ROOT = Path(__file__).parents[1]
 KODAK = Path("results/measured/kodak")
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 RATES = (0.1, 0.8)
+PERCEPTION_RATES = (0.15, 0.3, 0.45)
 
 
 def rate_distortion(root: Path, codec: str) -> str:
@@ -63,7 +71,7 @@ def bd_rates(root: Path, codec: str) -> str:
 
 def round_trip(root: Path, model: str) -> str:
     """How many files a new process decodes to the same ŷ, and how close the estimate is."""
-    rows = json.loads((root / KODAK / f"{model}-roundtrip.json").read_text())["rows"]
+    rows = json.loads((root / f"results/checks/roundtrip-{model}.json").read_text())["rows"]
     equal = sum(row["equal"] for row in rows)
     worst = max(abs(r["bytes"] - r["estimated_bytes"]) for r in rows)
     ratio = max(abs(r["bytes"] / r["estimated_bytes"] - 1) for r in rows)
@@ -83,13 +91,154 @@ def laplacian(root: Path, model: str) -> str:
     return _markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
 
 
+def against_vtm(root: Path) -> str:
+    """BD-rate of everything against the published VTM-9.1: measured here first, then published."""
+    frame = report.against_vtm(root / "results")
+    head = ["codec", "points", "trained for", "MS-SSIM", "PSNR", "its rates (bpp)"]
+    rows = [
+        [row.codec, row.origin, row.training or "–", f"{row.ms_ssim}", f"{row.psnr}",
+         f"{row.bpp_low:.2f}–{row.bpp_high:.2f}"]
+        for row in frame.itertuples()
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def against_vtm_methods(root: Path) -> str:
+    """The same with Akima and PCHIP side by side, measured codecs only."""
+    frame = report.against_vtm(root / "results")
+    head = ["codec", *(f"{m} ({i})" for m in ("MS-SSIM", "PSNR") for i in ("Akima", "PCHIP"))]
+    rows = [
+        [row.codec, *(_percent(v) for span in (row.ms_ssim, row.psnr) for v in span[:2])]
+        for row in frame[frame["origin"] == "measured"].itertuples()
+    ]
+    return _markdown(head, rows)
+
+
+def headline(root: Path) -> str:
+    """The paper's claim beside what was measured here and what published codecs reach."""
+    frame = report.against_vtm(root / "results")
+    ours = frame[(frame["origin"] == "measured") & (frame["training"] != "")]
+    peers = [("ELIC", "mse"), ("bmshj2018-hyperprior", "ms-ssim"), ("cheng2020-anchor", "ms-ssim")]
+    theirs = [
+        row
+        for row in frame[frame["origin"] == "published"].itertuples()
+        if (row.codec, row.training) in peers
+    ]
+    rows = [["the paper", "as reported", "not known", f"{report.HEADLINE:+.0f} %"]]
+    rows += [
+        [row.codec, row.origin, row.training, f"{row.ms_ssim}"]
+        for row in (*ours.itertuples(), *theirs)
+    ]
+    return _markdown(["codec", "points", "trained for", "MS-SSIM BD-rate over VTM"], rows)
+
+
+def perception(root: Path) -> str:
+    """LPIPS and Fréchet distances of every codec at equal rates, and the number of patches."""
+    codecs = report.measured("kodak", root / "results")
+    networks = sorted({d.network for codec in codecs for d in codec.results.distances})
+    names = [names_of(network).frechet for network in networks]
+    frame = report.at_rates(["lpips", *names], PERCEPTION_RATES, root / "results")
+    head = ["codec", *(f"{_title(c)} at {bpp:g}" for c, bpp in frame.columns)]
+    rows = [
+        [codec, *("–" if np.isnan(v) else f"{v:.3f}" for v in values)]
+        for codec, values in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+    patches = sorted({d.patches for codec in codecs for d in codec.results.distances})
+    return _markdown(head, rows) + (
+        f"\nAt {', '.join(f'{bpp:g}' for bpp in PERCEPTION_RATES)} bpp, between the measured "
+        f"points linear in log rate; – where a codec does not reach the rate. The distances are "
+        f"over {', '.join(map(str, patches))} patches.\n"
+    )
+
+
+def noise(root: Path) -> str:
+    """What grey noise on the direct reconstruction does to the perceptual measures."""
+    checks = json.loads((root / "results/checks/perception.json").read_text())
+    columns = ["lpips", "FD-AlexNet", "psnr"]
+    rows = [[f"{r['level']}", *(f"{r[c]:.3f}" for c in columns)] for r in checks["noise"]]
+    return _markdown(["noise (levels)", "LPIPS", "FD-AlexNet", "PSNR (dB)"], rows)
+
+
+def against_published(root: Path) -> str:
+    """JPEG and WebP as measured here against the same codecs as measured by others."""
+    frame = report.against_published(root / "results")
+    rows = [
+        [row.codec, row.settings, f"{row.ms_ssim}", f"{row.psnr}"] for row in frame.itertuples()
+    ]
+    return _markdown(["codec", "measured here with", "MS-SSIM", "PSNR"], rows)
+
+
+def every_average(root: Path) -> str:
+    """CSV: every codec measured on any set, its averages at each quality."""
+    frames = []
+    for folder in sorted(path for path in (root / "results/measured").iterdir() if path.is_dir()):
+        for codec in report.measured(folder.name, root / "results"):
+            frame = codec.table.reset_index()
+            frame.insert(0, "codec", codec.results.codec)
+            frame.insert(0, "set", folder.name)
+            frames.append(frame)
+    return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
     "kodak-diffusion": lambda root: rate_distortion(root, "msssim-small-diffusion"),
     "laplacian": lambda root: laplacian(root, "msssim-small"),
     "kodak-roundtrip": lambda root: round_trip(root, "msssim-small"),
+    "against-vtm": against_vtm,
+    "against-vtm-methods": against_vtm_methods,
+    "headline": headline,
+    "perception": perception,
+    "noise": noise,
+    "against-published": against_published,
 }
+
+# Column, axis title and the published curves drawn beside ours.
+FIGURES: dict[str, tuple[str, str, Sequence[published.Entry]]] = {
+    "rd-ms-ssim": ("ms_ssim_db", "MS-SSIM (dB)", report.BESIDE_MS_SSIM),
+    "rd-psnr": ("psnr", "PSNR (dB)", report.BESIDE_PSNR),
+    "rd-lpips": ("lpips", "LPIPS, AlexNet (lower is better)", ()),
+    "rd-fd-alexnet": ("FD-AlexNet", "FD-AlexNet, 192 patches (lower is better)", ()),
+}
+
+
+class Figure(NamedTuple):
+    """A figure's file, what is drawn in it, and the digest of that, which stands in the file:
+    the drawing itself differs between versions of matplotlib."""
+
+    path: Path
+    lines: list[report.Line]
+    title: str
+
+    @property
+    def digest(self) -> str:
+        content = [[line.label, line.bpp.tolist(), line.quality.tolist()] for line in self.lines]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def is_stale(self) -> bool:
+        return not self.path.is_file() or self.digest not in self.path.read_text(encoding="utf-8")
+
+    def write(self) -> None:
+        figure = plotting.rate_distortion(
+            [plotting.Curve(*line) for line in self.lines], self.title
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(plotting.to_svg(figure, self.digest), encoding="utf-8")
+
+
+def tables(root: Path) -> dict[Path, str]:
+    """Every file of results/tables and its text."""
+    folder = root / "results/tables"
+    files = {folder / f"{name}.md": make(root) for name, make in TABLES.items()}
+    return {**files, folder / "averages.csv": every_average(root)}
+
+
+def figures(root: Path) -> Iterator[Figure]:
+    """Every figure of the book that is drawn from results."""
+    for name, (column, title, beside) in FIGURES.items():
+        lines = report.lines(column, beside, root / "results")
+        yield Figure(root / "book/figures" / f"{name}.svg", lines, title)
 
 
 def fill(text: str, root: Path) -> str:
@@ -98,8 +247,19 @@ def fill(text: str, root: Path) -> str:
 
 
 def stale(root: Path, write: bool) -> list[Path]:
-    """Files whose blocks differ from the results; rewritten if `write`."""
+    """Files that differ from what the results say; rewritten if `write`."""
     found = []
+    for figure in figures(root):
+        if figure.is_stale():
+            found.append(figure.path)
+            if write:
+                figure.write()
+    for path, text in tables(root).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            found.append(path)
+            if write:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
     for pattern in PLACES:
         for path in sorted(root.glob(pattern)):
             text = path.read_text(encoding="utf-8")
@@ -109,6 +269,14 @@ def stale(root: Path, write: bool) -> list[Path]:
                 if write:
                     path.write_text(filled, encoding="utf-8")
     return found
+
+
+def _title(column: str) -> str:
+    return "LPIPS" if column == "lpips" else column
+
+
+def _percent(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:+.1f} %"
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

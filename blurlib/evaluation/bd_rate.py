@@ -4,16 +4,19 @@ G. Bjøntegaard, VCEG-M33 (2001), with Akima or PCHIP instead of the cubic fit: 
 arXiv 2202.12565. The interpolation is the ``bjontegaard`` package's.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal
 
 import bjontegaard
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.interpolate import PPoly
 
 Method = Literal["akima", "pchip"]
 
 
-class BdRate(NamedTuple):
+@dataclass(frozen=True)
+class BdRate:
     """A BD-rate and what it was averaged over."""
 
     value: float
@@ -24,6 +27,9 @@ class BdRate(NamedTuple):
     overlap: float
     """That interval's share of all the quality both curves span, 0..1."""
     method: Method
+    f_anchor: PPoly = field(compare=False, repr=False)
+    f_test: PPoly = field(compare=False, repr=False)
+    """The smooth curves: log₁₀ of the rate over quality; their knots ``x`` are the points."""
 
 
 def bd_rate(
@@ -71,7 +77,17 @@ def bd_rate(
     value = 100 * (10**mean - 1)
     total = max(span_a[1], span_t[1]) - min(span_a[0], span_t[0])
     overlap = (high - low) / total
-    return BdRate(float(value), float(low), float(high), float(overlap), method)
+    return BdRate(float(value), float(low), float(high), float(overlap), method, f_a, f_t)
+
+
+def increasing(curve: np.ndarray) -> np.ndarray:
+    """The points (rate, quality) in order of rate, without those that a cheaper one equals or
+    beats: what `bd_rate` needs of a measured curve."""
+    curve = curve[np.lexsort(curve.T[::-1])]
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], curve[:-1, 1]]))
+    curve = curve[curve[:, 1] > best]
+    last_of_rate = np.append(curve[1:, 0] > curve[:-1, 0], True)
+    return curve[last_of_rate]
 
 
 def _checked(points: ArrayLike, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 A file carries everything a number needs to be believed and measured again: settings, hash of the
 weights, commit, device, library versions, seed and the version of the measuring protocol. It is
 written with one row per line, in order, so that two versions of it can be compared by eye.
+`blurlib.evaluation.measure` fills it.
 """
 
 import json
@@ -10,21 +11,20 @@ import math
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blurlib import images, metrics
 from blurlib.evaluation.baselines import Codec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the measuring protocol; grows when a number would come out differently."""
 
 _VERSIONS_OF = ("blurlib", "torch", "numpy", "pillow", "pytorch-msssim", "lpips")
@@ -34,7 +34,7 @@ Extra = Callable[[Tensor, float, bytes], Mapping[str, Any]]
 
 
 class ResultsError(ValueError):
-    """A results file that cannot be used; one line names the file and what would help."""
+    """A results file that cannot be used or made; one line names the file and what would help."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,56 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Distance:
+    """How far the patches of all decoded images are from the originals', at one quality.
+
+    Attributes:
+        network, sha256: what the features come from, and the hash of its weights.
+        frechet, kernel: Fréchet distance and kernel distance (MMD²) of the features; from
+            Inception they are FID and KID, from AlexNet FD-AlexNet and KD-AlexNet.
+        patches: how many patches of 256 × 256 the distance is over.
+    """
+
+    quality: float
+    network: str
+    sha256: str
+    frechet: float
+    kernel: float
+    patches: int
+
+
+@dataclass(frozen=True)
 class Results:
-    """A results file: how the rows were measured, and the rows."""
+    """A results file: how the rows were measured, the rows, and distances of the whole set.
+
+    ``device`` and ``commit`` are circumstances: a run that went on under others lists them all,
+    separated by "; ". Everything else in the header decides the numbers (see `identity`).
+    """
 
     dataset: str
     codec: str
     settings: Mapping[str, Any]
     checkpoint: str | None  # hash of the weights; None for a codec without
+    lpips: str | None  # the network of the column; None: not measured
     commit: str | None  # of blurlib; None outside a git checkout
-    device: str
+    device: str  # with the number of processes: encode_s and decode_s are under that load
     versions: Mapping[str, str]
     seed: int | None
     protocol: int = PROTOCOL
     rows: tuple[Row, ...] = ()
+    distances: tuple[Distance, ...] = ()
 
     def header(self) -> dict[str, Any]:
-        """Everything but the rows, as JSON values."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
+        """Everything but the rows and distances, as JSON values."""
+        lists = ("rows", "distances")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the header that decides the numbers: all but ``device`` and ``commit``.
+
+        Rows may stand in one file only if they agree in it.
+        """
+        return {k: v for k, v in self.header().items() if k not in ("device", "commit")}
 
 
 # ---------------------------------------------------------------- files
@@ -82,155 +115,81 @@ def write(path: str | os.PathLike, results: Results, overwrite: bool = False) ->
     Raises FileExistsError when ``path`` exists and ``overwrite`` is False.
     """
     header = json.dumps(results.header(), indent=1, sort_keys=True, ensure_ascii=False)
-    ordered = sorted(results.rows, key=lambda row: (row.image, row.quality))
-    rows = ",\n".join("  " + _row_to_json(row) for row in ordered)
-    text = f'{header[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
+    distances = sorted(results.distances, key=lambda d: (d.network, d.sha256, d.quality))
+    rows = sorted(results.rows, key=lambda row: (row.image, row.quality))
+    text = f'{header[:-2]},\n "distances": {_lines(distances)},\n "rows": {_lines(rows)}\n}}\n'
     images.atomic_write(path, text.encode(), overwrite)
 
 
 def read(path: str | os.PathLike) -> Results:
     """Read a results file; ResultsError when it is not one, or is of another protocol."""
     path = Path(path)
+    again = "measure it again: move it away, or overwrite it (--force)"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ResultsError(f"{path}: is not JSON ({error}); measure it again") from None
+        raise ResultsError(f"{path}: is not JSON ({error}); {again}") from None
     if not isinstance(content, dict) or "protocol" not in content:
         raise ResultsError(f"{path}: is not a results file of blurlib")
     if content["protocol"] != PROTOCOL:
         raise ResultsError(
             f"{path}: measured by protocol {content['protocol']}, this blurlib reads {PROTOCOL}; "
-            "measure it again"
+            + again
         )
     try:
-        rows = tuple(_row_from_json(row) for row in content.pop("rows"))
-        results = Results(**content, rows=rows)
+        rows = tuple(_from_json(Row, values) for values in content.pop("rows"))
+        distances = tuple(_from_json(Distance, values) for values in content.pop("distances"))
+        results = Results(**content, rows=rows, distances=distances)
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(
-            f"{path}: a field is missing, unknown or of the wrong type ({error}); measure it again"
+            f"{path}: a field is missing, unknown or of the wrong type ({error}); {again}"
         ) from None
     if len({(row.image, row.quality) for row in rows}) < len(rows):
-        raise ResultsError(f"{path}: an image has two rows of the same quality; measure it again")
+        raise ResultsError(f"{path}: an image has two rows of the same quality; {again}")
+    if len({(d.network, d.sha256, d.quality) for d in distances}) < len(distances):
+        raise ResultsError(f"{path}: a network has two distances of the same quality; {again}")
     return results
 
 
 # JSON knows neither nan ("not applicable": null) nor inf (the PSNR of equal images).
 _NULLABLE = ("ms_ssim", "lpips")
 
+Line = TypeVar("Line", Row, Distance)
 
-def _row_to_json(row: Row) -> str:
-    values = vars(row) | {name: None for name in _NULLABLE if math.isnan(getattr(row, name))}
-    if row.psnr == math.inf:
+
+def _lines(entries: Iterable[Row | Distance]) -> str:
+    """A JSON array with one entry per line."""
+    lines = ",\n".join("  " + _to_json(entry) for entry in entries)
+    return f"[\n{lines}\n ]" if lines else "[]"
+
+
+def _to_json(entry: Row | Distance) -> str:
+    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(entry).items()}
+    for name in _NULLABLE:
+        if name in values and math.isnan(values[name]):
+            values[name] = None
+    if values.get("psnr") == math.inf:
         values["psnr"] = "inf"
-    if row.quality == int(row.quality):
-        values["quality"] = int(row.quality)
-    return json.dumps(values | {"extra": dict(row.extra)}, ensure_ascii=False, allow_nan=False)
+    if entry.quality == int(entry.quality):
+        values["quality"] = int(entry.quality)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
-def _row_from_json(values: dict[str, Any]) -> Row:
-    not_applicable = {name: math.nan for name in _NULLABLE if values[name] is None}
+def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
+    not_applicable = {k: math.nan for k in _NULLABLE if k in values and values[k] is None}
     numbers = {
         f.name: f.type(values[f.name])
-        for f in fields(Row)
+        for f in fields(kind)
         if f.type in (int, float) and f.name not in not_applicable
     }
-    return Row(**{**values, **numbers, **not_applicable})
+    return kind(**{**values, **numbers, **not_applicable})
 
 
-# ---------------------------------------------------------------- measuring
-
-
-def measure(
-    codec: Codec,
-    paths: Iterable[Path],
-    qualities: Iterable[float],
-    lpips: nn.Module | None = None,
-    extra: Extra | None = None,
-) -> Iterator[Row]:
-    """Encode and decode every image at every quality and yield its row, image by image.
-
-    ``lpips`` is a distance on ``(1, 3, H, W)`` in [0, 1] such as `metrics.Lpips`; without one, and
-    for images smaller than it takes, the column is ``nan``.
-    """
-    qualities = list(qualities)
-    for path in paths:
-        image = images.read_image(path)
-        for quality in qualities:
-            yield _measure_one(codec, path.name, image, quality, lpips, extra)
-
-
-def _measure_one(
-    codec: Codec,
-    name: str,
-    image: Tensor,
-    quality: float,
-    lpips: nn.Module | None,
-    extra: Extra | None,
-) -> Row:
-    start = time.perf_counter()
-    data = codec.encode(image, quality)
-    encoded = time.perf_counter()
-    decoded = codec.decode(data)
-    done = time.perf_counter()
-    distance = math.nan
-    if lpips is not None and min(image.shape[-2:]) >= metrics.LPIPS_MIN_SIDE:
-        with torch.inference_mode():
-            pair = images.to_float(image)[None], images.to_float(decoded)[None]
-            distance = lpips(*pair).item()
-    return Row(
-        image=name,
-        quality=quality,
-        bytes=len(data),
-        bpp=round(metrics.bpp(len(data), *image.shape[-2:]), 6),
-        psnr=round(metrics.psnr(image, decoded), 5),
-        ms_ssim=round(metrics.ms_ssim(image, decoded), 8),
-        lpips=round(distance, 6),
-        encode_s=round(encoded - start, 4),
-        decode_s=round(done - encoded, 4),
-        extra=extra(image, quality, data) if extra else {},
-    )
-
-
-def evaluate(
-    dataset: str | os.PathLike,
-    codec: Codec,
-    qualities: Sequence[float],
-    out_dir: str | os.PathLike,
-    *,
-    checkpoint: str | None = None,
-    seed: int | None = None,
-    lpips: nn.Module | None = None,
-    extra: Extra | None = None,
-    overwrite: bool = False,
-) -> Iterator[Row]:
-    """Measure ``codec`` on `images.dataset` into ``out_dir/<set>/<codec>.json``; yields each row.
-
-    The file is rewritten after each image. Rows it already has are kept and yielded, not measured
-    again, if they were measured in the same way (same header); otherwise ResultsError says what
-    differs, and ``overwrite`` starts afresh.
-    """
-    paths = images.dataset(dataset)
-    qualities = list(dict.fromkeys(qualities))
-    results = new_results(dataset, codec, checkpoint=checkpoint, seed=seed)
-    file = results_file(out_dir, dataset, codec)
-    if file.exists() and not overwrite:
-        results = _resume(file, results)
-        if lpips is not None and any(math.isnan(row.lpips) for row in results.rows):
-            raise ResultsError(f"{file}: has rows without LPIPS; overwrite it to measure them")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        present = [r for r in results.rows if r.image == path.name and r.quality in qualities]
-        yield from present
-        missing = [q for q in qualities if q not in {row.quality for row in present}]
-        rows = tuple(measure(codec, [path], missing, lpips, extra))
-        if rows:
-            results = replace(results, rows=results.rows + rows)
-            write(file, results, overwrite=True)
-        yield from rows
+# ---------------------------------------------------------------- headers
 
 
 def results_file(out_dir: str | os.PathLike, dataset: str | os.PathLike, codec: Codec) -> Path:
-    """Where `evaluate` keeps its rows: ``out_dir/<set>/<codec>.json``."""
+    """Where measuring keeps its rows: ``out_dir/<set>/<codec>.json``."""
     return Path(out_dir) / Path(dataset).resolve().name / f"{codec.name}.json"
 
 
@@ -240,32 +199,26 @@ def new_results(
     *,
     checkpoint: str | None = None,
     seed: int | None = None,
+    lpips: str | None = None,
+    jobs: int = 1,
 ) -> Results:
-    """Results without rows, for measuring here and now."""
+    """Results without rows, for measuring here and now in ``jobs`` processes."""
+    threads = torch.get_num_threads() if jobs == 1 else 1
+    load = f"{jobs} {'job' if jobs == 1 else 'jobs'} × {threads} threads".replace(
+        " 1 threads", " 1 thread"
+    )
     return Results(
         dataset=Path(dataset).resolve().name,
         codec=codec.name,
-        settings=dict(codec.settings),
+        settings=json.loads(json.dumps(dict(codec.settings))),  # as a file gives them back
         checkpoint=checkpoint,
+        lpips=lpips,
         commit=_commit(),
-        device=f"cpu {platform.machine()}, {torch.get_num_threads()} threads",
+        device=f"cpu {platform.machine()}, {load}",
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in _VERSIONS_OF},
         seed=seed,
     )
-
-
-def _resume(file: Path, fresh: Results) -> Results:
-    present = read(file)
-    old, new = present.header(), fresh.header()
-    differing = [name for name in old if old[name] != new[name]]
-    if differing:
-        name = differing[0]
-        raise ResultsError(
-            f"{file}: was measured with another {', '.join(differing)} "
-            f"({name}: {old[name]} there, {new[name]} here); move it away or overwrite it"
-        )
-    return present
 
 
 def _commit() -> str | None:

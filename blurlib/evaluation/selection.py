@@ -5,16 +5,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blurlib.codec import zoo
-from blurlib.evaluation.baselines import AVIF, BASELINES, JPEG, WEBP, Codec
+from blurlib.evaluation.baselines import (
+    AVIF,
+    HEIC,
+    JPEG,
+    JPEG_2000,
+    JPEG_DEFAULT,
+    JPEG_XL,
+    WEBP,
+    WEBP_DEFAULT,
+    Baseline,
+    Codec,
+    MissingCodecError,
+)
+from blurlib.evaluation.compressai_zoo import ZOO
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.results import Extra
-
-# Chosen to span about 0.1 to 1.5 bpp on photographs.
-QUALITIES = {
-    JPEG.name: (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88),
-    WEBP.name: (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88),
-    AVIF.name: (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82),
-}
+from blurlib.evaluation.vvc import VVC
 
 
 class Selection(NamedTuple):
@@ -27,19 +34,52 @@ class Selection(NamedTuple):
     extra: Extra | None = None
 
 
+# The qualities span about 0.1 to 1.5 bpp on photographs; the zoo's are all it has.
+_KNOWN: tuple[tuple[Baseline, Sequence[float]], ...] = (
+    (JPEG, (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)),
+    (JPEG_2000, (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5)),
+    (WEBP, (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)),
+    (AVIF, (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82)),
+    (JPEG_XL, (5, 10, 15, 20, 30, 42, 55, 65, 74, 80, 84)),
+    (HEIC, (8, 13, 18, 23, 28, 33, 38, 42, 46, 50, 53)),
+    (JPEG_DEFAULT, (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)),
+    (WEBP_DEFAULT, (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)),
+    (VVC, (17, 20, 22, 24, 26, 28, 31, 33, 35, 37, 39)),
+    *((codec, tuple(codec.qualities)) for codec in ZOO),
+)
+
+
+def available() -> dict[str, str | None]:
+    """Every known codec that is not ours → None, or why it cannot run here and what would help.
+
+    Nothing is downloaded: CompressAI's models whose weights are not there yet count as missing,
+    though `select` fetches them.
+    """
+    reasons: dict[str, str | None] = {}
+    for codec, _ in _KNOWN:
+        try:
+            codec.prepare(download=False)
+            reasons[codec.name] = None
+        except MissingCodecError as error:
+            reasons[codec.name] = str(error)
+    return reasons
+
+
 def select(name: str, decoder: str = "direct", denoiser: str = "", steps: int = 17) -> Selection:
     """A baseline by its name, or one of our models by name or file.
 
     Raises:
+        MissingCodecError: a baseline that cannot run here; the message says what to install.
         ValueError: neither; the message lists what there is.
     """
-    for baseline in BASELINES:
+    for baseline, qualities in _KNOWN:
         if name == baseline.name:
-            return Selection(baseline, QUALITIES[name])
+            baseline.prepare()
+            return Selection(baseline, qualities)
     try:
         codec = zoo.load(name)
     except zoo.WeightsError as error:
-        baselines = ", ".join(baseline.name for baseline in BASELINES)
+        baselines = ", ".join(baseline.name for baseline, _ in _KNOWN)
         raise ValueError(f"no codec {name!r}: there are {baselines}; or {error}") from error
     ours = BlurlibCodec(Path(name).stem, codec)
     if decoder == "diffusion":

@@ -1,0 +1,287 @@
+"""Distances between two sets of images: Fréchet and kernel, on features of 256-pixel patches.
+
+FID and KID proper use Inception's features. On any other network's features the same formulas give
+other numbers, which carry the network in their name (`names`): FD-AlexNet, KD-AlexNet.
+
+Both need many patches: with few, the Fréchet distance comes out too large (`by_count` shows by how
+much), so the number of patches belongs beside every value.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import pooch
+import torch
+from torch import Tensor, nn
+from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_kid
+
+from blurlib import images
+from blurlib.metrics import Lpips, lpips_file
+
+PATCH = 256
+"""Side of a patch in pixels."""
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""The weights of the 2015 TensorFlow Inception as torch-fidelity distributes them."""
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+_BATCH = 16  # patches that a network sees at once; bounds its memory
+# KID of more than 1000 patches: number and size of the subsets, torch-fidelity's own.
+_SUBSETS, _SUBSET, _SUBSET_SEED = 100, 1000, 2020
+
+
+# ---------------------------------------------------------------- patches
+
+
+def patch_count(height: int, width: int, size: int = PATCH) -> int:
+    """How many `patches` an image has: ⌊H/s⌋·⌊W/s⌋ + ⌊(H − s/2)/s⌋·⌊(W − s/2)/s⌋; Kodak: 6 + 2.
+
+    ValueError when the image is smaller than one patch.
+    """
+    if min(height, width) < size:
+        raise ValueError(
+            f"an image of {height} × {width} pixels has no patch of {size} × {size}; "
+            "leave it out of FID and KID"
+        )
+    half = size // 2
+    shifted = ((height - half) // size) * ((width - half) // size)
+    return (height // size) * (width // size) + shifted
+
+
+def patches(image: Tensor, size: int = PATCH) -> Tensor:
+    """``uint8`` ``(3, H, W)`` → ``uint8`` ``(n, 3, size, size)``, n of `patch_count`.
+
+    The non-overlapping grid from the top left, row by row, then the grid that starts at
+    (size/2, size/2): HiFiC (Mentzer et al., 2020, arXiv 2006.09965, appendix A.7). As in MS-ILLM's
+    code (Muckley et al., 2023) the second grid holds all that fits. HiFiC's text counts
+    (⌊H/s⌋ − 1)·(⌊W/s⌋ − 1) there, which is less where the remainder of H or W is s/2 or more.
+
+    ValueError for another type or shape, or an image smaller than one patch.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+    count = patch_count(*image.shape[1:], size)
+    half = size // 2
+    grids = [_grid(image, size)]
+    if min(image.shape[1:]) >= half + size:
+        grids.append(_grid(image[:, half:, half:], size))
+    found = torch.cat(grids)
+    assert len(found) == count
+    return found
+
+
+def _grid(image: Tensor, size: int) -> Tensor:
+    tiles = image.unfold(1, size, size).unfold(2, size, size)  # (3, rows, columns, size, size)
+    return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
+
+
+# ---------------------------------------------------------------- features
+
+
+class Features(Protocol):
+    """A network whose features are compared; picklable, to travel to worker processes."""
+
+    @property
+    def name(self) -> str:
+        """Such as Inception or AlexNet; `names` makes the names of the metrics of it."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights: two values compare only where this is equal."""
+
+    @property
+    def dim(self) -> int:
+        """Features per patch."""
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """``uint8`` ``(n, 3, h, w)`` → ``float32`` ``(n, dim)``."""
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """`Features` of a module that maps ``uint8`` ``(n, 3, h, w)`` to ``float32`` ``(n, dim)``."""
+
+    name: str
+    sha256: str
+    dim: int
+    module: nn.Module
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([self.module(batch) for batch in patches.split(_BATCH)])
+
+
+class _Inception(nn.Module):
+    """The 2048 features before Inception's last layer; resizes to 299 × 299 itself."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        self.extractor = feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.extractor(x)[0]
+
+
+class _AlexNet(nn.Module):
+    """Mean over space of AlexNet's last convolution (256 channels, after its ReLU)."""
+
+    def __init__(self, lpips: nn.Module) -> None:
+        super().__init__()
+        self.scaling, self.backbone = lpips.scaling_layer, lpips.net
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.scaling(2 * images.to_float(x) - 1)  # as LPIPS does with normalize=True
+        return self.backbone(scaled).relu5.mean((2, 3))
+
+
+def inception(path: str | os.PathLike | None = None) -> FeatureNetwork:
+    """torch-fidelity's Inception, 2048 features: the network of FID and KID.
+
+    Weights: ``path``, or `INCEPTION_FILE` in the cache (`images.cached_weights`), or
+    torch-fidelity's own download. ValueError when their SHA-256 is not `INCEPTION_SHA256`, which is
+    checked before they are loaded; OSError when they can neither be read nor fetched.
+    """
+    path = path or images.cached_weights(INCEPTION_FILE) or _fetch_inception()
+    if pooch.file_hash(str(path)) != INCEPTION_SHA256:
+        raise ValueError(f"{path}: is not {INCEPTION_FILE} (SHA-256 differs); delete or replace it")
+    return FeatureNetwork("Inception", INCEPTION_SHA256, 2048, _Inception(path))
+
+
+def _fetch_inception() -> Path:
+    """Where torch-fidelity keeps its download, but with the whole SHA-256 checked."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    url = feature_extractor_inceptionv3.URL_INCEPTION_V3
+    try:
+        return Path(pooch.retrieve(url, INCEPTION_SHA256, fname=INCEPTION_FILE, path=folder))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"{images.home() / 'weights' / INCEPTION_FILE}: missing, and could not be fetched "
+            f"({type(error).__name__}); put the file there, or measure with AlexNet"
+        ) from None
+
+
+def alexnet(path: str | os.PathLike | None = None) -> FeatureNetwork:
+    """LPIPS's AlexNet, 256 features: for FD-AlexNet and KD-AlexNet, where there is no Inception.
+
+    ``path`` is a complete LPIPS state dict; without one it is looked for in the cache
+    (`images.cached_weights`), then `metrics.Lpips.load` downloads it. ``sha256`` is taken over the
+    backbone's tensors, so that it does not depend on where they came from. Errors: as `Lpips.load`.
+    """
+    lpips = Lpips.load("alex", path or images.cached_weights(lpips_file("alex"))).network
+    digest = hashlib.sha256()
+    for name, tensor in lpips.net.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return FeatureNetwork("AlexNet", digest.hexdigest(), 256, _AlexNet(lpips))
+
+
+def features(network: Features, pictures: Iterable[Tensor], size: int = PATCH) -> Tensor:
+    """`patches` of every image, ``uint8`` ``(3, H, W)``, through the network → ``(N, dim)``."""
+    return torch.cat([network(patches(picture, size)) for picture in pictures])
+
+
+# ---------------------------------------------------------------- distances
+
+
+class Names(NamedTuple):
+    """What the two distances are called."""
+
+    frechet: str
+    kernel: str
+
+
+def names(network: str) -> Names:
+    """Inception → FID, KID; any other network → FD-<network>, KD-<network>."""
+    if network == "Inception":
+        return Names("FID", "KID")
+    return Names(f"FD-{network}", f"KD-{network}")
+
+
+class Distances(NamedTuple):
+    """How far two sets of patches are apart, and how many patches each has."""
+
+    frechet: float
+    kernel: float
+    kernel_std: float
+    """Over the subsets; ``nan`` where there is only one."""
+    patches: int
+
+
+def distances(reference: Tensor, decoded: Tensor) -> Distances:
+    """Fréchet and kernel distance of two sets of features, each ``(N, dim)``, in float64.
+
+    With means μ and covariances Σ (divided by N − 1) of each set (Heusel et al., 2017),
+
+        frechet = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^{1/2}),
+
+    and with k(a, b) = (a·b/dim + 1)³ (Bińkowski et al., 2018)
+
+        kernel = Σ_{i≠j} [k(x_i, x_j) + k(y_i, y_j)] / (m(m − 1)) − 2 Σ_{i,j} k(x_i, y_j) / m²,
+
+    over one subset of all m = N when N ≤ 1000, else the mean over 100 subsets of m = 1000, drawn
+    alike at every call. It is unbiased for independent sets: around 0, thus also negative, when
+    both have one distribution. Photos and their own reconstructions are not independent, and the
+    terms k(x_i, y_i) lower it by up to 2(E k(x, x) − E k(x, x′))/N, which is its value for two
+    equal sets. The computation is torch-fidelity's.
+
+    ValueError for sets of different shapes, fewer than two patches, or values that are not finite.
+    """
+    if reference.ndim != 2 or reference.shape != decoded.shape:
+        raise ValueError(
+            "expected two sets of features (N, dim), as many in both, got "
+            f"{tuple(reference.shape)} and {tuple(decoded.shape)}"
+        )
+    n = len(reference)
+    if n < 2:
+        raise ValueError(f"a distance between distributions needs two patches or more, got {n}")
+    x, y = (features.detach().cpu().double() for features in (reference, decoded))
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("the features contain NaN or infinity")
+    statistics = (metric_fid.fid_features_to_statistics(features) for features in (x, y))
+    frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+    subsets = 1 if n <= _SUBSET else _SUBSETS
+    kernel = metric_kid.kid_features_to_metric(
+        x,
+        y,
+        kid_subsets=subsets,
+        kid_subset_size=min(n, _SUBSET),
+        rng_seed=_SUBSET_SEED,
+        verbose=False,
+    )
+    std = kernel[metric_kid.KEY_METRIC_KID_STD] if subsets > 1 else math.nan
+    return Distances(
+        frechet[metric_fid.KEY_METRIC_FID], kernel[metric_kid.KEY_METRIC_KID_MEAN], std, n
+    )
+
+
+def by_count(
+    reference: Tensor, decoded: Tensor, counts: Sequence[int], draws: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """`distances` of the same two sets when only some of their patches had been measured.
+
+    One line per count: ``patches``, and mean and standard deviation over the draws: ``frechet``,
+    ``frechet_std``, ``kernel``, ``kernel_std``. A draw takes the same rows of both sets, as having
+    fewer images would. Two disjoint halves of one set show the bias alone: their distance should
+    be 0. ValueError for a count below 2 or above the number of patches.
+    """
+    n = len(reference)
+    if bad := [count for count in counts if not 2 <= count <= n]:
+        raise ValueError(f"cannot draw {bad[0]} of {n} patches")
+    generator = np.random.default_rng(seed)
+    lines = []
+    for count in counts:
+        rows = (generator.choice(n, count, replace=False) for _ in range(draws))
+        drawn = pd.DataFrame([distances(reference[row], decoded[row]) for row in rows])
+        mean, std = drawn.mean(), drawn.std(ddof=0)
+        lines.append((count, mean.frechet, std.frechet, mean.kernel, std.kernel))
+    columns = ["patches", "frechet", "frechet_std", "kernel", "kernel_std"]
+    return pd.DataFrame(lines, columns=columns)

@@ -1,0 +1,460 @@
+"""Measuring a set: what a row says, going on after every kind of end, several processes."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from blurlib import images, metrics
+from blurlib.evaluation import measure as m
+from blurlib.evaluation import results as res
+from blurlib.evaluation.results import ResultsError
+
+
+@dataclass
+class Shift:
+    """A codec that is easy to predict: ``quality`` high bits of every value, one byte each."""
+
+    settings: dict = field(default_factory=dict)
+    encoded: int = 0
+    name: str = "shift"
+
+    def encode(self, image, quality):
+        self.encoded += 1
+        kept = image.numpy() & (0xFF << (8 - int(quality)) & 0xFF)
+        return np.array(image.shape[1:], np.uint16).tobytes() + kept.tobytes()
+
+    def decode(self, data):
+        height, width = np.frombuffer(data[:4], np.uint16)
+        kept = np.frombuffer(data[4:], np.uint8).reshape(3, height, width)
+        return torch.from_numpy(kept.copy())
+
+
+@dataclass
+class Slow(Shift):
+    """Takes its time, and leaves a file named by its process."""
+
+    folder: Path = Path()
+
+    def encode(self, image, quality):
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.1)
+        return super().encode(image, quality)
+
+
+@dataclass
+class Fails(Shift):
+    """Fails on the image whose first value is 7: with an error, or by the death of its process."""
+
+    how: str = "error"
+    once: Path | None = None  # exists after the first failure, and there is no second one
+
+    def encode(self, image, quality):
+        if image[0, 0, 0] == 7 and not (self.once and self.once.exists()):
+            if self.once:
+                self.once.touch()
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("no such\nluck")
+        return super().encode(image, quality)
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Two features: the mean of all values, and 0."""
+
+    name: str = "Brightness"
+    sha256: str = "b" * 64
+    dim: int = 2
+
+    def __call__(self, patches):
+        mean = patches.float().mean((1, 2, 3))
+        return torch.stack([mean, torch.zeros_like(mean)], 1)
+
+
+class MeanDistance(nn.Module):
+    def forward(self, x, y):
+        assert x.shape[0] == 1
+        assert x.max() <= 1
+        return (x - y).mean((1, 2, 3))
+
+
+@pytest.fixture
+def photos(tmp_path, astronaut):
+    """A folder of two images, the first 200 × 180 and the second too small for MS-SSIM."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images.write_image(folder / "a.png", astronaut[:, :200, :180])
+    images.write_image(folder / "b.png", astronaut[:, 200:220, :30])
+    return folder
+
+
+@pytest.fixture
+def large(tmp_path, astronaut):
+    """A folder of four images with one or two patches each; the third starts with a 7."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i, height in enumerate((256, 512, 300, 511)):
+        image = astronaut.roll(100 * i, 2)[:, :height, :300].clone()
+        image[0, 0, 0] = 7 if i == 2 else 0
+        images.write_image(folder / f"{i}.png", image)
+    return folder
+
+
+def keys(rows):
+    return [(row.image, row.quality) for row in rows]
+
+
+def without_times(results):
+    """Rows in order, and distances, with what may differ between two runs left out."""
+    rows = [replace(row, encode_s=0, decode_s=0, lpips=0, ms_ssim=0) for row in results.rows]
+    return rows, results.distances
+
+
+# ---------------------------------------------------------------- one image
+
+
+def test_a_row_is_what_the_metrics_say(photos, astronaut):
+    (row,), original, decoded = m.measure(m.Instruments(Shift()), photos / "a.png", [3])
+    image = astronaut[:, :200, :180]
+    shifted = image & 0b11100000
+    assert (row.image, row.quality, row.bytes) == ("a.png", 3, 4 + 3 * 200 * 180)
+    assert row.bpp == pytest.approx(8 * row.bytes / (200 * 180), abs=1e-6)
+    assert row.psnr == pytest.approx(metrics.psnr(image, shifted), abs=1e-5)
+    assert row.ms_ssim == pytest.approx(metrics.ms_ssim(image, shifted), abs=1e-8)
+    assert math.isnan(row.lpips)
+    assert row.encode_s >= 0
+    assert row.decode_s >= 0
+    assert original is None
+    assert decoded == {}
+
+
+def test_measure_takes_a_distance_and_extra_fields(photos):
+    instruments = m.Instruments(
+        Shift(),
+        lpips=MeanDistance(),
+        extra=lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5},
+    )
+    (large,) = m.measure(instruments, photos / "a.png", [2]).rows
+    (small,) = m.measure(instruments, photos / "b.png", [2]).rows
+    assert 0 < large.lpips < 1
+    assert math.isnan(small.lpips)
+    assert math.isnan(small.ms_ssim)
+    assert large.extra == {"estimated_bits": 8 * large.bytes - 5}
+
+
+def test_a_codec_that_returns_another_size_is_named_with_the_image(photos, tmp_path):
+    class Crops(Shift):
+        def decode(self, data):
+            return super().decode(data)[:, :-1]
+
+    with pytest.raises(ResultsError, match=r"a\.png: shift at quality 2: .*180×199.*180×200"):
+        list(m.evaluate(photos, Crops(), [2], tmp_path))
+
+
+def test_an_error_of_the_codec_is_one_line_with_the_image(large, tmp_path):
+    rows = m.evaluate(large, Fails(), [2, 3], tmp_path)
+    with pytest.raises(ResultsError, match=r"2\.png: shift at quality 2: no such luck$"):
+        list(rows)
+    assert {r.image for r in res.read(tmp_path / "large" / "shift.json").rows} == {"0.png", "1.png"}
+
+
+# ---------------------------------------------------------------- a set of images
+
+
+def test_evaluate_writes_resumes_and_refuses_a_mixture(photos, tmp_path):
+    out = tmp_path / "out"
+    file = out / "photos" / "shift.json"
+    codec = Shift({"bits": 8})
+    first = list(m.evaluate(photos, codec, [1, 2], out, seed=5))
+    assert codec.encoded == 4
+    assert keys(first) == [("a.png", 1), ("a.png", 2), ("b.png", 1), ("b.png", 2)]
+    before = file.read_bytes()
+    again = list(m.evaluate(photos, codec, [1, 2, 1], out, seed=5))
+    assert codec.encoded == 4
+    assert [r.bytes for r in again] == [r.bytes for r in first]
+    assert file.read_bytes() == before
+    assert len(list(m.evaluate(photos, codec, [2, 3], out, seed=5))) == 4
+    assert codec.encoded == 6
+    assert len(res.read(file).rows) == 6
+    with pytest.raises(ResultsError, match=r"shift\.json.*another settings.*--force"):
+        list(m.evaluate(photos, Shift({"bits": 7}), [1], out, seed=5))
+    with pytest.raises(ResultsError, match="another seed"):
+        list(m.evaluate(photos, codec, [1], out))
+    other = {"seed": 5, "lpips": MeanDistance(), "lpips_name": "squeeze"}
+    with pytest.raises(ResultsError, match=r"another lpips .*None there, squeeze here"):
+        list(m.evaluate(photos, codec, [1], out, **other))
+    assert len(list(m.evaluate(photos, Shift({"bits": 7}), [1], out, overwrite=True))) == 2
+    assert len(res.read(file).rows) == 2
+
+
+def test_present_rows_come_first(photos, tmp_path):
+    codec = Shift()
+    list(m.evaluate(photos, codec, [2], tmp_path))
+    rows = list(m.evaluate(photos, codec, [1, 2], tmp_path))
+    assert keys(rows) == [("a.png", 2), ("b.png", 2), ("a.png", 1), ("b.png", 1)]
+
+
+def test_an_interrupted_evaluation_keeps_whole_images(photos, tmp_path):
+    codec = Shift()
+    rows = m.evaluate(photos, codec, [1, 2], tmp_path)
+    next(rows)
+    rows.close()
+    assert [r.image for r in res.read(tmp_path / "photos" / "shift.json").rows] == ["a.png"] * 2
+    assert len(list(m.evaluate(photos, codec, [1, 2], tmp_path))) == 4
+    assert codec.encoded == 4
+
+
+def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):
+    codec = Shift()
+    list(m.evaluate(photos, codec, [1], tmp_path))
+    file = tmp_path / "photos" / "shift.json"
+    here = res.read(file)
+    res.write(file, replace(here, device="a slower one", commit="0ld"), overwrite=True)
+    list(m.evaluate(photos, codec, [1, 2], tmp_path))
+    assert codec.encoded == 4
+    assert res.read(file).device == f"a slower one; {here.device}"
+    assert res.read(file).commit == ("0ld" if here.commit is None else f"0ld; {here.commit}")
+    list(m.evaluate(photos, codec, [3], tmp_path))
+    assert res.read(file).device == f"a slower one; {here.device}"
+
+
+def test_rows_of_images_that_are_not_in_the_set_are_refused(photos, tmp_path):
+    list(m.evaluate(photos, Shift(), [1], tmp_path))
+    (photos / "b.png").rename(photos / "c.png")
+    with pytest.raises(ResultsError, match=r"shift\.json: has rows of b\.png, .*not in the set"):
+        list(m.evaluate(photos, Shift(), [1], tmp_path))
+
+
+def test_there_is_at_least_one_job(photos, tmp_path):
+    with pytest.raises(ValueError, match="jobs is 0"):
+        list(m.evaluate(photos, Shift(), [1], tmp_path, jobs=0))
+
+
+# ---------------------------------------------------------------- distances between sets
+
+
+def brightness_of_patches(folder, bits):
+    """Cut by hand: (height // 256) patches from the top, and one at 128 where it fits."""
+    values = []
+    for path in sorted(folder.glob("*.png")):
+        image = images.read_image(path).numpy() & (0xFF << (8 - bits) & 0xFF)
+        tops = [256 * i for i in range(image.shape[1] // 256)]
+        values += [image[:, top : top + 256, :256].mean() for top in tops]
+        assert image.shape[2] < 128 + 256
+    return np.array(values)
+
+
+def test_distances_are_over_the_patches_of_all_images(large, tmp_path):
+    list(m.evaluate(large, Shift(), [2, 5], tmp_path, features=Brightness()))
+    distances = res.read(tmp_path / "large" / "shift.json").distances
+    x = brightness_of_patches(large, 8)
+    assert [(d.quality, d.network, d.sha256) for d in distances] == [
+        (2, "Brightness", "b" * 64),
+        (5, "Brightness", "b" * 64),
+    ]
+    for distance in distances:
+        y = brightness_of_patches(large, int(distance.quality))
+        assert distance.patches == len(x) == 5
+        # In one dimension the Fréchet distance is (μ₁ − μ₂)² + (σ₁ − σ₂)².
+        expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
+        assert distance.frechet == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_wait_for_the_whole_set_without_decoding_again(large, tmp_path):
+    codec = Shift()
+    rows = m.evaluate(large, codec, [2, 3], tmp_path, features=Brightness())
+    next(rows)
+    rows.close()
+    file = tmp_path / "large" / "shift.json"
+    assert res.read(file).distances == ()
+    assert (file.parent / ".features" / ".gitignore").read_text() == "*\n"
+    list(m.evaluate(large, codec, [2, 3], tmp_path, features=Brightness()))
+    assert codec.encoded == 8
+    whole = res.read(file)
+    list(m.evaluate(large, Shift(), [2, 3], tmp_path / "other", features=Brightness()))
+    assert without_times(whole) == without_times(res.read(tmp_path / "other/large/shift.json"))
+
+
+def test_features_of_another_header_or_network_are_not_used(large, tmp_path):
+    def distances(codec, network, **more):
+        list(m.evaluate(large, codec, [2], tmp_path, features=network, **more))
+        return res.read(tmp_path / "large" / "shift.json").distances
+
+    codec = Shift()
+    (first,) = distances(codec, Brightness())
+    two = distances(codec, Brightness(sha256="c" * 64))  # decodes again, keeps the rows
+    assert codec.encoded == 8
+    assert [d.sha256[0] for d in two] == ["b", "c"]
+    assert distances(codec, Brightness()) == two
+    assert codec.encoded == 8
+    other = Shift({"bits": 7})
+    assert distances(other, Brightness(), overwrite=True) == (first,)
+    assert other.encoded == 4
+
+
+def test_a_new_image_makes_a_new_distance(large, tmp_path, astronaut):
+    codec = Shift()
+    list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
+    images.write_image(large / "4.png", astronaut[:, :300, :300])
+    list(m.evaluate(large, codec, [2], tmp_path))
+    assert res.read(tmp_path / "large" / "shift.json").distances == ()
+    list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
+    (distance,) = res.read(tmp_path / "large" / "shift.json").distances
+    assert distance.patches == 6
+    assert codec.encoded == 6  # the new image twice: once without features
+
+
+def test_a_codec_that_changed_is_found_when_it_decodes_again(large, tmp_path):
+    class Longer(Shift):
+        def encode(self, image, quality):
+            return super().encode(image, quality) + b"!"
+
+        def decode(self, data):
+            return super().decode(data[:-1])
+
+    list(m.evaluate(large, Shift(), [2], tmp_path))
+    with pytest.raises(ResultsError, match=r"shift\.json: 0\.png at quality 2 has .* bytes there"):
+        list(m.evaluate(large, Longer(), [2], tmp_path, features=Brightness()))
+
+
+def test_an_image_without_a_patch_is_named_before_any_work(large, tmp_path, astronaut):
+    images.write_image(large / "small.png", astronaut[:, :300, :255])
+    assert m.without_patches(images.dataset(large)) == [large / "small.png"]
+    codec = Shift()
+    with pytest.raises(ResultsError, match=r"small\.png: .*256 pixels.*--features none"):
+        list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
+    assert codec.encoded == 0
+
+
+def test_kodak_has_192_patches(large, tmp_path, monkeypatch):
+    from blurlib.evaluation.perception import patch_count
+
+    assert 24 * patch_count(512, 768) == m.KODAK_PATCHES
+    monkeypatch.setattr(images, "kodak", lambda: images.folder(large))
+    with pytest.raises(ResultsError, match="5 patches, not 192"):
+        list(m.evaluate("kodak", Shift(), [2], tmp_path, features=Brightness()))
+
+
+# ---------------------------------------------------------------- processes
+
+
+@pytest.mark.slow
+def test_several_processes_measure_what_one_does(large, tmp_path):
+    for jobs in (1, 2):
+        rows = m.evaluate(
+            large, Shift(), [2, 3], tmp_path / str(jobs), features=Brightness(), jobs=jobs,
+            lpips=MeanDistance(),
+        )  # fmt: skip
+        assert Counter(keys(rows)) == Counter((f"{i}.png", q) for i in range(4) for q in (2, 3))
+    one, two = (res.read(tmp_path / str(jobs) / "large" / "shift.json") for jobs in (1, 2))
+    assert without_times(one) == without_times(two)
+    for a, b in zip(one.rows, two.rows, strict=True):
+        assert (a.ms_ssim, a.lpips) == pytest.approx((b.ms_ssim, b.lpips), abs=1e-7)
+    assert two.device.endswith("2 jobs × 1 thread")
+    list(m.evaluate(large, Shift(), [2, 3, 4], tmp_path / "2", lpips=MeanDistance()))
+    resumed = res.read(tmp_path / "2" / "large" / "shift.json")
+    assert len(resumed.rows) == 12
+    assert resumed.device.startswith(f"{two.device}; ")
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_names_the_image(large, tmp_path):
+    with pytest.raises(ResultsError, match=r"2\.png: shift at quality 2: no such luck$"):
+        list(m.evaluate(large, Fails(), [2], tmp_path, jobs=2))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_an_error_and_its_image_comes_later(large, tmp_path):
+    codec = Fails(how="killed", once=tmp_path / "killed")
+    with pytest.raises(ResultsError, match=r"a worker process died.*goes on where it stopped"):
+        list(m.evaluate(large, codec, [2], tmp_path, jobs=2))
+    rows = list(m.evaluate(large, codec, [2], tmp_path, jobs=2))
+    assert sorted(keys(rows)) == [(f"{i}.png", 2) for i in range(4)]
+    assert len(res.read(tmp_path / "large" / "shift.json").rows) == 4
+
+
+def test_a_codec_that_cannot_travel_is_refused_before_any_process_starts(photos, tmp_path):
+    class Local(Shift):
+        pass
+
+    with pytest.raises(ResultsError, match=r"shift: cannot be sent to other processes .*one job"):
+        list(m.evaluate(photos, Local(), [2], tmp_path, jobs=2))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+from test_measure import Brightness, Slow
+from blurlib.evaluation import measure
+
+if __name__ == "__main__":
+    photos, out, pids = map(Path, sys.argv[1:])
+    how = {{"features": Brightness(), "jobs": 2}}
+    for row in measure.evaluate(photos, Slow(folder=pids), [1, 2, 3], out, **how):
+        print(row.image, flush=True)
+"""
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_at_any_time_goes_on(large, tmp_path, how):
+    pids, out, script = tmp_path / "pids", tmp_path / "out", tmp_path / "run.py"
+    pids.mkdir()
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    file = out / "large" / "shift.json"
+    seed = random.randrange(10**6)
+    print("seed", seed)  # shown when the test fails
+    chance = random.Random(seed)
+    for attempt in range(3):
+        run = subprocess.Popen(
+            [sys.executable, script, large, out, pids], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        if attempt == 2:
+            _, errors = run.communicate(timeout=300)
+            assert run.returncode == 0, errors
+            continue
+        run.stdout.readline()  # present or measured: now it is at work
+        time.sleep(chance.uniform(0, 4 if attempt else 0.5))
+        send = os.killpg if how == signal.SIGINT else os.kill  # Ctrl-C goes to the whole group
+        send(run.pid, how)
+        _, errors = run.communicate(timeout=60)
+        if how == signal.SIGINT:  # workers say nothing
+            assert errors.count("Traceback") <= 1, errors
+        deadline = time.monotonic() + 20
+        while workers := [pid for pid in os.listdir(pids) if alive(pid)]:
+            assert time.monotonic() < deadline, workers
+            time.sleep(0.05)
+        if file.exists():
+            images_seen = Counter(row.image for row in res.read(file).rows)
+            assert set(images_seen.values()) <= {3}  # whole images only
+    results = res.read(file)
+    assert sorted(keys(results.rows)) == [(f"{i}.png", q) for i in range(4) for q in (1, 2, 3)]
+    list(m.evaluate(large, Shift(), [1, 2, 3], tmp_path / "calm", features=Brightness()))
+    calm = res.read(tmp_path / "calm" / "large" / "shift.json")
+    assert without_times(results) == without_times(calm)
+    assert json.loads(file.read_text())["protocol"] == 2
