@@ -43,7 +43,7 @@ def test_the_entropy_model_takes_any_groups_and_defaults_to_the_papers():
     assert EntropyConfig(M=20, groups=[5, 15]).groups == (5, 15)
     with pytest.raises(ValueError, match="sum to M = 20"):
         EntropyConfig(M=20, groups=(5, 5))
-    with pytest.raises(ValueError, match="M is 128: the uneven groups .* need M > 128"):
+    with pytest.raises(ValueError, match=r"M is 128: the uneven groups .* need M > 128"):
         EntropyConfig(M=128)
     with pytest.raises(ValueError, match="N is 0: it must be at least 1"):
         EntropyConfig(N=0)
