@@ -45,11 +45,14 @@ class CodecConfig:
     Attributes:
         entropy, transform: sizes of the parts.
         levels: quality levels, at least 2; quality is a real number in [1, levels].
+        knows_gain: whether the entropy model is told the gain of the quality and works on y / gain.
+            False for the first weights, from before that.
     """
 
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
     levels: int = 6
+    knows_gain: bool = True
 
     def __post_init__(self):
         if self.levels < 2:
@@ -78,7 +81,10 @@ class CodecConfig:
         entropy = dict(data["entropy"])
         entropy["context"] = ContextConfig(**entropy["context"])
         return cls(
-            EntropyConfig(**entropy), TransformConfig(**data["transform"]), data.get("levels", 6)
+            EntropyConfig(**entropy),
+            TransformConfig(**data["transform"]),
+            data.get("levels", 6),
+            data.get("knows_gain", False),
         )
 
 
@@ -145,7 +151,7 @@ class BlurCodec(nn.Module):
         M, N = self.config.entropy.M, self.config.entropy.N
         self.g_a = Analysis(self.config.transform, M)
         self.h_a = HyperAnalysis(M, N)
-        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper)
+        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper, self.config.knows_gain)
         self.gain = Gain(self.config.levels, M, (0.0, 2.0))
         self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.0))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
@@ -300,7 +306,8 @@ class BlurCodec(nn.Module):
 
     def _prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
         gain = gain.to(z_hat.dtype)
-        return Prior(self.h_s(z_hat, gain), gain)
+        features = self.h_s(z_hat, gain)
+        return Prior(features, gain if self.config.knows_gain else torch.ones_like(gain))
 
     def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""

@@ -143,13 +143,13 @@ class HyperAnalysis(nn.Module):
 class HyperSynthesis(nn.Module):
     """h_s: ẑ (B, N, H/64, W/64) and the gains -> hyperprior features (B, features, H/16, W/16).
 
-    The gains (B, M, 1, 1) enter as their logarithm. They say what rate is coded, so that ẑ need
-    not carry it.
+    The gains (B, M, 1, 1) enter as their logarithm, if `knows_gain`. They say what rate is coded,
+    so that ẑ need not carry it.
     """
 
-    def __init__(self, N: int, M: int, features: int):
+    def __init__(self, N: int, M: int, features: int, knows_gain: bool = True):
         super().__init__()
-        self.rate = nn.Conv2d(M, features, 1)
+        self.rate = nn.Conv2d(M, features, 1) if knows_gain else None
         self.layers = nn.Sequential(
             nn.Conv2d(N, 4 * N, 3, padding=1),
             nn.PixelShuffle(2),
@@ -161,7 +161,8 @@ class HyperSynthesis(nn.Module):
         )
 
     def forward(self, z_hat: Tensor, gain: Tensor) -> Tensor:
-        return self.layers(z_hat) + self.rate(gain.log())
+        features = self.layers(z_hat)
+        return features if self.rate is None else features + self.rate(gain.log())
 
 
 class Gain(nn.Module):

@@ -21,7 +21,7 @@ from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserCon
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
-ARCHITECTURE = 2  # grows when the same weights would compute something else
+ARCHITECTURE = 1  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
 
 
@@ -48,6 +48,7 @@ def load(name: str | os.PathLike = "msssim-small") -> BlurCodec:
         codec = BlurCodec(CodecConfig.from_dict(metadata["config"]))
         for buffer in ("table", "offset", "length"):  # their shapes are learned
             setattr(codec.entropy.hyper_latent, buffer, tensors[f"entropy.hyper_latent.{buffer}"])
+        tensors.pop("entropy.gaussian_bits.floor.bound", None)  # a constant in the first weights
         codec.load_state_dict(tensors)
     codec.model_id = digest[:4]
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
@@ -56,14 +57,16 @@ def load(name: str | os.PathLike = "msssim-small") -> BlurCodec:
 
 
 def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
-    """Start `codec` with the tensors of another codec's file: transforms and gains, and with an
-    entropy model of the same architecture, everything.
+    """Start `codec` with the tensors of another codec's file: everything if both have the same
+    configuration, else the transforms and gains.
 
     Raises:
         WeightsError: not a codec's file, or its transforms have other sizes.
     """
-    metadata, tensors = _parse(_read(path)[0], "codec", path, any_architecture=True)
-    if metadata["architecture"] != ARCHITECTURE:
+    metadata, tensors = _parse(_read(path)[0], "codec", path)
+    with _fitting(path):
+        same = CodecConfig.from_dict(metadata["config"]) == codec.config
+    if not same:
         transforms = ("g_a.", "main_decoder.", "gain.", "inverse_gain.")
         tensors = {k: v for k, v in tensors.items() if k.startswith(transforms)}
     tables = ("table", "offset", "length")  # of the finished codec; frozen anew from the new one
@@ -173,9 +176,7 @@ def _read(name: str | os.PathLike) -> tuple[bytes, bytes]:
     return data, digest.digest()
 
 
-def _parse(
-    data: bytes, kind: str, name, any_architecture: bool = False
-) -> tuple[dict, dict[str, Tensor]]:
+def _parse(data: bytes, kind: str, name) -> tuple[dict, dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file of the given kind."""
     try:
         tensors = safetensors.torch.load(data)
@@ -187,7 +188,7 @@ def _parse(
     found = metadata.get("kind") if isinstance(metadata, dict) else None
     if found != kind:
         raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
-    if metadata.get("architecture") != ARCHITECTURE and not any_architecture:
+    if metadata.get("architecture") != ARCHITECTURE:
         raise WeightsError(
             f"{name} is of architecture {metadata.get('architecture')}, this blurlib runs "
             f"{ARCHITECTURE}: train it again, or use the blurlib that wrote it"
