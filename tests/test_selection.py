@@ -15,8 +15,9 @@ def test_available_names_every_codec_and_what_is_missing(empty_home, monkeypatch
     assert "pip install 'blurlib[baselines]'" in reasons["jpegxl"]
     assert "vvencapp" in reasons["vvc"]
     assert "not downloaded" in reasons["compressai-mbt2018-mean-ms-ssim"]
-    assert list(reasons)[:7] == ["jpeg", "jpeg2000", "webp", "avif", "jpegxl", "heic", "vvc"]
-    assert len(reasons) == 7 + 12
+    known = ["jpeg", "jpeg2000", "webp", "avif", "jpegxl", "heic"]
+    assert list(reasons)[:9] == [*known, "jpeg-default", "webp-default", "vvc"]
+    assert len(reasons) == 9 + 12
     assert all(reason is None or "\n" not in reason for reason in reasons.values())
 
 
