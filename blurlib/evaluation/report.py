@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,8 +68,6 @@ BESIDE_PSNR = (
 
 # MS-SSIM of an MSE-trained model in a file that calls it MS-SSIM-trained: stored as what it is.
 ACCEPTED = ("relabelled",)
-
-Column = Literal["psnr", "ms_ssim_db"]
 
 
 class Line(NamedTuple):
