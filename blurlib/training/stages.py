@@ -13,7 +13,7 @@ from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 from blurlib.images import cached_weights
-from blurlib.metrics import Lpips
+from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
 from blurlib.training.losses import draw_quality, perceptual_diffusion, rate_distortion
 
@@ -74,7 +74,7 @@ class DenoiserStage:
         self.module = Denoiser(sizes)
         self.process = BlurDiffusion(schedule, config.prediction)
         # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
-        self.lpips = Lpips.load("squeeze", cached_weights("lpips_squeeze_v0.1_full.pth"))
+        self.lpips = Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
 
     def loss(self, x: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
