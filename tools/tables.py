@@ -21,7 +21,6 @@ import pandas as pd
 from blurlib import plotting
 from blurlib.codec import zoo
 from blurlib.evaluation import published, report, results
-from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.perception import names as names_of
 
 ROOT = Path(__file__).parents[1]
@@ -55,12 +54,8 @@ def bd_rates(root: Path, codec: str) -> str:
         ]
         row = [anchor.upper().replace("WEBP", "WebP")]
         for column in ("ms_ssim_db", "psnr"):
-            try:
-                points = [curve[["bpp", column]].to_numpy() for curve in curves]
-                value = bd_rate(*points, rates=RATES)
-                row.append(f"{value.value:+.1f} % ({value.low:.1f}–{value.high:.1f} dB)")
-            except ValueError as error:
-                row.append(f"n/a: {error}")
+            points = [curve[["bpp", column]].to_numpy() for curve in curves]
+            row.append(f"{report.bd(*points, rates=RATES)}")
         rows.append(row)
     low, high = curves[1]["bpp"].min(), curves[1]["bpp"].max()
     return _markdown(["against", "MS-SSIM", "PSNR"], rows) + (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,8 +68,6 @@ BESIDE_PSNR = (
 
 # MS-SSIM of an MSE-trained model in a file that calls it MS-SSIM-trained: stored as what it is.
 ACCEPTED = ("relabelled",)
-
-Column = Literal["psnr", "ms_ssim_db"]
 
 
 class Line(NamedTuple):
@@ -176,7 +174,7 @@ def bd(anchor: np.ndarray, test: np.ndarray, rates: tuple[float, float] | None =
     return Span(values[0].value, values[1].value, values[0].low, values[0].high)
 
 
-def against_vtm(folder: Path = FOLDER, rates: tuple[float, float] | None = None) -> pd.DataFrame:
+def against_vtm(folder: Path = FOLDER) -> pd.DataFrame:
     """BD-rate of every codec against `ANCHOR` on Kodak: measured here, then published.
 
     Columns: codec, origin ("measured" or "published"), training, ms_ssim, psnr (each a `Span`),
@@ -186,16 +184,16 @@ def against_vtm(folder: Path = FOLDER, rates: tuple[float, float] | None = None)
     anchors = {column: points.curve(ANCHOR, column) for column in ("ms_ssim_db", "psnr")}
     rows = []
     for codec in measured("kodak", folder):
-        spans = [bd(anchors[c], increasing(codec.curve(c)), rates) for c in ("ms_ssim_db", "psnr")]
+        spans = [bd(anchors[c], increasing(codec.curve(c))) for c in ("ms_ssim_db", "psnr")]
         bpp = codec.table["bpp"]
         rows.append((codec.label, "measured", codec.training, *spans, bpp.min(), bpp.max()))
     for entry in BESIDE:
-        rows.append(_published_row(points, entry, anchors, rates))
+        rows.append(_published_row(points, entry, anchors))
     columns = ["codec", "origin", "training", "ms_ssim", "psnr", "bpp_low", "bpp_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _published_row(points: published.Published, entry: published.Entry, anchors, rates):
+def _published_row(points: published.Published, entry: published.Entry, anchors):
     spans, bpp = [], []
     for column in ("ms_ssim_db", "psnr"):
         try:
@@ -204,7 +202,7 @@ def _published_row(points: published.Published, entry: published.Entry, anchors,
             spans.append(Span(np.nan, np.nan, np.nan, np.nan, "not published"))
             continue
         bpp += list(curve[:, 0])
-        spans.append(bd(anchors[column], curve, rates))
+        spans.append(bd(anchors[column], curve))
     training = "" if entry.variant == "none" else entry.variant
     return entry.codec, "published", training, *spans, min(bpp), max(bpp)
 

@@ -34,16 +34,19 @@ class Selection(NamedTuple):
     extra: Extra | None = None
 
 
+_JPEG = (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)
+_WEBP = (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)
+
 # The qualities span about 0.1 to 1.5 bpp on photographs; the zoo's are all it has.
 _KNOWN: tuple[tuple[Baseline, Sequence[float]], ...] = (
-    (JPEG, (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)),
+    (JPEG, _JPEG),
     (JPEG_2000, (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5)),
-    (WEBP, (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)),
+    (WEBP, _WEBP),
     (AVIF, (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82)),
     (JPEG_XL, (5, 10, 15, 20, 30, 42, 55, 65, 74, 80, 84)),
     (HEIC, (8, 13, 18, 23, 28, 33, 38, 42, 46, 50, 53)),
-    (JPEG_DEFAULT, (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)),
-    (WEBP_DEFAULT, (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)),
+    (JPEG_DEFAULT, _JPEG),
+    (WEBP_DEFAULT, _WEBP),
     (VVC, (17, 20, 22, 24, 26, 28, 31, 33, 35, 37, 39)),
     *((codec, tuple(codec.qualities)) for codec in ZOO),
 )

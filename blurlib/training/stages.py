@@ -15,7 +15,7 @@ from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 from blurlib.images import cached_weights
-from blurlib.metrics import Lpips
+from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 from blurlib.training.losses import (
@@ -215,7 +215,7 @@ def _process(config: TrainConfig) -> BlurDiffusion:
 
 def _load_lpips() -> Lpips:
     # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
-    return Lpips.load("squeeze", cached_weights("lpips_squeeze_v0.1_full.pth"))
+    return Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
 
 
 def _wrap(fabric: Fabric, module: nn.Module, apart: Iterable[nn.Parameter] = ()) -> nn.Module:
