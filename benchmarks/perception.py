@@ -17,13 +17,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import images, metrics
+from blurlib import checkpoints, images, metrics
 from blurlib.codec import zoo
 from blurlib.evaluation import perception
 from blurlib.evaluation.results import new_results
 from blurlib.evaluation.selection import select
 
-MODEL, QUALITY = "msssim-small", 2.0
+MODEL, QUALITY = checkpoints.CODEC, 2.0
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12)  # standard deviation of the noise in 8-bit levels
 COUNTS = (12, 24, 48, 96)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from blurlib import images
+from blurlib import checkpoints, images
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
 from blurlib.evaluation.selection import select
 
-MODEL = "msssim-small"
+MODEL = checkpoints.CODEC
 
 
 def digest(y_hat: torch.Tensor) -> str:

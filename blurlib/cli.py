@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from blurlib import checkpoints
+
 # PyTorch takes seconds to import: commands import what they need, so that --help answers at once.
 
 app = typer.Typer(
@@ -40,8 +42,6 @@ Decoder = Literal["direct", "diffusion"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the diffusion decoder.")]
-DEFAULT_CODEC = "msssim-small"
-DEFAULT_DENOISER = "blur-small"
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def _fail(message: str) -> NoReturn:
 def compress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .blur")],
-    model: Model = DEFAULT_CODEC,
+    model: Model = checkpoints.CODEC,
     quality: Annotated[
         float | None, typer.Option(help="1 (smallest) to 6 (best), any real number. Default 3.")
     ] = None,
@@ -133,7 +133,7 @@ def decompress(
         str | None, typer.Option(help="Default: the shipped model that made the file.")
     ] = None,
     denoiser: Annotated[str, typer.Option(help="Weights of the diffusion decoder.")] = (
-        DEFAULT_DENOISER
+        checkpoints.DENOISER
     ),
     force: Force = False,
 ) -> None:
@@ -349,7 +349,7 @@ def evaluate(
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
     ] = "",
     decoder: Annotated[Decoder, typer.Option(help="For our models.")] = "direct",
-    denoiser: Annotated[str, typer.Option(help="For --decoder diffusion.")] = DEFAULT_DENOISER,
+    denoiser: Annotated[str, typer.Option(help="For --decoder diffusion.")] = checkpoints.DENOISER,
     steps: Steps = 17,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
     lpips: Annotated[

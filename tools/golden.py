@@ -20,7 +20,7 @@ CASES = {
 
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    codec = zoo.load("msssim-small")
+    codec = zoo.load()
     for name, (photo, rows, columns, quality, seed) in CASES.items():
         x = images.to_float(images.embedded(photo)[:, rows, columns])[None]
         data = codec.compress(x, quality, seed)

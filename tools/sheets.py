@@ -12,14 +12,14 @@ from typing import NamedTuple
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import images, metrics, plotting
+from blurlib import checkpoints, images, metrics, plotting
 from blurlib.codec import zoo
 from blurlib.evaluation import report
 from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
 
 FIGURES = Path(__file__).parents[1] / "book" / "figures"
-CODEC, DENOISER, QUALITY, STEPS = "msssim-small", "blur-small", 2.0, 8
+QUALITY, STEPS = 2.0, 8
 SIDE = 256
 
 
@@ -44,9 +44,9 @@ def others(photo: Tensor, size: int) -> dict[str, bytes]:
 def sheet(which: Sheet) -> list[plotting.Panel]:
     """The crop of the original, of our two decoders, and of the baselines at our bytes."""
     photo = images.read_image(images.kodak()[which.number - 1])
-    codec = zoo.load(CODEC)
-    direct = BlurlibCodec(CODEC, codec)
-    diffusion = BlurlibCodec(CODEC, codec, zoo.load_denoiser(DENOISER), steps=STEPS)
+    codec, denoiser = zoo.load(), zoo.load_denoiser()
+    direct = BlurlibCodec(checkpoints.CODEC, codec)
+    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser, steps=STEPS)
     data = direct.encode(photo, QUALITY)
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))

@@ -15,11 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+CHECKPOINTS = Path(checkpoints.__file__).parent
 SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
 ARCHITECTURE = 1  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
@@ -34,7 +35,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 
 
-def load(name: str | os.PathLike = "msssim-small") -> BlurCodec:
+def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
     """A codec ready for coding (eval mode), from a shipped name or a .safetensors file.
 
     Its `model_id`, the first 4 bytes of the file's SHA-256, is written into every `.blur` file.
@@ -102,7 +103,7 @@ def load_by_id(model_id: bytes) -> BlurCodec:
     return load(name)
 
 
-def load_denoiser(name: str | os.PathLike = "blur-small") -> DiffusionDecoder:
+def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDecoder:
     """A diffusion decoder, from a shipped name or a .safetensors file.
 
     Its `codec_id` names the only codec it can decode for.

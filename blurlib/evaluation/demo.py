@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from blurlib import images, metrics
+from blurlib import checkpoints, images, metrics
 from blurlib.codec import zoo
 from blurlib.evaluation.baselines import BASELINES, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
@@ -49,10 +49,9 @@ def outputs(out: Path) -> list[Path]:
 
 def run(image: Tensor, out: Path, quality: float, steps: int) -> Iterator[Entry]:
     """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`."""
-    codec = zoo.load("msssim-small")
-    diffusion = zoo.load_denoiser("blur-small")
-    direct = BlurlibCodec("msssim-small", codec)
-    perceptual = BlurlibCodec("msssim-small", codec, diffusion, steps=steps)
+    codec, diffusion = zoo.load(), zoo.load_denoiser()
+    direct = BlurlibCodec(checkpoints.CODEC, codec)
+    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, steps=steps)
     data = direct.encode(image, quality)
     images.atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):
