@@ -15,17 +15,18 @@ PACKAGE = Path(__file__).parents[1] / "blurlib"
 # import `plotting`, and nobody may import `cli`.
 ALLOWED = {
     "__init__": set(),
+    "checkpoints": set(),
     "diffusion": set(),
     "entropy": set(),
     "images": set(),
     "metrics": set(),
-    "codec": {"diffusion", "entropy"},
+    "codec": {"checkpoints", "diffusion", "entropy"},
     "training": {"codec", "diffusion", "entropy", "images", "metrics"},
-    "evaluation": {"codec", "diffusion", "entropy", "images", "metrics"},
+    "evaluation": {"checkpoints", "codec", "diffusion", "entropy", "images", "metrics"},
     "plotting": {"codec", "diffusion", "entropy", "evaluation", "images", "metrics", "training"},
     "cli": {
-        *("codec", "diffusion", "entropy", "evaluation", "images", "metrics", "plotting"),
-        "training",
+        *("checkpoints", "codec", "diffusion", "entropy", "evaluation", "images", "metrics"),
+        *("plotting", "training"),
     },
 }
 # Libraries that belong to one room, so that the rest works without them.
