@@ -148,6 +148,7 @@ class BlurCodec(nn.Module):
         super().__init__()
         self.config = config or CodecConfig.small()
         self.model_id = bytes(4)  # `zoo.load` sets it; a model that was never saved has none
+        self.objective: str | None = None  # what the weights were trained for; kept in their file
         M, N = self.config.entropy.M, self.config.entropy.N
         self.g_a = Analysis(self.config.transform, M)
         self.h_a = HyperAnalysis(M, N)

@@ -51,7 +51,7 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
             setattr(codec.entropy.hyper_latent, buffer, tensors[f"entropy.hyper_latent.{buffer}"])
         tensors.pop("entropy.gaussian_bits.floor.bound", None)  # a constant in the first weights
         codec.load_state_dict(tensors)
-    codec.model_id = digest[:4]
+    codec.model_id, codec.objective = digest[:4], metadata.get("objective")
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
         part.to(memory_format=torch.channels_last)
     return codec.eval()
@@ -130,7 +130,8 @@ def codec_bytes(codec: BlurCodec) -> bytes:
     """
     _round_to_storage(codec)
     codec.entropy.hyper_latent.freeze()
-    return _serialise(codec, {"kind": "codec", "config": codec.config.to_dict()})
+    config = codec.config.to_dict()
+    return _serialise(codec, {"kind": "codec", "config": config, "objective": codec.objective})
 
 
 def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:

@@ -37,7 +37,7 @@ class BlurlibCodec:
     @property
     def settings(self) -> Mapping[str, Any]:
         if self.diffusion is None:
-            return {"decoder": "direct"}
+            return {"decoder": "direct", "objective": self.codec.objective}
         how = {"steps": self.steps, "seed": self.seed, "denoiser": self.denoiser_sha256}
         return {"decoder": "diffusion", **how}
 

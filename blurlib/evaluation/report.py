@@ -111,7 +111,7 @@ class Measured:
             return ""
         if self.results.settings.get("decoder") == "diffusion":
             return "perceptual"
-        return "ms-ssim" if self.results.codec.startswith("msssim-") else "mse"
+        return self.results.settings.get("objective") or "not known"
 
     def curve(self, column: str) -> np.ndarray:
         """(n, 2): bits per pixel and the column."""

@@ -199,6 +199,7 @@ class JointStage:
 
 def _new_codec(config: TrainConfig) -> BlurCodec:
     codec = BlurCodec(CodecConfig.small() if config.size == "small" else CodecConfig.paper())
+    codec.objective = "perceptual" if config.stage == "joint" else config.objective
     if config.init:
         zoo.initialise(codec, config.init)
     return codec
