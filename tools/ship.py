@@ -1,4 +1,5 @@
-"""Ship the weights of a run: copy its model file into the package and record its SHA-256.
+"""Ship the weights of a run: copy its model file into the package, record its SHA-256, and keep the
+run's recipe and its log (in short) in results/training.
 
     python tools/ship.py runs/codec msssim-small
 
@@ -6,13 +7,23 @@ Then write the model card beside it, measure (`blurlib evaluate`), and run `make
 tools/golden.py.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from blurlib import images
 from blurlib.codec import zoo
+from blurlib.training.config import TrainConfig
+from blurlib.training.run import Step, read_log
+
+TRAINING = Path(__file__).parents[1] / "results" / "training"
+STRETCHES = 200  # rows of the kept log
 
 
 def main(run: Path, name: str) -> None:
@@ -23,7 +34,35 @@ def main(run: Path, name: str) -> None:
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in shipped}
     text = json.dumps(sums, indent=1, sort_keys=True) + "\n"
     images.atomic_write(zoo.SHA256, text.encode(), overwrite=True)
+    keep(run, TRAINING, name)
     print(f"{path.name}: {len(data):,} bytes, {sums[path.name]}")
+
+
+def keep(run: Path, folder: Path, name: str) -> None:
+    """The recipe, without the folder of its photos, and the log in stretches of steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = TrainConfig.recipe(str(run / "config.toml"))
+    steps = read_log(run)
+    config = dataclasses.replace(config, data="photos", steps=steps[-1].steps)
+    images.atomic_write(folder / f"{name}.toml", config.to_toml().encode(), overwrite=True)
+    log = shortened(steps).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    images.atomic_write(folder / f"{name}.csv", log.encode(), overwrite=True)
+
+
+def shortened(steps: Sequence[Step]) -> pd.DataFrame:
+    """At most `STRETCHES` rows: the last step of a stretch, the seconds of stepping until then, the
+    learning rate there, and the means of the loss and its parts over the stretch."""
+    frame = pd.DataFrame(
+        [
+            {"step": s.step, "seconds": s.seconds, "lr": s.lr, "loss": s.loss, **s.parts}
+            for s in steps
+        ]
+    )
+    frame["seconds"] = frame["seconds"].cumsum()
+    parts = np.array_split(np.arange(len(frame)), min(STRETCHES, len(frame)))
+    ends = frame.loc[[part[-1] for part in parts], ["step", "seconds", "lr"]].reset_index(drop=True)
+    means = [frame.drop(columns=ends.columns).iloc[part].mean() for part in parts]
+    return ends.join(pd.DataFrame(means))
 
 
 if __name__ == "__main__":
