@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
+from blurlib import images
 from blurlib.entropy import Latent
 from blurlib.evaluation.bd_rate import BdRate
 from blurlib.training.run import Step
@@ -57,6 +62,172 @@ def comparison(panels: Sequence[Panel], columns: int = 3) -> Figure:
         axis.text(0, 1.015, panel.caption, transform=axis.transAxes, size=9, color=INK)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.18)
     return figure
+
+
+def strips(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[str]) -> Figure:
+    """Rows of pictures of one size, uint8 (3, H, W), a dot per pixel; a title over each column."""
+    height, width = next(iter(rows.values()))[0].shape[1:]
+    gap, dpi = 6, 100
+    canvas = np.full(
+        (len(rows) * (height + gap) - gap, len(titles) * (width + gap) - gap, 3), 255, np.uint8
+    )
+    figure = plt.figure(figsize=(canvas.shape[1] / dpi, canvas.shape[0] / dpi), dpi=dpi)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    for i, (name, pictures) in enumerate(rows.items()):
+        top = i * (height + gap)
+        for j, picture in enumerate(pictures):
+            left = j * (width + gap)
+            canvas[top : top + height, left : left + width] = picture.permute(1, 2, 0)
+        axis.text(-8, top + height / 2, name, rotation=90, ha="right", va="center", color=INK)
+    for j, title in enumerate(titles):
+        axis.text(j * (width + gap) + width / 2, -6, title, ha="center", va="bottom", color=INK)
+    axis.imshow(canvas, interpolation="nearest")
+    return figure
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A moving picture, played over and over by notebooks and web pages; `webp` is the file."""
+
+    webp: bytes = field(repr=False)
+    description: str
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.webp).decode()
+        return f'<img src="data:image/webp;base64,{data}" alt="{html.escape(self.description)}">'
+
+
+def animation(frames: Sequence[Tensor], description: str, seconds: float = 0.25) -> Animation:
+    """Pictures of one size, uint8 (3, H, W), shown `seconds` each and the last one for 2 s."""
+    first, *others = (images.to_pillow(frame) for frame in frames)
+    file = io.BytesIO()
+    durations = [round(1000 * seconds)] * len(others) + [2000]
+    first.save(
+        file, "WEBP", save_all=True, append_images=others, duration=durations, loop=0, quality=60
+    )
+    return Animation(file.getvalue(), description)
+
+
+class Lines(NamedTuple):
+    """One panel of `lines`: named curves over one x."""
+
+    x: Sequence[float]
+    curves: Mapping[str, Sequence[float]]
+    xlabel: str
+    ylabel: str
+    title: str = ""
+    xscale: str = "linear"
+    yscale: str = "linear"
+
+
+def lines(panels: Sequence[Lines], marker: str = "") -> Figure:
+    """Panels of curves side by side, with one legend where all have the same names.
+
+    Later curves are thinner, so that one below another shows. Few x are all named on the axis.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(_wide(len(panels)), 3.4), dpi=100, layout="constrained"
+    )
+    for axis, panel in zip(np.ravel(axes), panels, strict=True):
+        for i, (name, y) in enumerate(panel.curves.items()):
+            colour, width = COLOURS[i % len(COLOURS)], max(3 - 0.5 * i, 1)
+            axis.plot(panel.x, y, color=colour, lw=width, marker=marker, label=name)
+        axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
+        axis.set_title(panel.title, fontsize=10, loc="left", color=INK)
+        for side in (axis.xaxis, axis.yaxis):
+            _plain_ticks(side)
+        if len(panel.x) < 10:
+            axis.set_xticks(panel.x, [f"{x:g}" for x in panel.x])
+        _tidy(axis)
+    alike = all(panel.curves.keys() == panels[0].curves.keys() for panel in panels)
+    for axis in np.ravel(axes)[-1:] if alike else np.ravel(axes):
+        axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _wide(panels: int) -> float:
+    """Inches for panels side by side: not so wide that a page must shrink the letters."""
+    return (5.5, 8.4, 10.2)[panels - 1] if panels <= 3 else 3.2 * panels
+
+
+def _plain_ticks(side: Axis) -> None:
+    """On a logarithmic axis: 0.1 for 10⁻¹, and 0.2 and 0.5 too where there is room for them."""
+    if side.get_scale() == "log":
+        low, high = side.get_view_interval()
+        side.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        side.set_major_formatter(StrMethodFormatter("{x:g}"))
+        side.set_minor_formatter(NullFormatter())
+
+
+class Cloud(NamedTuple):
+    """One panel of `clouds`: points (N, 2), and paths (times, P, 2) drawn under them."""
+
+    title: str
+    points: Tensor
+    paths: Tensor | None = None
+
+
+def clouds(panels: Sequence[Cloud], columns: int, extent: float = 1.2) -> Figure:
+    """Points of the plane, in squares from −extent to extent."""
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.1 * columns, 2.3 * rows), dpi=100, layout="constrained"
+    )
+    for axis in np.ravel(axes)[len(panels) :]:
+        axis.axis("off")
+    for axis, panel in zip(np.ravel(axes), panels, strict=False):
+        if panel.paths is not None:
+            axis.plot(*panel.paths.permute(2, 0, 1), color=PALE, lw=0.5, zorder=1)
+        axis.scatter(*panel.points.T, s=1.5, lw=0, color=COLOURS[0], zorder=2)
+        axis.set(xlim=(-extent, extent), ylim=(-extent, extent), xticks=[], yticks=[], aspect=1)
+        axis.set_title(panel.title, fontsize=9, color=INK)
+    return figure
+
+
+class HeatMap(NamedTuple):
+    """One panel of `heat_maps`: values (len(y), len(x)) and, for each y, a point x to mark."""
+
+    title: str
+    values: Tensor
+    marks: Sequence[float] | None = None
+
+
+def heat_maps(
+    maps: Sequence[HeatMap],
+    x: Sequence[float],
+    wavelengths: Sequence[float],
+    xlabel: str,
+    label: str,
+    *,
+    limits: tuple[float, float],
+    cmap: str = "viridis",
+) -> Figure:
+    """Values over x and the wavelengths of bands, fine detail on top; marks joined by a line."""
+    figure, axes = plt.subplots(
+        1, len(maps), figsize=(_wide(len(maps)), 3.6), dpi=100, layout="constrained", sharey=True
+    )
+    (low, high), edges = limits, (_edges(x), 2 ** _edges(np.log2(wavelengths)))
+    for axis, panel in zip(np.ravel(axes), maps, strict=True):
+        shown = axis.pcolormesh(*edges, panel.values, cmap=cmap, vmin=low, vmax=high)
+        if panel.marks is not None:
+            axis.plot(panel.marks, wavelengths, color=INK, marker="o", ms=4, lw=1)
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+        axis.set_title(panel.title, fontsize=10, loc="left", color=INK)
+        axis.set_xlabel(xlabel)
+    np.ravel(axes)[0].set_ylabel("wavelength in pixels")
+    np.ravel(axes)[0].invert_yaxis()
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.9)
+    return figure
+
+
+def _edges(centres: Sequence[float]) -> np.ndarray:
+    """Edges of the cells around centres: half-way between them, and as far out at the ends."""
+    centres = np.asarray(centres, dtype=float)
+    inner = (centres[1:] + centres[:-1]) / 2
+    return np.array([2 * centres[0] - inner[0], *inner, 2 * centres[-1] - inner[-1]])
 
 
 def bits_per_pass(latent: Latent, groups: Sequence[int]) -> Figure:

@@ -11,9 +11,11 @@ from blurlib.diffusion.process import (
 )
 from blurlib.diffusion.sampler import SamplerState, Solver, last_x_hat, sample
 from blurlib.diffusion.schedule import BlurSchedule, Spacing
+from blurlib.diffusion.spectrum import Bands, radial_bands
 from blurlib.diffusion.tiling import Tiling, predict_tiled
 
 __all__ = [
+    "Bands",
     "BlurDiffusion",
     "BlurSchedule",
     "Denoiser",
@@ -32,5 +34,6 @@ __all__ = [
     "idct2",
     "last_x_hat",
     "predict_tiled",
+    "radial_bands",
     "sample",
 ]

@@ -1,0 +1,91 @@
+"""Figures show the values they were given; animations hold the frames they were given."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blurlib import plotting
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays():
+    yield
+    plt.close("all")
+
+
+def picture(value):
+    return torch.full((3, 8, 10), value, dtype=torch.uint8)
+
+
+def test_strips_place_every_picture():
+    rows = {"a": [picture(10), picture(20), picture(30)], "b": [picture(40), picture(50)]}
+    (axis,) = plotting.strips(rows, ["1", "2", "3"]).axes
+    canvas = np.asarray(axis.images[0].get_array())
+    assert canvas.shape == (8 + 6 + 8, 10 + 6 + 10 + 6 + 10, 3)
+    for row, top in ((0, 0), (1, 14)):
+        values = [canvas[top : top + 8, left : left + 10] for left in (0, 16, 32)]
+        expected = [p[0, 0, 0].item() for p in rows["ab"[row]]] + [255] * row
+        assert [np.unique(v).tolist() for v in values] == [[e] for e in expected]
+    assert [text.get_text() for text in axis.texts] == ["a", "b", "1", "2", "3"]
+
+
+def test_an_animation_holds_its_frames():
+    made = plotting.animation([picture(v) for v in (0, 120, 240)], 'from "dark" to light', 0.1)
+    with Image.open(io.BytesIO(made.webp)) as file:
+        assert file.format == "WEBP"
+        assert file.n_frames == 3
+        assert file.info["loop"] == 0
+        for frame, value, milliseconds in zip(
+            range(3), (0, 120, 240), (100, 100, 2000), strict=True
+        ):
+            file.seek(frame)
+            shown = np.asarray(file.convert("RGB")).astype(int)
+            assert np.abs(shown - value).max() <= 4
+            assert file.info["duration"] == milliseconds
+    assert made._repr_html_().startswith('<img src="data:image/webp;base64,UklGR')
+    assert len(repr(made)) < 100
+    assert 'alt="from &quot;dark&quot; to light"' in made._repr_html_()
+
+
+def test_lines_share_a_legend_only_where_they_mean_the_same():
+    x = [1.0, 2.0, 4.0]
+    left = plotting.Lines(
+        x, {"a": [1, 10, 100], "b": [2, 3, 4]}, "steps", "error", "", "log", "log"
+    )
+    figure = plotting.lines([left, left._replace(title="again")])
+    assert [axis.get_legend() is not None for axis in figure.axes] == [False, True]
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[1, 10, 100], [2, 3, 4]]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
+    figure = plotting.lines([left, left._replace(curves={"c": [1, 2, 3]})])
+    assert all(axis.get_legend() for axis in figure.axes)
+
+
+def test_clouds_show_all_points_and_paths():
+    panels = [
+        plotting.Cloud("one", torch.rand(7, 2)),
+        plotting.Cloud("two", torch.rand(5, 2), paths=torch.rand(4, 3, 2)),
+    ]
+    first, second, *_ = plotting.clouds(panels, columns=2).axes
+    assert len(first.collections[0].get_offsets()) == 7
+    np.testing.assert_array_equal(second.collections[0].get_offsets(), panels[1].points)
+    assert len(second.lines) == 3
+    np.testing.assert_array_equal(second.lines[2].get_xydata(), panels[1].paths[:, 2])
+
+
+def test_heat_maps_put_each_value_around_its_place():
+    values = torch.arange(6.0).reshape(3, 2)
+    maps = [plotting.HeatMap("a", values, marks=[0.0, 1.0, 1.0])]
+    figure = plotting.heat_maps(maps, [0.0, 1.0], [16.0, 4.0, 2.0], "t", "value", limits=(0, 5))
+    axis = figure.axes[0]
+    mesh = axis.collections[0]
+    np.testing.assert_array_equal(mesh.get_array(), values)
+    corners = mesh.get_coordinates()
+    assert corners[0, :, 0].tolist() == [-0.5, 0.5, 1.5]
+    np.testing.assert_allclose(corners[:, 0, 1], [32, 8, 8**0.5, 2**0.5])
+    assert axis.lines[0].get_xydata().tolist() == [[0, 16], [1, 4], [1, 2]]
+    assert axis.yaxis.get_inverted()
+    assert mesh.get_clim() == (0, 5)
