@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blurlib import images, metrics, plotting
 from blurlib.codec import zoo
+from blurlib.diffusion import Sampling
 from blurlib.evaluation import report
 from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
@@ -46,7 +47,8 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
     photo = images.read_image(images.kodak()[which.number - 1])
     codec = zoo.load(CODEC)
     direct = BlurlibCodec(CODEC, codec)
-    diffusion = BlurlibCodec(CODEC, codec, zoo.load_denoiser(DENOISER), steps=STEPS)
+    denoiser = zoo.load_denoiser(DENOISER)
+    diffusion = BlurlibCodec(CODEC, codec, denoiser, sampling=Sampling(STEPS))
     data = direct.encode(photo, QUALITY)
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blurlib import images, metrics
 from blurlib.codec import zoo
+from blurlib.diffusion import Sampling
 from blurlib.evaluation.baselines import BASELINES, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
 
@@ -52,7 +53,7 @@ def run(image: Tensor, out: Path, quality: float, steps: int) -> Iterator[Entry]
     codec = zoo.load("msssim-small")
     diffusion = zoo.load_denoiser("blur-small")
     direct = BlurlibCodec("msssim-small", codec)
-    perceptual = BlurlibCodec("msssim-small", codec, diffusion, steps=steps)
+    perceptual = BlurlibCodec("msssim-small", codec, diffusion, sampling=Sampling(steps))
     data = direct.encode(image, quality)
     images.atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):
