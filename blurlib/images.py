@@ -380,7 +380,7 @@ def embedded_names(dataset: str = "embedded") -> list[str]:
 
     ``embedded`` is six photos. ``other-worlds`` is what codecs are not trained on: a retina,
     histology, the sky, a texture and a page of text; the last two are grey, the page is 384 × 191.
-    ``text`` is that page and a photo of a printed line, both grey.
+    ``text`` is that page and handwriting, both grey.
     """
     return list(_EMBEDDED[dataset])
 

@@ -386,7 +386,8 @@ def _bench(
     for contestant in contestants.values():
         contestant.decoder.to(device)
     contestants[DIRECT] = Contestant(DIRECT, _weights(plan.training.codec), None)
-    return Bench(codec, contestants, lpips, features, folder / plan.photos, device)
+    work = folder / "decodes" / Path(plan.photos).name
+    return Bench(codec, contestants, lpips, features, work, device)
 
 
 def _write(
@@ -442,5 +443,5 @@ def _about(plan: Plan, bench: Bench, command: str) -> dict[str, Any]:
         "codec_sha256": zoo.sha256(plan.training.codec),
         "features": bench.features.name,
         "features_sha256": bench.features.sha256,
-        "plan": {**asdict(plan), "training": training},
+        "plan": {**asdict(plan), "photos": Path(plan.photos).name, "training": training},
     }
