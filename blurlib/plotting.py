@@ -158,15 +158,16 @@ class Track(NamedTuple):
 
 
 def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
-    """A measure over the number of network evaluations, a panel per title."""
+    """A measure over the number of network evaluations, a panel per title; the curves are drawn 2 %
+    apart, so that their spreads can be told apart."""
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.6 * len(panels), 3.8), dpi=110, layout="constrained",
         squeeze=False, sharex=True,
     )  # fmt: skip
+    steps = sorted({n for tracks in panels.values() for track in tracks for n in track.steps if n})
     for axis, (title, tracks) in zip(axes[0], panels.items(), strict=True):
-        for track, colour in zip(tracks, COLOURS, strict=False):
-            _track(axis, track, colour)
-        steps = sorted({steps for track in tracks for steps in track.steps if steps})
+        for i, (track, colour) in enumerate(zip(tracks, COLOURS, strict=False)):
+            _track(axis, track, colour, shift=1.02**i)
         axis.set_xscale("log")
         axis.set_xticks(steps, [str(n) for n in steps])
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -177,12 +178,13 @@ def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
     return figure
 
 
-def _track(axis, track: Track, colour: str) -> None:
+def _track(axis, track: Track, colour: str, shift: float) -> None:
     spread = np.nan_to_num(track.std)
     if len(track.steps) > 1:
         axis.errorbar(
-            track.steps, track.mean, spread, color=colour, marker=".", capsize=2, label=track.label
-        )
+            shift * np.array(track.steps), track.mean, spread,
+            color=colour, marker=".", capsize=2, label=track.label,
+        )  # fmt: skip
         return
     axis.axhline(track.mean[0], color=colour, ls="--", lw=1.2, label=track.label)
     axis.axhspan(

@@ -24,6 +24,9 @@ from blurlib.evaluation import perception
 from blurlib.evaluation.perception import Features
 from blurlib.metrics import Lpips
 
+DIRECT = "direct"
+"""The run that stands for the codec's own decoder."""
+
 ONCE = Sampling(steps=1)
 """How a decoder without a chain is run."""
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from blurlib import images
 from blurlib.ablation.common import Progress, circumstances, one_thread, read_table, replace_rows
-from blurlib.ablation.decodes import ONCE, Bench, Contestant, Part, text
+from blurlib.ablation.decodes import DIRECT, ONCE, Bench, Contestant, Part, text
 from blurlib.codec import BlurCodec, zoo
 from blurlib.diffusion import Sampling, Solver, Spacing
 from blurlib.evaluation.perception import Features
@@ -39,7 +39,6 @@ from blurlib.training.data import find_photos, read_photo
 from blurlib.training.loop import train
 from blurlib.training.run import RunFolder, read_log
 
-DIRECT = "direct"
 CROP = 256  # pixels: side of what is judged of a held-out photo
 
 
@@ -69,7 +68,7 @@ class Plan:
     blurs: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     rhos: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
-    tuning: int = 500
+    tuning: int = 400
     tuning_lr: float = 2e-4
     held_out: int = 16
     choosing: Sampling = field(default_factory=Sampling)
@@ -105,7 +104,7 @@ class Plan:
         """Three to four hours of one CPU core. `changes` are fields of this class."""
         training = TrainConfig(
             stage="denoiser", codec=codec, data=data, rho=0.4, lpips_t_max=1.0, batch=2, crop=128,
-            steps=2000, lr=5e-4, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1,
+            steps=1500, lr=5e-4, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1,
             accelerator="cpu",
         )  # fmt: skip
         return cls(**{"training": training, **changes})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from blurlib.ablation import decodes
-from blurlib.ablation.diffusion import DIRECT
+from blurlib.ablation.decodes import DIRECT
 
 CHAIN = ("solver", "spacing", "steps")
 

@@ -42,7 +42,9 @@ class BlurlibCodec:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.decoder}"
+        """Isotropic diffusion goes by a name of its own, to stand beside that with blur."""
+        isotropic = self.decoder == "diffusion" and not self.on_top.process.schedule.sigma_blur_max
+        return f"{self.model}-{'isotropic' if isotropic else self.decoder}"
 
     @property
     def settings(self) -> Mapping[str, Any]:

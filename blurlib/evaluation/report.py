@@ -122,7 +122,7 @@ def label(codec: str) -> str:
     """The name a reader knows: of a classical codec, or of our weights and decoder."""
     if codec in LABELS:
         return LABELS[codec]
-    for decoder in ("direct", "deterministic", "diffusion"):
+    for decoder in ("direct", "deterministic", "diffusion", "isotropic"):
         if codec.endswith(f"-{decoder}"):
             return f"{codec.removesuffix(f'-{decoder}')}, {decoder}"
     return codec
