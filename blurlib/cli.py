@@ -505,7 +505,7 @@ def ablate_diffusion(
     """Blur against isotropic diffusion and a deterministic decoder; goes on where it stopped."""
     from blurlib import images
     from blurlib.ablation import diffusion
-    from blurlib.evaluation import perception
+    from blurlib.evaluation import measure, perception
 
     make = diffusion.Plan.small if scale == "small" else diffusion.Plan.paper
     place = str(data or images.home() / "datasets" / "train")
@@ -515,6 +515,11 @@ def ablate_diffusion(
     if dry_run:
         console.print(_what_a_plan_takes(plan))
         return
+    if small := measure.without_patches(images.dataset(photos)):
+        raise ValueError(
+            f"{small[0]}: has a side below {perception.PATCH} pixels, so that this set has no "
+            "distances; choose other --photos, such as kodak"
+        )
     command = f"blurlib ablate diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
     command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
     progress = diffusion.compare(plan, out, runs, _lpips("alex"), perception.alexnet(), command)

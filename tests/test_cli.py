@@ -347,6 +347,17 @@ def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
     one_line_error(run(*other), "other.safetensors was trained for codec 01020304", "name the")
 
 
+def test_ablate_diffusion_says_what_it_takes_and_refuses_before_it_trains(run, tmp_path):
+    command = ("ablate", "diffusion", "--data", tmp_path, "--runs", tmp_path / "runs")
+    code, out, _ = run(*command, "--steps", 7, "--dry-run")
+    assert code == 0
+    assert "12 runs of 7 steps and 4 of" in out.replace("\n", " ")
+    one_line_error(run(*command, "--photos", "text"), "page.png", "below 256", "such as kodak")
+    one_line_error(run(*command, "--photos", "nowhere"), "nowhere", "kodak")
+    one_line_error(run(*command, "--photos", "embedded", "--codec", "nope"), "nope", SHIPPED)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home, monkeypatch):
     command, file = measuring
     run(*command)

@@ -240,7 +240,7 @@ def compare(
         ValueError: a run in `runs` was made with another configuration; the codec, photos or data
             cannot be used.
     """
-    codec = zoo.load(plan.training.codec)
+    codec, judges = zoo.load(plan.training.codec), held_out_photos(plan)
     folder = Path(runs) / codec.model_id.hex()
     first = plan.first()
     total = len(first) + len(plan.seeds) - 1 + len(plan.rhos) + 2
@@ -248,7 +248,7 @@ def compare(
         for n, run in enumerate(first):
             yield from _trained(run, folder, n, total)
         yield Progress(len(first), total, "choosing the best blur on held-out photos")
-        choice = _judged(plan, codec, folder, lpips)
+        choice = _judged(plan, codec, folder, judges, lpips)
         blur, best = chosen(choice, plan.candidates()[1:]), chosen(choice, plan.candidates())
         second = plan.second(blur, best, folder)
         for n, run in enumerate(second):
@@ -317,11 +317,12 @@ def held_out_photos(plan: Plan) -> list[tuple[str, Tensor]]:
     return crops
 
 
-def _judged(plan: Plan, codec: BlurCodec, folder: Path, lpips: Lpips) -> pd.DataFrame:
+def _judged(
+    plan: Plan, codec: BlurCodec, folder: Path, photos: Sequence[tuple[str, Tensor]], lpips: Lpips
+) -> pd.DataFrame:
     """choice.csv: LPIPS of every candidate on the held-out photos; judged once per weights."""
     file = folder / "choice.csv"
     candidates = [_contestant(run, folder) for run in plan.candidates()]
-    photos = held_out_photos(plan)
     wanted = len(photos) * len(plan.qualities)
     asked = json.dumps([asdict(plan.choosing), plan.qualities])
     for candidate in candidates:
