@@ -506,6 +506,7 @@ def ablate_diffusion(
     from blurlib import images
     from blurlib.ablation import diffusion
     from blurlib.evaluation import measure, perception
+    from blurlib.metrics import Lpips, lpips_file
 
     make = diffusion.Plan.small if scale == "small" else diffusion.Plan.paper
     place = str(data or images.home() / "datasets" / "train")
@@ -522,7 +523,8 @@ def ablate_diffusion(
         )
     command = f"blurlib ablate diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
     command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
-    progress = diffusion.compare(plan, out, runs, _lpips("alex"), perception.alexnet(), command)
+    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
+    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command)
     with _progress() as bar, contextlib.closing(progress):
         task = bar.add_task("reading", total=None)
         for at in progress:
