@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -33,15 +34,35 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+ablate = typer.Typer(
+    help="What each part contributes: variants, trained alike.", no_args_is_help=True
+)
+app.add_typer(ablate, name="ablate")
 console = Console()
 
 # Older versions of typer take this class from click, newer ones from a copy of their own.
 UsageError = typer.BadParameter.__base__
 
-Decoder = Literal["direct", "diffusion"]
+Decoder = Literal["direct", "diffusion", "deterministic"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the diffusion decoder.")]
+Solver = Annotated[
+    Literal["ancestral", "deterministic", "multistep"],
+    typer.Option(help="From one step of the diffusion to the next."),
+]
+Spacing = Annotated[
+    Literal["logsnr", "uniform"], typer.Option(help="The times at which its steps look.")
+]
+StartScale = Annotated[
+    float, typer.Option(help="Of the noise it starts from; below 1 is calmer, such as 0.8.")
+]
+Memory = Annotated[
+    int,
+    typer.Option(
+        min=1, help="MiB a decode may take on top of the codec's; beyond it, overlapping tiles."
+    ),
+]
 
 
 def main() -> None:
@@ -120,9 +141,16 @@ def decompress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …")],
     decoder: Annotated[
-        Decoder, typer.Option(help="direct: one pass, faithful. diffusion: realistic texture.")
+        Decoder,
+        typer.Option(
+            help="direct: one pass, faithful. diffusion: realistic texture. deterministic: the "
+            "diffusion's network trained without noise; needs its --denoiser."
+        ),
     ] = "direct",
     steps: Steps = 17,
+    solver: Solver = "ancestral",
+    spacing: Spacing = "logsnr",
+    start_scale: StartScale = 1.0,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -132,26 +160,32 @@ def decompress(
     model: Annotated[
         str | None, typer.Option(help="Default: the shipped model that made the file.")
     ] = None,
-    denoiser: Annotated[str, typer.Option(help="Weights of the diffusion decoder.")] = (
-        checkpoints.DENOISER
-    ),
+    denoiser: Annotated[
+        str, typer.Option(help="Weights of the diffusion or deterministic decoder.")
+    ] = checkpoints.DENOISER,
+    memory: Memory = 2048,
     force: Force = False,
 ) -> None:
     """Decode a .blur file into a picture."""
     from blurlib import images
     from blurlib.codec import zoo
+    from blurlib.diffusion import Sampling
 
     images.check_output(target, force)
     file = _read_blur(source)
+    seed = seed if seed is not None else file.seed or 0
+    sampling, tiling = Sampling(steps, seed, solver, spacing, start_scale), _tiling(memory)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
+    deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
+    if on_top := diffusion or deterministic:
+        on_top.check(file, tiling)
     output = codec.decompress(file)
-    x_hat = output.x_hat
+    x_hat = output.x_hat if deterministic is None else deterministic.decode(output, tiling)
     if diffusion is not None:
-        seed = seed if seed is not None else file.seed or 0
         with _progress() as bar:
             task = bar.add_task("diffusion", total=steps)
-            for state in diffusion.sample(output, steps, seed):
+            for state in diffusion.sample(output, **asdict(sampling), tiling=tiling):
                 x_hat = state.x_hat
                 bar.advance(task)
     images.write_image(target, images.to_uint8(x_hat[0]), force)
@@ -231,8 +265,17 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Folder of photos, of Vimeo-90k, or of .tar shards.")
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="codec, denoiser or joint.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="codec, denoiser, deterministic or joint.")
+    ] = None,
     codec: Annotated[str | None, typer.Option(help="Codec that a denoiser is for.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start with: of a codec, or of a denoiser.")
+    ] = None,
+    rho: Annotated[float | None, typer.Option(help="Weight of LPIPS in a denoiser's loss.")] = None,
+    sigma_blur_max: Annotated[
+        float | None, typer.Option(help="Strongest blur in pixels; 0 is isotropic diffusion.")
+    ] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time box.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length; overrides the time box.")] = None,
     batch: Annotated[int | None, typer.Option(help="Photos per step and device.")] = None,
@@ -256,7 +299,7 @@ def train(
     config = TrainConfig.recipe(
         recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads,
         stage=stage, batch=batch, accelerator=accelerator, devices=devices, nodes=nodes,
-        precision=precision,
+        precision=precision, init=init, rho=rho, sigma_blur_max=sigma_blur_max,
     )  # fmt: skip
     if dry_run:
         _dry_run(config)
@@ -349,8 +392,15 @@ def evaluate(
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
     ] = "",
     decoder: Annotated[Decoder, typer.Option(help="For our models.")] = "direct",
-    denoiser: Annotated[str, typer.Option(help="For --decoder diffusion.")] = checkpoints.DENOISER,
+    denoiser: Annotated[
+        str, typer.Option(help="For --decoder diffusion and deterministic.")
+    ] = checkpoints.DENOISER,
     steps: Steps = 17,
+    solver: Solver = "ancestral",
+    spacing: Spacing = "logsnr",
+    start_scale: StartScale = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Noise of the diffusion decoder.")] = 0,
+    memory: Memory = 2048,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
     lpips: Annotated[
         Literal["alex", "vgg", "squeeze", "none"], typer.Option(help="Network of LPIPS.")
@@ -370,10 +420,12 @@ def evaluate(
 ) -> None:
     """Measure a codec on a set of images, into one results file; goes on where it stopped."""
     from blurlib import images
+    from blurlib.diffusion import Sampling
     from blurlib.evaluation import measure, perception, results
     from blurlib.evaluation.selection import select
 
-    chosen = select(codec, decoder, denoiser, steps)
+    sampling = Sampling(steps, seed, solver, spacing, start_scale)
+    chosen = select(codec, decoder, denoiser, sampling, _tiling(memory))
     paths = images.dataset(dataset)
     wanted = list(dict.fromkeys(_numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):
@@ -423,6 +475,74 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+@ablate.command("diffusion")
+def ablate_diffusion(
+    data: Annotated[
+        Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="Codec whose files all decode.")] = DEFAULT_CODEC,
+    scale: Annotated[
+        Literal["small", "paper"],
+        typer.Option(
+            help="small: hours of a CPU core. paper: its U-Net and codec, weeks of a GPU."
+        ),
+    ] = "small",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every training. Default: of the scale.")
+    ] = None,
+    photos: Annotated[str, typer.Option(help="Set that is reported.")] = "kodak",
+    every: Annotated[int, typer.Option(min=1, help="Only every so many-th of its photos.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path(
+        "results/ablation/diffusion"
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder of training runs.")] = Path(
+        "runs/ablation-diffusion"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and decoded, and stop.")
+    ] = False,
+) -> None:
+    """Blur against isotropic diffusion and a deterministic decoder; goes on where it stopped."""
+    from blurlib import images
+    from blurlib.ablation import diffusion
+    from blurlib.evaluation import measure, perception
+    from blurlib.metrics import Lpips, lpips_file
+
+    make = diffusion.Plan.small if scale == "small" else diffusion.Plan.paper
+    place = str(data or images.home() / "datasets" / "train")
+    plan = make(codec, place, photos=photos, every=every)
+    if steps is not None:
+        plan = replace(plan, training=replace(plan.training, steps=steps))
+    if dry_run:
+        console.print(_what_a_plan_takes(plan))
+        return
+    if small := measure.without_patches(images.dataset(photos)):
+        raise ValueError(
+            f"{small[0]}: has a side below {perception.PATCH} pixels, so that this set has no "
+            "distances; choose other --photos, such as kodak"
+        )
+    command = f"blurlib ablate diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
+    command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
+    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
+    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command)
+    with _progress() as bar, contextlib.closing(progress):
+        task = bar.add_task("reading", total=None)
+        for at in progress:
+            bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
+    console.print(f"{out}: written; the runs are in {runs}")
+
+
+def _what_a_plan_takes(plan) -> str:
+    first = plan.first()
+    runs = len(first) + len(plan.seeds) - 1
+    return (
+        f"{runs} runs of {plan.training.steps:,} steps and {len(plan.rhos)} of {plan.tuning:,} "
+        f"steps with another ρ, each of {plan.training.batch} × {plan.training.crop}² pixels; "
+        f"then up to {plan.network_evaluations():,} network evaluations for each photo of "
+        f"{plan.photos}"
+    )
+
+
 @app.command()
 def bdrate(
     anchor: Annotated[Path, typer.Argument(metavar="ANCHOR", help="Results file.")],
@@ -452,6 +572,12 @@ def _numbers(text: str) -> list[float]:
         raise ValueError(
             f"--qualities is {text!r}: give numbers with commas, as in 1,2.5"
         ) from None
+
+
+def _tiling(memory: int):
+    from blurlib.diffusion import Tiling
+
+    return Tiling(memory=memory * 2**20)
 
 
 def _read_blur(path: Path):

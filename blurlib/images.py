@@ -126,6 +126,10 @@ _EMBEDDED = {
         "texture": ("skimage", "data/gravel.png"),
         "page": ("skimage", "data/page.png"),
     },
+    "text": {
+        "page": ("skimage", "data/page.png"),
+        "text": ("skimage", "data/text.png"),
+    },
 }
 
 
@@ -376,6 +380,7 @@ def embedded_names(dataset: str = "embedded") -> list[str]:
 
     ``embedded`` is six photos. ``other-worlds`` is what codecs are not trained on: a retina,
     histology, the sky, a texture and a page of text; the last two are grey, the page is 384 × 191.
+    ``text`` is that page and handwriting, both grey.
     """
     return list(_EMBEDDED[dataset])
 
@@ -462,7 +467,8 @@ def folder(path: str | os.PathLike) -> list[Path]:
 def dataset(name: str | os.PathLike) -> list[Path]:
     """Image files of a set: one of those below, a folder, or a name in home()/datasets.
 
-    ``kodak``, ``clic2025-subset``, ``embedded``, ``other-worlds``. ImageError when it is none.
+    ``kodak``, ``clic2025-subset``, ``embedded``, ``other-worlds``, ``text``. ImageError when it is
+    none.
     """
     own: dict[str, Callable[[], list[Path]]] = {
         "kodak": kodak,

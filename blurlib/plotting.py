@@ -318,6 +318,51 @@ def _inside(curve: Curve, bpp: tuple[float, float]) -> tuple[np.ndarray, np.ndar
     return kept, np.interp(kept, rate, quality)
 
 
+class Track(NamedTuple):
+    """A measure over the number of steps: mean and standard deviation over seeds (nan for one
+    seed). With a single number of steps it is drawn as a level across."""
+
+    label: str
+    steps: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
+    """A measure over the number of network evaluations, a panel per title; the curves are drawn 2 %
+    apart, so that their spreads can be told apart."""
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.8), dpi=110, layout="constrained",
+        squeeze=False, sharex=True,
+    )  # fmt: skip
+    steps = sorted({n for tracks in panels.values() for track in tracks for n in track.steps if n})
+    for axis, (title, tracks) in zip(axes[0], panels.items(), strict=True):
+        for i, (track, colour) in enumerate(zip(tracks, COLOURS, strict=False)):
+            _track(axis, track, colour, shift=1.02**i)
+        axis.set_xscale("log")
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.minorticks_off()
+        axis.set(title=title, xlabel="network evaluations", ylabel=ylabel)
+        _tidy(axis)
+    axes[0, -1].legend(frameon=False)
+    return figure
+
+
+def _track(axis, track: Track, colour: str, shift: float) -> None:
+    spread = np.nan_to_num(track.std)
+    if len(track.steps) > 1:
+        axis.errorbar(
+            shift * np.array(track.steps), track.mean, spread,
+            color=colour, marker=".", capsize=2, label=track.label,
+        )  # fmt: skip
+        return
+    axis.axhline(track.mean[0], color=colour, ls="--", lw=1.2, label=track.label)
+    axis.axhspan(
+        track.mean[0] - spread[0], track.mean[0] + spread[0], color=colour, alpha=0.15, lw=0
+    )
+
+
 def bd_integral(result: BdRate, labels: tuple[str, str], xlabel: str) -> Figure:
     """What BD-rate is the mean of: log rate over quality for anchor and test, the area between."""
     figure, axis = plt.subplots(figsize=(8, 4.4), dpi=110, layout="constrained")

@@ -74,6 +74,94 @@ def test_the_seed_in_the_file_is_the_default_of_the_diffusion_decoder(run, pictu
     assert not np.array_equal(pictures[0], pictures[2])
 
 
+@pytest.fixture
+def denoisers(tmp_path) -> dict[str, Path]:
+    """Files of a loud untrained denoiser of the shipped codec, of a deterministic decoder, and of
+    a denoiser of another codec."""
+    import torch
+
+    from blurlib.codec import zoo
+    from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+    from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+
+    torch.manual_seed(0)
+    denoiser = Denoiser(DenoiserConfig(4, (8, 8, 8), 1, cond_channels=(0, 128, 192)))
+    torch.nn.init.normal_(denoiser.head.weight, std=0.1)
+    process = BlurDiffusion(BlurSchedule())
+    codec_id = zoo.load(SHIPPED).model_id
+    files = {
+        "ours": zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, codec_id)),
+        "deterministic": zoo.deterministic_bytes(DeterministicDecoder(denoiser, codec_id)),
+        "other": zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, b"\1\2\3\4")),
+    }
+    for name, data in files.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+    return {name: tmp_path / f"{name}.safetensors" for name in files}
+
+
+def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(run, picture, tmp_path, denoisers):
+    blur = tmp_path / "p.blur"
+    run("compress", picture, blur)
+    command = ("--decoder", "diffusion", "--denoiser", denoisers["ours"], "--steps", 3)
+    ways = {
+        "plain": [],
+        "again": ["--solver", "ancestral", "--spacing", "logsnr", "--start-scale", 1],
+        "solver": ["--solver", "multistep"],
+        "spacing": ["--spacing", "uniform"],
+        "scale": ["--start-scale", 0.5],
+    }
+    pictures = {}
+    for name, more in ways.items():
+        out = tmp_path / f"{name}.png"
+        assert run("decompress", blur, out, *command, *more)[0] == 0
+        pictures[name] = np.asarray(Image.open(out)).tobytes()
+    assert pictures["plain"] == pictures.pop("again")
+    assert len(set(pictures.values())) == 4
+
+
+def test_the_deterministic_decoder_knows_neither_seed_nor_steps(run, picture, tmp_path, denoisers):
+    blur = tmp_path / "p.blur"
+    run("compress", picture, blur)
+    command = ("--decoder", "deterministic", "--denoiser", denoisers["deterministic"])
+    pictures = []
+    for name, more in (
+        ("a", []),
+        ("b", ["--seed", 7, "--steps", 2]),
+        ("c", ["--solver", "multistep"]),
+    ):
+        assert run("decompress", blur, tmp_path / f"{name}.png", *command, *more)[0] == 0
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert len(set(pictures)) == 1
+    run("decompress", blur, tmp_path / "direct.png")
+    assert (tmp_path / "direct.png").read_bytes() != pictures[0]
+    one_line_error(
+        run("decompress", blur, tmp_path / "d.png", *command[:3], denoisers["ours"]),
+        "is a denoiser, and a deterministic decoder is needed",
+    )
+
+
+def test_decodes_that_cannot_be_name_the_number_and_one_that_works(
+    run, picture, tmp_path, denoisers, monkeypatch
+):
+    from blurlib.codec import BlurCodec
+
+    blur, out = tmp_path / "p.blur", tmp_path / "o.png"
+    run("compress", picture, blur)
+    command = ("decompress", blur, out, "--decoder", "diffusion", "--denoiser", denoisers["ours"])
+    with monkeypatch.context() as patch:  # refused before the file is decoded
+        patch.setattr(BlurCodec, "decompress", lambda *_: pytest.fail("decoded"))
+        one_line_error(run(*command, "--start-scale", 0), "start_scale", "0.8 or 1, got 0")
+        one_line_error(run(*command, "--solver", "euler"), "euler", "multistep")
+        one_line_error(run(*command, "--spacing", "linear"), "linear", "uniform")
+        one_line_error(run(*command, "--memory", 0), "--memory")
+        refused = run(*command, "--memory", 1)
+        one_line_error(refused, "memory is 1 MiB", "128×128")
+        one_line_error(run(*command[:-1], denoisers["other"]), "for codec 01020304")
+    assert not out.exists()
+    works = refused[2].split("takes ")[1].split(" MiB")[0]
+    assert run(*command, "--steps", 1, "--memory", works)[0] == 0
+
+
 def test_info_accounts_for_every_byte_and_all_ten_passes(run, picture, tmp_path):
     blur = tmp_path / "p.blur"
     run("compress", picture, blur, "--seed", 1)
@@ -154,6 +242,8 @@ def test_a_file_of_another_model_is_refused(run, picture, tmp_path, tiny_codec_p
         (["compress", "a.png", "b.blur", "--seed", 2**32], "--seed"),
         (["decompress", "a.blur", "b.png", "--decoder", "magic"], "magic"),
         (["decompress", "a.blur", "b.png", "--steps", 0], "--steps"),
+        (["ablate", "diffusion", "--steps", 0], "--steps"),
+        (["ablate", "diffusion", "--scale", "huge"], "huge"),
         (["nonsense"], "nonsense"),
         (["info", "a.blur", "--no-such-option"], "--no-such-option"),
     ],
@@ -232,6 +322,39 @@ def test_evaluate_says_what_it_wrote_and_what_it_left_out(run, measuring):
     before = file.read_bytes()
     assert run(*command)[0] == 0
     assert file.read_bytes() == before
+
+
+def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
+    command, file = measuring
+    command = [*command[:2], "--codec", SHIPPED, "--qualities", "2", *command[6:]]
+    ours = [*command, "--decoder", "diffusion", "--denoiser", denoisers["ours"]]
+    how = ["--steps", 2, "--solver", "multistep", "--spacing", "uniform", "--start-scale", 0.8]
+    assert run(*ours, *how, "--seed", 3)[0] == 0
+    content = json.loads((file.parent / f"{SHIPPED}-diffusion.json").read_text())
+    recorded = {k: v for k, v in content["settings"].items() if k not in ("denoiser", "memory")}
+    assert recorded == {
+        "decoder": "diffusion", "steps": 2, "seed": 3, "solver": "multistep", "spacing": "uniform",
+        "start_scale": 0.8,
+    }  # fmt: skip
+    assert content["seed"] == 3
+    one_line_error(run(*ours, *how), "another settings, seed", "--force")
+    once = [*command, "--decoder", "deterministic", "--denoiser", denoisers["deterministic"]]
+    assert run(*once)[0] == 0
+    content = json.loads((file.parent / f"{SHIPPED}-deterministic.json").read_text())
+    assert content["seed"] is None
+    assert content["settings"].keys() == {"decoder", "denoiser", "memory"}
+    other = [*command, "--decoder", "diffusion", "--denoiser", denoisers["other"]]
+    one_line_error(run(*other), "other.safetensors was trained for codec 01020304", "name the")
+
+
+def test_ablate_diffusion_says_what_it_takes_and_refuses_before_it_trains(run, tmp_path):
+    command = ("ablate", "diffusion", "--data", tmp_path, "--runs", tmp_path / "runs")
+    code, out, _ = run(*command, "--steps", 7, "--dry-run")
+    assert code == 0
+    assert "12 runs of 7 steps and 4 of" in out.replace("\n", " ")
+    one_line_error(run(*command, "--photos", "text"), "page.png", "below 256", "such as kodak")
+    one_line_error(run(*command, "--photos", "nowhere"), "nowhere", "kodak")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home, monkeypatch):

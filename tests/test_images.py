@@ -503,7 +503,7 @@ def test_dataset(tmp_path, empty_home):
     cached.mkdir(parents=True)
     (cached / "b.png").write_bytes(b"")
     assert images.dataset("mine") == [cached / "b.png"]
-    sets = "kodak, clic2025-subset, embedded, other-worlds"
+    sets = "kodak, clic2025-subset, embedded, other-worlds, text"
     with pytest.raises(ImageError, match=rf"absent: no such folder, .*{sets}"):
         images.dataset("absent")
 

@@ -23,9 +23,11 @@ ALLOWED = {
     "codec": {"checkpoints", "diffusion", "entropy"},
     "training": {"codec", "diffusion", "entropy", "images", "metrics"},
     "evaluation": {"checkpoints", "codec", "diffusion", "entropy", "images", "metrics"},
+    "ablation": {*("codec", "diffusion", "entropy", "evaluation", "images", "metrics", "training")},
     "plotting": {"codec", "diffusion", "entropy", "evaluation", "images", "metrics", "training"},
     "cli": {
-        *("checkpoints", "codec", "diffusion", "entropy", "evaluation", "images", "metrics"),
+        *("ablation", "checkpoints", "codec", "diffusion", "entropy", "evaluation", "images"),
+        "metrics",
         *("plotting", "training"),
     },
 }

@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from blurlib.codec import zoo
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import (
     BlurDiffusion,
     BlurSchedule,
     Denoiser,
     DenoiserConfig,
+    Sampling,
     Tiling,
     diffusion_loss,
 )
@@ -178,6 +180,79 @@ def test_at_least_one_step(decoder, tiny_codec, photo, steps):
 def test_ways_that_cannot_be_are_refused_at_once(decoder, tiny_codec, photo, how, named):
     with pytest.raises(ValueError, match=named):
         decoder.sample(decoded(tiny_codec, photo), steps=2, **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ({"steps": 0}, "at least 1 step, got 0"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"start_scale": 0.0}, "start_scale .* such as 0.8 or 1, got 0.0"),
+        ({"start_scale": float("nan")}, "start_scale .* got nan"),
+        ({"solver": "euler"}, "ancestral, deterministic, multistep, got 'euler'"),
+        ({"spacing": "linear"}, "logsnr, uniform, got 'linear'"),
+    ],
+)
+def test_a_sampling_that_cannot_be_is_refused_before_anything_is_decoded(how, named):
+    with pytest.raises(ValueError, match=named):
+        Sampling(**how)
+
+
+def test_decode_is_the_last_picture_of_sample(decoder, tiny_codec, photo):
+    output = decoded(tiny_codec, photo)
+    sampling = Sampling(3, 5, "multistep", "uniform", 0.8)
+    *_, last = decoder.sample(output, 3, 5, solver="multistep", spacing="uniform", start_scale=0.8)
+    assert torch.equal(decoder.decode(output, sampling), last.x_hat)
+
+
+# The deterministic decoder
+
+
+@pytest.fixture(scope="module")
+def deterministic(decoder) -> DeterministicDecoder:
+    return DeterministicDecoder(decoder.denoiser, decoder.codec_id).eval()
+
+
+def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
+    deterministic, decoder, tiny_codec, photo, monkeypatch
+):
+    output = decoded(tiny_codec, photo)
+    base = 2 * output.reconstruction.x_hat - 1
+    with torch.no_grad():
+        by_hand = decoder.denoiser(base, torch.zeros(1), base, output.reconstruction.pyramid)
+    calls = []
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: calls.append("noise"))
+    deterministic.denoiser.register_forward_hook(lambda *_: calls.append("network"))
+    picture = deterministic.decode(output)
+    assert calls == ["network"]
+    assert picture.shape == (1, 3, 70, 90)
+    assert torch.equal(picture, ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1))
+    assert not torch.allclose(picture, output.x_hat, atol=1e-3)
+
+
+def test_the_deterministic_decoder_refuses_what_a_diffusion_decoder_refuses(
+    deterministic, decoder, tiny_codec, photo
+):
+    file = BlurFile.from_bytes(tiny_codec.compress(photo(70, 90), 2))
+    output = tiny_codec.decompress(file)
+    for either in (deterministic, decoder):
+        either.check(file, Tiling())
+        with pytest.raises(ValueError, match=r"memory is 1 MiB.* 128×128 pixels takes (\d+) MiB"):
+            either.check(file, Tiling(memory=2**20))
+    with pytest.raises(ValueError, match="memory is 1 MiB"):
+        deterministic.decode(output, Tiling(memory=2**20))
+    other = DeterministicDecoder(deterministic.denoiser, b"\1\2\3\4")
+    for call in (lambda: other.check(file, Tiling()), lambda: other.decode(output)):
+        with pytest.raises(ValueError, match="trained for codec 01020304, and the picture is from"):
+            call()
+
+
+def test_the_deterministic_decoder_works_in_tiles(deterministic, tiny_codec, photo):
+    output = decoded(tiny_codec, photo, 130, 300)
+    whole = deterministic.decode(output)
+    tiled = deterministic.decode(output, Tiling(tile=128, overlap=64))
+    assert not torch.equal(tiled, whole)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=0.05)
 
 
 def test_another_codecs_picture_is_refused_at_once(decoder, tiny_codec, photo):

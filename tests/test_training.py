@@ -121,6 +121,9 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("max_minutes = 0.0", "max_minutes > 0"),
         ("rho = 1.5", "rho is 1.5"),
         ("stage = 'denoiser'", "codec is empty"),
+        ("stage = 'deterministic'", "codec is empty"),
+        ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "predicts 'x'"),
+        ("sigma_blur_max = -1.0", "sigma_blur_max is -1.0: .* 0 .* such as 20"),
         ("batch = 'four'", "batch"),
         ("lr = '1e-3'", "lr"),
         ("crop = 256.0", "crop"),
@@ -669,6 +672,40 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
     *_, last = decoder.sample(output, steps=2)
     assert torch.isfinite(last.x_hat).all()
+
+
+def test_a_deterministic_decoder_is_trained_without_noise(
+    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo
+):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
+    config = dataclasses.replace(
+        CONFIG, stage="deterministic", codec=str(tiny_codec_path), rho=0.5, steps=30, lr=3e-3
+    )
+    steps = run(config, tmp_path / "run", photos)
+    for step in steps:
+        assert step.loss == pytest.approx(2.5 * step.parts["mse"] + 0.5 * step.parts["lpips"])
+    decoder = zoo.load_deterministic(tmp_path / "run" / "model.safetensors")
+    x = photo(64, 64)
+    output = tiny_codec.decompress(tiny_codec.compress(x, 2))
+    assert (decoder.decode(output) - x).abs().mean() < (output.x_hat - x).abs().mean()
+
+
+@pytest.mark.parametrize("stage", ["denoiser", "deterministic"])
+def test_a_run_starts_with_the_weights_of_another_of_its_kind(
+    photos, tmp_path, monkeypatch, tiny_codec_path, stage
+):
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    config = dataclasses.replace(CONFIG, stage=stage, codec=str(tiny_codec_path), steps=2)
+    run(config, tmp_path / "run", photos)
+    model = tmp_path / "run" / "model.safetensors"
+    again = stages.make(dataclasses.replace(config, init=str(model), rho=0.9))
+    load = zoo.load_denoiser if stage == "denoiser" else zoo.load_deterministic
+    for a, b in zip(again.module.parameters(), load(model).parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = {"denoiser": "deterministic", "deterministic": "denoiser"}[stage]
+    with pytest.raises(zoo.WeightsError, match="is needed here"):
+        stages.make(dataclasses.replace(config, stage=other, init=str(model)))
 
 
 @pytest.mark.parametrize("prediction", ["x", "eps"])

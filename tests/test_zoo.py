@@ -11,7 +11,7 @@ import torch
 
 import blurlib.codec
 from blurlib.codec import BlurCodec, CodecConfig, zoo
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 
 
@@ -101,6 +101,37 @@ def test_denoiser_round_trip(denoiser_path):
     assert decoder.denoiser.config.cond_channels == (16, 16)
     assert not decoder.training
     assert zoo.denoiser_bytes(decoder) == denoiser_path.read_bytes()
+
+
+def test_a_deterministic_decoder_comes_back_and_is_no_denoiser(denoiser_path, tmp_path):
+    denoiser = zoo.load_denoiser(denoiser_path).denoiser
+    path = tmp_path / "deterministic.safetensors"
+    path.write_bytes(zoo.deterministic_bytes(DeterministicDecoder(denoiser, b"\5\6\7\10")))
+    decoder = zoo.load_deterministic(path)
+    assert decoder.codec_id == b"\5\6\7\10"
+    assert not decoder.training
+    assert zoo.deterministic_bytes(decoder) == path.read_bytes()
+    for load, wrong, words in (
+        (zoo.load_deterministic, denoiser_path, "is a denoiser, and a deterministic decoder is"),
+        (zoo.load_denoiser, path, "is a deterministic decoder, and a denoiser is"),
+    ):
+        with pytest.raises(zoo.WeightsError, match=words):
+            load(wrong)
+
+
+def test_a_denoiser_starts_with_the_weights_of_another(denoiser_path):
+    source = zoo.load_denoiser(denoiser_path).denoiser
+    same, wider = (
+        Denoiser(DenoiserConfig(patch=8, widths=(width, 8), blocks=1, cond_channels=(16, 16)))
+        for width in (8, 16)
+    )
+    zoo.initialise_denoiser(same, denoiser_path, "denoiser")
+    for a, b in zip(same.parameters(), source.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(zoo.WeightsError, match="another size than the one to train"):
+        zoo.initialise_denoiser(wider, denoiser_path, "denoiser")
+    with pytest.raises(zoo.WeightsError, match="is a denoiser, and a deterministic decoder is"):
+        zoo.initialise_denoiser(same, denoiser_path, "deterministic decoder")
 
 
 # Shipped weights

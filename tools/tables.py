@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,14 @@ import numpy as np
 import pandas as pd
 
 from blurlib import plotting
+from blurlib.ablation.verdict import Comparison, Spread, in_words
 from blurlib.codec import zoo
 from blurlib.evaluation import published, report, results
 from blurlib.evaluation.perception import names as names_of
 
 ROOT = Path(__file__).parents[1]
 KODAK = Path("results/measured/kodak")
+BLUR = Path("results/ablation/diffusion")
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 RATES = (0.1, 0.8)
@@ -175,6 +178,115 @@ def every_average(root: Path) -> str:
     return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
+def blur(root: Path, table: Callable[[Comparison], str]) -> str:
+    """A table of the comparison of diffusions; until that is made, what makes it."""
+    if not (root / BLUR / "about.json").is_file():
+        return "Not measured yet: `blurlib ablate diffusion` makes this.\n"
+    return table(Comparison.read(root / BLUR))
+
+
+def blur_setup(found: Comparison) -> str:
+    """How the decoders were trained, in a sentence."""
+    plan, training = found.about["plan"], found.about["plan"]["training"]
+    untuned = found.runs[found.runs["init"] == ""]
+    solver, spacing = found.usual
+    return (
+        f"{len(untuned)} runs of {training['steps']:,} steps on {training['batch']} crops of "
+        f"{training['crop']}×{training['crop']} pixels, learning rate {training['lr']:g}, "
+        f"ρ = {training['rho']:g}, on the frozen codec `{found.about['codec']}`; they took "
+        f"{untuned['seconds'].sum() / 3600:.1f} hours ({found.about['device']}). Chains are "
+        f"sampled with solver {solver} and spacing {spacing} unless a table says otherwise; "
+        f"{found.decodes['image'].nunique()} photos, files of quality "
+        f"{' and '.join(f'{q:g}' for q in plan['qualities'])}.\n"
+    )
+
+
+def blur_decoders(found: Comparison) -> str:
+    """Every measure of every decoder at every number of steps."""
+    distances = [c for c in found.table if c.startswith(("FD-", "KD-", "FID", "KID"))]
+    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2, "ms_ssim": 4, "seconds": 2}
+    labels = {"direct": "direct", "deterministic": "deterministic", "isotropic": "isotropic"}
+    labels["blur"] = f"blur, {found.blur:g} px"
+    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM", "seconds": "seconds"}
+    head = ["quality", "decoder", "evaluations", *(titles.get(c, c) for c in columns)]
+    rows = []
+    for quality in found.qualities:
+        for decoder, label in labels.items():
+            for steps, group in found.group(decoder, quality).groupby("steps"):
+                values = [_spread(Spread.of(group[c]), digits) for c, digits in columns.items()]
+                rows.append([f"{quality:g}", label, f"{steps}", *values])
+    patches = found.table["patches"].max()
+    return _markdown(head, rows) + (
+        f"\nMean ± standard deviation over seeds. The distances are over {patches:.0f} patches of "
+        "256 × 256 pixels. Seconds are CPU time of one thread: of the direct decoder all that a "
+        "file takes, of the others what they take on top.\n"
+    )
+
+
+def blur_duels(found: Comparison) -> str:
+    """Blur against isotropic diffusion, step count by step count."""
+    head = ["quality", "steps", f"blur, {found.blur:g} px", "isotropic", "difference",
+            "seeds apart", "photos better with blur"]  # fmt: skip
+    rows = [
+        [f"{d.quality:g}", f"{d.steps}", f"{d.blur}", f"{d.isotropic}", f"{d.difference:+.4f}",
+         "one seed" if d.blur.seeds == 1 else "yes" if d.clear else "no",
+         f"{d.photos} of {d.total}"]
+        for d in found.duels()
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def blur_sigma(found: Comparison) -> str:
+    """LPIPS by the strength of the blur."""
+    frame = found.by_sigma()
+    head = ["σ_B,max (px)", "held-out photos", *(f"{steps} steps" for steps in frame.columns[1:])]
+    rows = [[f"{sigma:g}", *(f"{v:.4f}" for v in row)] for sigma, row in frame.iterrows()]
+    return _markdown(head, rows)
+
+
+def blur_rho(found: Comparison) -> str:
+    """LPIPS, PSNR and distance after training on with each ρ."""
+    frame = found.by_rho()
+    names = {"lpips": "LPIPS", "psnr": "PSNR"}
+    digits = {"lpips": 4, "psnr": 2}
+    head = ["ρ", *(f"{names.get(c, c)}, {steps} steps" for c, steps in frame.columns)]
+    rows = [
+        [f"{rho:g}", *(f"{v:.{digits.get(c, 3)}f}" for (c, _), v in row.items())]
+        for rho, row in frame.iterrows()
+    ]
+    tuning = found.about["plan"]["tuning"]
+    return _markdown(head, rows) + f"\n`{found.tuned}`, trained on for {tuning:,} steps each.\n"
+
+
+def blur_solvers(found: Comparison) -> str:
+    """LPIPS by solver and spacing."""
+    frame = found.by_solver()
+    head = ["decoder", "solver", "spacing", *(f"{steps} steps" for steps in frame.columns)]
+    rows = [[*key, *(f"{v:.4f}" for v in row)] for key, row in frame.iterrows()]
+    return _markdown(head, rows)
+
+
+def blur_verdict(found: Comparison) -> str:
+    """Whether blur helps, in words."""
+    return in_words(found.duels()) + "\n"
+
+
+def _spread(value: Spread, digits: int) -> str:
+    if np.isnan(value.mean):
+        return "–"
+    spread = "" if np.isnan(value.std) else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
+
+
+def blur_pictures(root: Path) -> str:
+    """The figures of the comparison that have been made."""
+    names = {"blur-steps": "LPIPS over the number of network evaluations"}
+    names |= {path.stem: "Text" for path in sorted((root / "book/figures").glob("text-*.png"))}
+    files = {path.stem: path for path in (root / "book/figures").glob("*.*")}
+    lines = [f"![{names[n]}](figures/{files[n].name})\n" for n in names if n in files]
+    return "\n".join(lines) or "Not drawn yet.\n"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
@@ -187,6 +299,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "perception": perception,
     "noise": noise,
     "against-published": against_published,
+    "blur-setup": lambda root: blur(root, blur_setup),
+    "blur-verdict": lambda root: blur(root, blur_verdict),
+    "blur-duels": lambda root: blur(root, blur_duels),
+    "blur-decoders": lambda root: blur(root, blur_decoders),
+    "blur-sigma": lambda root: blur(root, blur_sigma),
+    "blur-rho": lambda root: blur(root, blur_rho),
+    "blur-solvers": lambda root: blur(root, blur_solvers),
 }
 
 # Column, axis title and the published curves drawn beside ours.
@@ -199,27 +318,23 @@ FIGURES: dict[str, tuple[str, str, Sequence[published.Entry]]] = {
 
 
 class Figure(NamedTuple):
-    """A figure's file, what is drawn in it, and the digest of that, which stands in the file:
+    """A figure's file, what is drawn in it, and how. The digest of the content stands in the file:
     the drawing itself differs between versions of matplotlib."""
 
     path: Path
-    lines: list[report.Line]
-    title: str
+    content: list
+    draw: Callable[[], plotting.Figure]
 
     @property
     def digest(self) -> str:
-        content = [[line.label, line.bpp.tolist(), line.quality.tolist()] for line in self.lines]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.content).encode()).hexdigest()
 
     def is_stale(self) -> bool:
         return not self.path.is_file() or self.digest not in self.path.read_text(encoding="utf-8")
 
     def write(self) -> None:
-        figure = plotting.rate_distortion(
-            [plotting.Curve(*line) for line in self.lines], self.title
-        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(plotting.to_svg(figure, self.digest), encoding="utf-8")
+        self.path.write_text(plotting.to_svg(self.draw(), self.digest), encoding="utf-8")
 
 
 def tables(root: Path) -> dict[Path, str]:
@@ -233,12 +348,36 @@ def figures(root: Path) -> Iterator[Figure]:
     """Every figure of the book that is drawn from results."""
     for name, (column, title, beside) in FIGURES.items():
         lines = report.lines(column, beside, root / "results")
-        yield Figure(root / "book/figures" / f"{name}.svg", lines, title)
+        content = [[line.label, line.bpp.tolist(), line.quality.tolist()] for line in lines]
+        curves = [plotting.Curve(*line) for line in lines]
+        draw = partial(plotting.rate_distortion, curves, title)
+        yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
+    if (root / BLUR / "about.json").is_file():
+        panels = blur_tracks(Comparison.read(root / BLUR))
+        draw = partial(plotting.over_steps, panels, "LPIPS, AlexNet (lower is better)")
+        yield Figure(root / "book/figures/blur-steps.svg", [*panels.items()], draw)
+
+
+def blur_tracks(found: Comparison) -> dict[str, list[plotting.Track]]:
+    """LPIPS of every decoder over the number of steps, by quality."""
+    labels = {"isotropic": "isotropic", "blur": f"blur, {found.blur:g} px"}
+    labels |= {"deterministic": "deterministic", "direct": "direct"}
+    panels = {}
+    for quality in found.qualities:
+        spreads = {label: found.over_steps(name, quality) for name, label in labels.items()}
+        panels[f"quality {quality:g}"] = [
+            plotting.Track(
+                label, [*by], [s.mean for s in by.values()], [s.std for s in by.values()]
+            )
+            for label, by in spreads.items()
+        ]
+    return panels
 
 
 def fill(text: str, root: Path) -> str:
     """`text` with every block regenerated."""
-    return BLOCK.sub(lambda m: f"{m[1]}\n{TABLES[m['name']](root)}\n{m[3]}", text)
+    makers = {**TABLES, "blur-pictures": blur_pictures}  # of what is not in results/
+    return BLOCK.sub(lambda m: f"{m[1]}\n{makers[m['name']](root)}\n{m[3]}", text)
 
 
 def stale(root: Path, write: bool) -> list[Path]:

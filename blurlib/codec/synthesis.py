@@ -1,19 +1,22 @@
-"""Blur-dissipated synthesis: from the main decoder's reconstruction to the perceptual one."""
+"""From the main decoder's reconstruction to a more realistic one: by diffusion, or in one step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from blurlib.codec.model import CodecOutput
+from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.model import STRIDE, CodecOutput
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import (
     BlurDiffusion,
     Denoiser,
+    Sampling,
     Solver,
     Spacing,
     Tiling,
@@ -35,7 +38,30 @@ class Synthesis(NamedTuple):
     x_hat: Tensor
 
 
-class DiffusionDecoder(nn.Module):
+class _OnTop(nn.Module):
+    """A U-Net that goes on from the pictures of one codec, `codec_id`, and of no other."""
+
+    def __init__(self, denoiser: Denoiser, codec_id: bytes):
+        super().__init__()
+        self.denoiser, self.codec_id = denoiser, codec_id
+
+    def check(self, file: BlurFile, tiling: Tiling) -> None:
+        """ValueError, before anything is decoded, where `file` is of another codec or its photo
+        would not fit into the memory."""
+        padded = (-(-side // STRIDE) * STRIDE for side in (file.height, file.width))
+        self._side(file.model_id, tiling, 1, *padded)
+
+    def _side(self, model_id: bytes, tiling: Tiling, B: int, H: int, W: int) -> int:
+        """Side of the tiles for a batch of padded pictures of the codec `model_id`."""
+        if model_id != self.codec_id:
+            raise ValueError(
+                f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
+                f"from {model_id.hex()}: use the denoiser of that codec"
+            )
+        return tiling.side(self.denoiser.config, B, H, W)
+
+
+class DiffusionDecoder(_OnTop):
     """A denoiser, its diffusion process, and the id of the codec it belongs to.
 
     The denoiser sees the noisy picture, the direct reconstruction and the main decoder's pyramid;
@@ -43,8 +69,8 @@ class DiffusionDecoder(nn.Module):
     """
 
     def __init__(self, denoiser: Denoiser, process: BlurDiffusion, codec_id: bytes):
-        super().__init__()
-        self.denoiser, self.process, self.codec_id = denoiser, process, codec_id
+        super().__init__(denoiser, codec_id)
+        self.process = process
 
     def predict(self, z_t: Tensor, t: Tensor, given: Reconstruction) -> Tensor:
         """Output of the denoiser, in pixels of [−1, 1]; z_t as `given.x_hat`, t (B,)."""
@@ -77,15 +103,10 @@ class DiffusionDecoder(nn.Module):
             ValueError: steps < 1, start_scale ≤ 0, an unknown solver or spacing, `output` is of
                 another codec than this decoder is for, or the decode would not fit into the memory.
         """
-        if output.model_id != self.codec_id:
-            raise ValueError(
-                f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
-                f"from {output.model_id.hex()}: use the denoiser of that codec"
-            )
         tiling = tiling or Tiling()
         x_hat, pyramid = output.reconstruction
         B, _, *padded = x_hat.shape
-        side = tiling.side(self.denoiser.config, B, *padded)
+        side = self._side(output.model_id, tiling, B, *padded)
         base = 2 * x_hat - 1
 
         def predict(z_t: Tensor, t: Tensor) -> Tensor:
@@ -110,3 +131,41 @@ class DiffusionDecoder(nn.Module):
             Synthesis(s.step + 1, s.steps, ((s.x_hat[..., :H, :W] + 1) / 2).clamp(0, 1))
             for s in chain
         )
+
+    def decode(
+        self, output: CodecOutput, sampling: Sampling, tiling: Tiling | None = None
+    ) -> Tensor:
+        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there."""
+        *_, last = self.sample(output, **asdict(sampling), tiling=tiling)
+        return last.x_hat
+
+
+class DeterministicDecoder(_OnTop):
+    """The same U-Net without noise and without time: what a diffusion decoder has to beat.
+
+    It sees the direct reconstruction where a denoiser sees the noisy picture, and t = 0.
+    """
+
+    def predict(self, given: Reconstruction) -> Tensor:
+        """The picture it makes of `given`, in pixels of [−1, 1]."""
+        base = 2 * given.x_hat - 1
+        return self.denoiser(base, base.new_zeros(len(base)), base, given.pyramid)
+
+    @torch.no_grad()
+    def decode(self, output: CodecOutput, tiling: Tiling | None = None) -> Tensor:
+        """One network evaluation: the picture, (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: `output` is of another codec, or the picture would not fit into the memory.
+        """
+        tiling = tiling or Tiling()
+        x_hat, pyramid = output.reconstruction
+        B, _, *padded = x_hat.shape
+        side = self._side(output.model_id, tiling, B, *padded)
+        base = 2 * x_hat - 1
+        t = base.new_zeros(B)
+        picture = predict_tiled(
+            self.denoiser, base, t, base, pyramid, side=side, overlap=tiling.overlap
+        )
+        H, W = output.size
+        return ((picture[..., :H, :W] + 1) / 2).clamp(0, 1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
@@ -76,6 +76,20 @@ def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
         codec.load_state_dict(tensors, strict=False)
 
 
+def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike, kind: str) -> None:
+    """Start `denoiser` with the tensors of another's file; `kind` is "denoiser" or "deterministic
+    decoder".
+
+    Raises:
+        WeightsError: not a file of this kind, or of another size.
+    """
+    _, tensors = _parse(_read(path)[0], kind, path)
+    try:
+        denoiser.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its network has another size than the one to train") from error
+
+
 def sha256(name: str | os.PathLike) -> str:
     """SHA-256 of a model file, shipped or not, in hexadecimal."""
     return _read(name)[1].hex()
@@ -114,12 +128,28 @@ def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDe
     data, _ = _read(name)
     metadata, tensors = _parse(data, "denoiser", name)
     with _fitting(name):
-        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()}
-        denoiser = Denoiser(DenoiserConfig(**sizes))
-        denoiser.load_state_dict(tensors)
-        denoiser.to(memory_format=torch.channels_last)
+        denoiser = _unet(metadata, tensors)
         process = BlurDiffusion(BlurSchedule(**metadata["schedule"]), metadata["prediction"])
         return DiffusionDecoder(denoiser, process, bytes.fromhex(metadata["codec_id"])).eval()
+
+
+def load_deterministic(name: str | os.PathLike) -> DeterministicDecoder:
+    """A deterministic decoder, from a shipped name or a .safetensors file.
+
+    Raises:
+        WeightsError: unknown name, changed or damaged file, or not a deterministic decoder.
+    """
+    metadata, tensors = _parse(_read(name)[0], "deterministic decoder", name)
+    with _fitting(name):
+        codec_id = bytes.fromhex(metadata["codec_id"])
+        return DeterministicDecoder(_unet(metadata, tensors), codec_id).eval()
+
+
+def _unet(metadata: dict, tensors: dict[str, Tensor]) -> Denoiser:
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()}
+    denoiser = Denoiser(DenoiserConfig(**sizes))
+    denoiser.load_state_dict(tensors)
+    return denoiser.to(memory_format=torch.channels_last)
 
 
 def codec_bytes(codec: BlurCodec) -> bytes:
@@ -141,6 +171,16 @@ def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:
         "config": asdict(decoder.denoiser.config),
         "schedule": asdict(decoder.process.schedule),
         "prediction": decoder.process.prediction,
+        "codec_id": decoder.codec_id.hex(),
+    }
+    return _serialise(decoder.denoiser, metadata)
+
+
+def deterministic_bytes(decoder: DeterministicDecoder) -> bytes:
+    """The file that `load_deterministic` reads."""
+    metadata = {
+        "kind": "deterministic decoder",
+        "config": asdict(decoder.denoiser.config),
         "codec_id": decoder.codec_id.hex(),
     }
     return _serialise(decoder.denoiser, metadata)

@@ -9,7 +9,7 @@ from blurlib.diffusion.process import (
     Marginal,
     diffusion_loss,
 )
-from blurlib.diffusion.sampler import SamplerState, Solver, last_x_hat, sample
+from blurlib.diffusion.sampler import SamplerState, Sampling, Solver, last_x_hat, sample
 from blurlib.diffusion.schedule import BlurSchedule, Spacing
 from blurlib.diffusion.spectrum import Bands, radial_bands
 from blurlib.diffusion.tiling import Tiling, predict_tiled
@@ -24,6 +24,7 @@ __all__ = [
     "LossWeight",
     "Marginal",
     "SamplerState",
+    "Sampling",
     "Solver",
     "Spacing",
     "Tiling",

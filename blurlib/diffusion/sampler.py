@@ -23,6 +23,36 @@ Solver = Literal["ancestral", "deterministic", "multistep"]
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a chain is run: what `sample` takes of the same names, and the seed of its noise.
+
+    Raises ValueError, naming what is wrong, where `sample` would, and for a negative seed.
+    """
+
+    steps: int = 17
+    seed: int = 0
+    solver: Solver = "ancestral"
+    spacing: Spacing = "logsnr"
+    start_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling takes at least 1 step, got {self.steps}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 < self.start_scale < math.inf:
+            raise ValueError(
+                f"start_scale must be above 0, such as 0.8 or 1, got {self.start_scale}"
+            )
+        for name, kind in (("solver", Solver), ("spacing", Spacing)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True)
 class SamplerState:
     """One step of a chain: step (from 0) of steps, at time t; z (B, 3, H, W) in pixels, what the
     network saw; u_x_hat (B, 3, H, W), its estimate of the clean picture, in DCT frequencies."""
@@ -72,13 +102,10 @@ def sample(
     Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
     for steps < 1, a shape that is not 4-D, start_scale ≤ 0, an unknown solver or spacing.
     """
+    Sampling(steps, 0, solver, spacing, start_scale)  # refuses what cannot be
     times = process.schedule.times(steps, spacing)
     if len(shape) != 4:
         raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
-    if not 0 < start_scale < math.inf:
-        raise ValueError(f"start_scale must be above 0, such as 0.8 or 1, got {start_scale}")
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}")
     device = device or generator.device
 
     def noise() -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blurlib import checkpoints, images, metrics
 from blurlib.codec import zoo
+from blurlib.diffusion import Sampling
 from blurlib.evaluation.baselines import BASELINES, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
 
@@ -51,7 +52,7 @@ def run(image: Tensor, out: Path, quality: float, steps: int) -> Iterator[Entry]
     """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`."""
     codec, diffusion = zoo.load(), zoo.load_denoiser()
     direct = BlurlibCodec(checkpoints.CODEC, codec)
-    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, steps=steps)
+    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, sampling=Sampling(steps))
     data = direct.encode(image, quality)
     images.atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):

@@ -1,56 +1,73 @@
 """Our codec behind the interface of the baselines."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blurlib import images
-from blurlib.codec import BlurCodec
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec import BlurCodec, CodecOutput
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.diffusion import Sampling, Tiling
 
 
 @dataclass(frozen=True)
 class BlurlibCodec:
-    """`BlurCodec` with its direct decoder, or with a diffusion decoder on top.
+    """`BlurCodec` with its direct decoder, or with another one on top.
 
     Attributes:
         model: name of the codec's weights, for the name of the results file.
         codec: in eval mode.
-        diffusion, steps, seed: the perceptual decoder and how it is run; None is the direct one.
-        denoiser_sha256: of the perceptual decoder's weights.
+        on_top: the decoder that goes on from the direct one; None is the direct one alone.
+        on_top_sha256: of its weights.
+        sampling: how it is run, if it is a diffusion decoder.
+        tiling: the memory it may take.
     """
 
     model: str
     codec: BlurCodec
-    diffusion: DiffusionDecoder | None = None
-    denoiser_sha256: str = ""
-    steps: int = 17
-    seed: int = 0
+    on_top: DiffusionDecoder | DeterministicDecoder | None = None
+    on_top_sha256: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    tiling: Tiling = field(default_factory=Tiling)
+
+    @property
+    def decoder(self) -> str:
+        """ "direct", "deterministic" or "diffusion"."""
+        if self.on_top is None:
+            return "direct"
+        return "diffusion" if isinstance(self.on_top, DiffusionDecoder) else "deterministic"
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{'diffusion' if self.diffusion else 'direct'}"
+        """Isotropic diffusion goes by a name of its own, to stand beside that with blur."""
+        isotropic = self.decoder == "diffusion" and not self.on_top.process.schedule.sigma_blur_max
+        return f"{self.model}-{'isotropic' if isotropic else self.decoder}"
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        if self.diffusion is None:
-            return {"decoder": "direct", "objective": self.codec.objective}
-        how = {"steps": self.steps, "seed": self.seed, "denoiser": self.denoiser_sha256}
-        return {"decoder": "diffusion", **how}
+        if self.on_top is None:
+            return {"decoder": self.decoder, "objective": self.codec.objective}
+        sampling = asdict(self.sampling) if self.decoder == "diffusion" else {}
+        weights = {"denoiser": self.on_top_sha256, "memory": self.tiling.memory}
+        return {"decoder": self.decoder, **weights, **sampling}
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self.codec.compress(images.to_float(image)[None], quality)
 
     def decode(self, data: bytes) -> Tensor:
         output = self.codec.decompress(data)
-        x_hat = output.x_hat
-        if self.diffusion is not None:
-            for state in self.diffusion.sample(output, self.steps, self.seed):
-                x_hat = state.x_hat
-        return images.to_uint8(x_hat[0])
+        return images.to_uint8(self.picture(output)[0])
+
+    def picture(self, output: CodecOutput) -> Tensor:
+        """(B, 3, H, W), about [0, 1], of what the codec decoded."""
+        if self.on_top is None:
+            return output.x_hat
+        if isinstance(self.on_top, DiffusionDecoder):
+            return self.on_top.decode(output, self.sampling, self.tiling)
+        return self.on_top.decode(output, self.tiling)
 
     def extra(self, image: Tensor, quality: float, data: bytes) -> dict[str, float]:
         """The likelihood estimate in bytes, to be held against the real ones."""

@@ -109,7 +109,7 @@ class Measured:
         """What the codec was trained for; empty for a classical one."""
         if self.results.checkpoint is None:
             return ""
-        if self.results.settings.get("decoder") == "diffusion":
+        if self.results.settings.get("decoder") in ("diffusion", "deterministic"):
             return "perceptual"
         return self.results.settings.get("objective") or "not known"
 
@@ -122,7 +122,7 @@ def label(codec: str) -> str:
     """The name a reader knows: of a classical codec, or of our weights and decoder."""
     if codec in LABELS:
         return LABELS[codec]
-    for decoder in ("direct", "diffusion"):
+    for decoder in ("direct", "deterministic", "diffusion", "isotropic"):
         if codec.endswith(f"-{decoder}"):
             return f"{codec.removesuffix(f'-{decoder}')}, {decoder}"
     return codec

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blurlib.codec import zoo
+from blurlib.diffusion import Sampling, Tiling
 from blurlib.evaluation.baselines import (
     AVIF,
     HEIC,
@@ -68,12 +69,23 @@ def available() -> dict[str, str | None]:
     return reasons
 
 
-def select(name: str, decoder: str = "direct", denoiser: str = "", steps: int = 17) -> Selection:
+def select(
+    name: str,
+    decoder: str = "direct",
+    denoiser: str = "",
+    sampling: Sampling | None = None,
+    tiling: Tiling | None = None,
+) -> Selection:
     """A baseline by its name, or one of our models by name or file.
+
+    Args:
+        decoder: of our models: "direct", "diffusion", or "deterministic".
+        denoiser: weights of the latter two, by name or file.
+        sampling, tiling: how a diffusion decoder is run, and the memory either may take.
 
     Raises:
         MissingCodecError: a baseline that cannot run here; the message says what to install.
-        ValueError: neither; the message lists what there is.
+        ValueError: neither; the message lists what there is. Or the denoiser is for another codec.
     """
     for baseline, qualities in _KNOWN:
         if name == baseline.name:
@@ -85,9 +97,17 @@ def select(name: str, decoder: str = "direct", denoiser: str = "", steps: int = 
         baselines = ", ".join(baseline.name for baseline, _ in _KNOWN)
         raise ValueError(f"no codec {name!r}: there are {baselines}; or {error}") from error
     ours = BlurlibCodec(Path(name).stem, codec)
-    if decoder == "diffusion":
-        diffusion, digest = zoo.load_denoiser(denoiser), zoo.sha256(denoiser)
-        ours = BlurlibCodec(Path(name).stem, codec, diffusion, digest, steps)
-    seed = ours.seed if ours.diffusion else None
+    if decoder != "direct":
+        load = zoo.load_denoiser if decoder == "diffusion" else zoo.load_deterministic
+        on_top, digest = load(denoiser), zoo.sha256(denoiser)
+        if on_top.codec_id != codec.model_id:
+            raise ValueError(
+                f"{denoiser} was trained for codec {on_top.codec_id.hex()}, and {name} is "
+                f"{codec.model_id.hex()}: name the denoiser of that codec"
+            )
+        ours = BlurlibCodec(
+            ours.model, codec, on_top, digest, sampling or Sampling(), tiling or Tiling()
+        )
+    seed = ours.sampling.seed if ours.decoder == "diffusion" else None
     qualities = [float(level) for level in range(1, codec.config.levels + 1)]
     return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)

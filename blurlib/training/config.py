@@ -23,12 +23,14 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        stage: "codec", "denoiser" on a frozen codec, or "joint": both at once, the codec for what
-            the denoiser makes of it.
+        stage: "codec", "denoiser" on a frozen codec, "deterministic": a decoder of the denoiser's
+            size on a frozen codec, without noise and time, or "joint": codec and denoiser at once,
+            the codec for what the denoiser makes of it.
         size: "small" or "paper".
-        codec: for the denoiser: name or file of the codec it belongs to.
+        codec: for the denoiser or deterministic decoder: name or file of its codec.
         init: file of a codec whose transforms and gains the run starts with; with an entropy model
-            of the same shape, that too.
+            of the same shape, that too. For the stages on a frozen codec: file of a denoiser, or of
+            a deterministic decoder, whose weights the run starts with.
         start: of a codec without `init`: its transforms as the Karhunen–Loève transform of training
             photos (`blurlib.codec.klt`), or random.
         objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE). A joint
@@ -36,7 +38,8 @@ class TrainConfig:
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
         prediction: what the denoiser predicts: "x", "eps" or "v".
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
-        rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS.
+        rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
+            deterministic decoder's, MSE stands for diffusion.
         lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
         data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
             of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.
@@ -64,7 +67,7 @@ class TrainConfig:
             bfloat16; entropy model, likelihoods, losses and weights stay in float32).
     """
 
-    stage: Literal["codec", "denoiser", "joint"] = "codec"
+    stage: Literal["codec", "denoiser", "deterministic", "joint"] = "codec"
     size: Literal["small", "paper"] = "small"
     codec: str = ""
     init: str = ""
@@ -137,8 +140,17 @@ class TrainConfig:
             raise ValueError(f"decay is {self.decay}: it must be above 0 and at most 1")
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho is {self.rho}: it must be from 0 to 1")
-        if self.stage == "denoiser" and not self.codec:
+        if self.sigma_blur_max < 0:
+            raise ValueError(
+                f"sigma_blur_max is {self.sigma_blur_max}: it must be 0 (isotropic diffusion) or "
+                "more pixels, such as 20"
+            )
+        if self.stage in ("denoiser", "deterministic") and not self.codec:
             raise ValueError("codec is empty: name the codec that the denoiser belongs to")
+        if self.stage == "deterministic" and self.prediction != "x":
+            raise ValueError(
+                f"prediction is {self.prediction!r}: a deterministic decoder predicts 'x'"
+            )
 
     def _check_type(self, name: str, kind: type) -> None:
         value = getattr(self, name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from blurlib.codec import BlurCodec, CodecOutput
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import diffusion_loss
 from blurlib.metrics import Lpips, MsSsimLoss
 from blurlib.training.config import TrainConfig
@@ -99,6 +99,29 @@ def perceptual_diffusion(
     perceptual = weight * lpips((result.x_hat + 1) / 2, x)
     loss = (1 - config.rho) * DIFFUSION_SCALE * result.per_sample + config.rho * perceptual
     return PerceptualDiffusion(loss, result.per_sample, perceptual)
+
+
+class PerceptualRegression(NamedTuple):
+    """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]."""
+
+    loss: Tensor
+    mse: Tensor
+    lpips: Tensor
+
+
+def perceptual_regression(
+    decoder: DeterministicDecoder,
+    output: CodecOutput,
+    x: Tensor,
+    lpips: Lpips,
+    config: TrainConfig,
+) -> PerceptualRegression:
+    """`perceptual_diffusion` without noise and time; arguments as there."""
+    x_hat = decoder.predict(output.reconstruction)
+    mse = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
+    perceptual = lpips((x_hat + 1) / 2, x)
+    loss = (1 - config.rho) * DIFFUSION_SCALE * mse + config.rho * perceptual
+    return PerceptualRegression(loss, mse, perceptual)
 
 
 class RatePerception(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is trained: the codec, a denoiser on a frozen codec, or both."""
+"""What is trained: the codec, a denoiser or its deterministic rival on a frozen codec, or both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blurlib.codec import BlurCodec, CodecConfig, zoo
-from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 from blurlib.images import cached_weights
 from blurlib.metrics import Lpips, lpips_file
@@ -21,6 +21,7 @@ from blurlib.training.draws import Draws
 from blurlib.training.losses import (
     draw_quality,
     perceptual_diffusion,
+    perceptual_regression,
     rate_distortion,
     rate_perception,
 )
@@ -66,9 +67,13 @@ class Stage(Protocol):
 
 def make(config: TrainConfig) -> Stage:
     """The stage that `config` names."""
-    if config.stage == "joint":
-        return JointStage(config)
-    return CodecStage(config) if config.stage == "codec" else DenoiserStage(config)
+    kinds = {
+        "codec": CodecStage,
+        "denoiser": DenoiserStage,
+        "deterministic": DeterministicStage,
+        "joint": JointStage,
+    }
+    return kinds[config.stage](config)
 
 
 class CodecStage:
@@ -144,6 +149,28 @@ class DenoiserStage:
         return DiffusionDecoder(denoiser, self.process, self.codec.model_id)
 
 
+class DeterministicStage(DenoiserStage):
+    """(1 − ρ) · 5 · MSE + ρ · LPIPS: the network of a denoiser, in one evaluation without noise."""
+
+    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+        with torch.no_grad():
+            output = self.codec(x, draw_quality(draws, self.codec.config.levels))
+        result = perceptual_regression(
+            self._decoder(self.network), output, x, self.lpips, self.config
+        )
+        parts = {"mse": result.mse.mean(), "lpips": result.lpips.mean()}
+        return Loss(result.loss.mean(), parts)
+
+    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+        return self._decoder(average).decode(self.codec(x, _middle(self.codec)))
+
+    def files(self, average: nn.Module) -> dict[str, bytes]:
+        return {"model.safetensors": zoo.deterministic_bytes(self._decoder(average))}
+
+    def _decoder(self, denoiser: nn.Module) -> DeterministicDecoder:
+        return DeterministicDecoder(denoiser, self.codec.model_id)
+
+
 class Pair(nn.Module):
     """A codec and a denoiser that are trained together."""
 
@@ -207,7 +234,11 @@ def _new_codec(config: TrainConfig) -> BlurCodec:
 
 def _new_denoiser(config: TrainConfig) -> Denoiser:
     sizes = DenoiserConfig.small() if config.size == "small" else DenoiserConfig.paper()
-    return Denoiser(dataclasses.replace(sizes, residual_to_base=config.prediction == "x"))
+    denoiser = Denoiser(dataclasses.replace(sizes, residual_to_base=config.prediction == "x"))
+    if config.init and config.stage != "joint":  # there, `init` is the codec's
+        kind = "denoiser" if config.stage == "denoiser" else "deterministic decoder"
+        zoo.initialise_denoiser(denoiser, config.init, kind)
+    return denoiser
 
 
 def _process(config: TrainConfig) -> BlurDiffusion:

@@ -1,0 +1,447 @@
+"""Does blur help? `blurlib ablate diffusion`.
+
+Isotropic diffusion, blur diffusions and a deterministic decoder are trained alike on one frozen
+codec: the same network, photos, crops, qualities and number of steps. All decode the same files.
+
+Each training is an ordinary run in a folder of its own. Which blur is best is decided on photos
+held out from training; the set that is reported has no part in it. A folder of results holds
+
+    about.json      command, commit, machine, versions, the codec and the plan
+    runs.csv        a row per training run
+    choice.csv      LPIPS of the candidates on the held-out photos
+    decodes.csv     a row per file and way to decode it (`decodes.Decode`)
+    distances.csv   Fréchet and kernel distance over the patches of the whole set
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from blurlib import images
+from blurlib.ablation.common import Progress, circumstances, one_thread, read_table, replace_rows
+from blurlib.ablation.decodes import DIRECT, ONCE, Bench, Contestant, Part, text
+from blurlib.codec import BlurCodec, zoo
+from blurlib.diffusion import Sampling, Solver, Spacing
+from blurlib.evaluation.perception import Features
+from blurlib.metrics import Lpips
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import find_photos, read_photo
+from blurlib.training.loop import train
+from blurlib.training.run import RunFolder, read_log
+
+CROP = 256  # pixels: side of what is judged of a held-out photo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how much is spent on it.
+
+    Attributes:
+        training: of every run but for its blur, its seed and what "deterministic" changes.
+        blurs: σ_B,max in pixels of the blur diffusions; isotropic diffusion is always there.
+        seeds: of isotropic diffusion, the deterministic decoder and the best blur; the other blurs
+            have the first alone.
+        rhos: weights of LPIPS with which the best diffusion is trained on, each for `tuning` steps
+            from learning rate `tuning_lr`.
+        held_out: photos by which the best is chosen, at each of `qualities`, sampled as `choosing`.
+        choosing: also the solver, spacing and seed of all chains that do not compare these.
+        photos: set that is reported; every: only every so many-th of its photos.
+        qualities: of the files.
+        steps: of the chains of all seeds; steps_of_rest: of the other blurs and ρ, which are
+            decoded at the first quality only.
+        long: more steps, for the first seed of isotropic diffusion and of the best blur, at the
+            first quality; their solvers and spacings are compared at `solver_steps` there, on every
+            `solver_every`-th photo.
+    """
+
+    training: TrainConfig
+    blurs: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rhos: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
+    tuning: int = 400
+    tuning_lr: float = 2e-4
+    held_out: int = 16
+    choosing: Sampling = field(default_factory=Sampling)
+    photos: str = "kodak"
+    every: int = 1
+    qualities: tuple[float, ...] = (2.0, 5.0)
+    steps: tuple[int, ...] = (1, 2, 4, 8, 17)
+    steps_of_rest: tuple[int, ...] = (1, 4, 17)
+    long: tuple[int, ...] = (65,)
+    solver_steps: tuple[int, ...] = (4, 8, 17)
+    solver_every: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("blurs", "seeds", "qualities", "steps"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} is {values}: it must hold at least one, each once")
+        if min(self.blurs) <= 0:
+            raise ValueError(
+                f"blurs holds {min(self.blurs):g}: each must be above 0 pixels, such as 20; "
+                "isotropic diffusion, 0, is always there"
+            )
+        for name in ("tuning", "held_out", "every", "solver_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for steps in (*self.steps, *self.steps_of_rest, *self.long, *self.solver_steps):
+            Sampling(steps)  # refuses less than 1
+        if self.training.stage != "denoiser" or self.training.steps < 1:
+            raise ValueError("training must be of a denoiser, for a number of steps")
+
+    @classmethod
+    def small(cls, codec: str, data: str, **changes: Any) -> Plan:
+        """Three to four hours of one CPU core. `changes` are fields of this class."""
+        training = TrainConfig(
+            stage="denoiser", codec=codec, data=data, rho=0.4, lpips_t_max=1.0, batch=2, crop=128,
+            steps=1500, lr=5e-4, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1,
+            accelerator="cpu",
+        )  # fmt: skip
+        return cls(**{"training": training, **changes})
+
+    @classmethod
+    def paper(cls, codec: str, data: str, **changes: Any) -> Plan:
+        """The paper's U-Net on a codec of the paper's size, everything measured: weeks of a GPU."""
+        training = dataclasses.replace(
+            TrainConfig.recipe("paper", codec=codec, data=data), stage="denoiser", steps=500_000
+        )
+        steps = (1, 2, 4, 8, 17, 65)
+        everything = {
+            "training": training, "tuning": 50_000, "tuning_lr": 5e-5, "held_out": 64,
+            "qualities": (1.0, 3.0, 5.0), "steps": steps, "steps_of_rest": steps,
+            "solver_steps": steps, "solver_every": 1,
+        }  # fmt: skip
+        return cls(**{**everything, **changes})
+
+    # Runs
+
+    def diffusion(self, sigma: float, seed: int) -> Run:
+        """The diffusion decoder with blur of `sigma` pixels; 0 is isotropic."""
+        name = f"blur-{sigma:g}-{seed}" if sigma else f"isotropic-{seed}"
+        config = dataclasses.replace(self.training, sigma_blur_max=float(sigma), seed=seed)
+        return Run(name, config)
+
+    def deterministic(self, seed: int) -> Run:
+        config = dataclasses.replace(
+            self.training, stage="deterministic", sigma_blur_max=0.0, seed=seed
+        )
+        return Run(f"deterministic-{seed}", config)
+
+    def tuned(self, start: Run, rho: float, folder: Path) -> Run:
+        """`start`, whose folder is in `folder`, trained on with another ρ."""
+        config = dataclasses.replace(
+            start.config, rho=rho, init=str(folder / start.name / "model.safetensors"),
+            steps=self.tuning, lr=self.tuning_lr,
+        )  # fmt: skip
+        return Run(f"{start.name}-rho-{rho:g}", config)
+
+    def candidates(self) -> list[Run]:
+        """The first seed of every diffusion, isotropic first."""
+        return [self.diffusion(sigma, self.seeds[0]) for sigma in (0.0, *self.blurs)]
+
+    def first(self) -> list[Run]:
+        """All that can be trained before the best blur is known."""
+        rest = [
+            run
+            for seed in self.seeds
+            for run in (self.deterministic(seed), self.diffusion(0.0, seed))
+        ]
+        return list(dict.fromkeys([*self.candidates(), *rest]))
+
+    def second(self, blur: Run, best: Run, folder: Path) -> list[Run]:
+        """What follows from the choice of the best blur and of the best of all diffusions."""
+        seeds = [self.diffusion(blur.config.sigma_blur_max, seed) for seed in self.seeds[1:]]
+        return [*seeds, *(self.tuned(best, rho, folder) for rho in self.rhos)]
+
+    # Decodes
+
+    def parts(self, blur: Run, best: Run, folder: Path) -> list[Part]:
+        """Which run is decoded how, of which files."""
+        diffusions = {
+            self.diffusion(sigma, seed).name: sigma
+            for sigma in (0.0, blur.config.sigma_blur_max)
+            for seed in self.seeds
+        }
+        rest = [run.name for run in self.candidates() if run.name not in diffusions]
+        rest += [self.tuned(best, rho, folder).name for rho in self.rhos]
+        once = (DIRECT, *(self.deterministic(seed).name for seed in self.seeds))
+        pair = (self.diffusion(0.0, self.seeds[0]).name, blur.name)
+        one = self.qualities[:1]
+        solvers = tuple(
+            dataclasses.replace(self.choosing, steps=steps, solver=solver, spacing=spacing)
+            for solver in get_args(Solver)
+            for spacing in get_args(Spacing)
+            for steps in self.solver_steps
+        )
+        return [
+            Part(once, (ONCE,), self.qualities, self.every),
+            Part(tuple(diffusions), self._chains(self.steps), self.qualities, self.every),
+            Part(tuple(rest), self._chains(self.steps_of_rest), one, self.every),
+            Part(pair, self._chains(self.long), one, self.every),
+            Part(pair, solvers, one, self.every * self.solver_every),
+        ]
+
+    def _chains(self, steps: Sequence[int]) -> tuple[Sampling, ...]:
+        return tuple(dataclasses.replace(self.choosing, steps=n) for n in steps)
+
+    def network_evaluations(self) -> int:
+        """Of all chains on one photo that takes part in everything."""
+        blur = self.diffusion(self.blurs[-1], self.seeds[0])
+        return sum(
+            len(part.runs)
+            * len(part.qualities)
+            * sum(sampling.steps for sampling in part.samplings)
+            for part in self.parts(blur, blur, Path())
+        )
+
+
+class Run(NamedTuple):
+    """A training run and the name of its folder."""
+
+    name: str
+    config: TrainConfig
+
+    @property
+    def decoder(self) -> str:
+        """ "isotropic", "blur" or "deterministic"."""
+        if self.config.stage == "deterministic":
+            return self.config.stage
+        return "blur" if self.config.sigma_blur_max else "isotropic"
+
+
+def compare(
+    plan: Plan,
+    out: Path,
+    runs: Path,
+    lpips: Lpips,
+    features: Features,
+    command: str = "blurlib ablate diffusion",
+) -> Iterator[Progress]:
+    """Train what is missing, choose, measure what is missing, write `out`.
+
+    `runs` gets a folder per codec, so that the runs of one codec are never taken for another's.
+    A run, a judgement or a decode that is there already is not made again.
+
+    Args:
+        lpips: what chooses and measures: a network that nothing here was trained with.
+        features: of the distances between sets.
+
+    Raises:
+        ValueError: a run in `runs` was made with another configuration; the codec, photos or data
+            cannot be used.
+    """
+    codec, judges = zoo.load(plan.training.codec), held_out_photos(plan)
+    folder = Path(runs) / codec.model_id.hex()
+    first = plan.first()
+    total = len(first) + len(plan.seeds) - 1 + len(plan.rhos) + 2
+    with one_thread():
+        for n, run in enumerate(first):
+            yield from _trained(run, folder, n, total)
+        yield Progress(len(first), total, "choosing the best blur on held-out photos")
+        choice = _judged(plan, codec, folder, judges, lpips)
+        blur, best = chosen(choice, plan.candidates()[1:]), chosen(choice, plan.candidates())
+        second = plan.second(blur, best, folder)
+        for n, run in enumerate(second):
+            yield from _trained(run, folder, len(first) + 1 + n, total)
+        every_run = [*first, *second]
+        bench = _bench(codec, every_run, folder, lpips, features, plan)
+        paths, parts = images.dataset(plan.photos), plan.parts(blur, best, folder)
+        for done in bench.measure(paths, parts):
+            yield Progress(total - 1 + done, total, f"decoding {plan.photos}")
+    _write(plan, out, bench, paths, parts, every_run, choice, folder, command)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _trained(run: Run, folder: Path, n: int, total: int) -> Iterator[Progress]:
+    """Train a run from where it stopped; nothing is left to do for a finished one."""
+    place = RunFolder(folder / run.name)
+    started = place.checkpoint.is_file()
+    if started:
+        place.check(run.config, resume=True)
+        before = TrainConfig.recipe(str(place.path / "config.toml"))
+        if before.steps != run.config.steps:
+            raise ValueError(
+                f"{place.path} was started for {before.steps} steps, not {run.config.steps}: ask "
+                "for as many, or choose another folder of runs"
+            )
+    if not (place.path / "model.safetensors").is_file():
+        with contextlib.closing(train(run.config, place.path, resume=started)) as steps:
+            for step in steps:
+                yield Progress(n + step.step / run.config.steps, total, f"training {run.name}")
+    yield Progress(n + 1, total, f"trained {run.name}")
+
+
+def _contestant(run: Run, folder: Path) -> Contestant:
+    path = folder / run.name / "model.safetensors"
+    load = zoo.load_deterministic if run.decoder == "deterministic" else zoo.load_denoiser
+    return Contestant(run.name, _weights(path), load(path))
+
+
+def _weights(name: str | Path) -> str:
+    return f"sha256:{zoo.sha256(name)[:8]}"
+
+
+# ---------------------------------------------------------------- choosing
+
+
+def held_out_photos(plan: Plan) -> list[tuple[str, Tensor]]:
+    """Names and centres, uint8 (3, 256, 256), of photos that no run is trained on.
+
+    Raises:
+        ValueError: none of them is a colour photo that large.
+    """
+    crops = []
+    for entry in find_photos(plan.training, held_out=True):
+        photo = read_photo(entry, CROP)
+        if isinstance(photo, Tensor) and len(crops) < plan.held_out:
+            top, left = ((side - CROP) // 2 for side in photo.shape[1:])
+            name = Path(entry.member or entry.path).name
+            crops.append((name, photo[:, top : top + CROP, left : left + CROP]))
+    if not crops:
+        raise ValueError(
+            f"{plan.training.data}: none of the held-out photos is in colour and at least "
+            f"{CROP} pixels wide and high: the best blur cannot be chosen"
+        )
+    return crops
+
+
+def _judged(
+    plan: Plan, codec: BlurCodec, folder: Path, photos: Sequence[tuple[str, Tensor]], lpips: Lpips
+) -> pd.DataFrame:
+    """choice.csv: LPIPS of every candidate on the held-out photos; judged once per weights."""
+    file = folder / "choice.csv"
+    candidates = [_contestant(run, folder) for run in plan.candidates()]
+    wanted = len(photos) * len(plan.qualities)
+    asked = json.dumps([asdict(plan.choosing), plan.qualities])
+    for candidate in candidates:
+        key = {"run": candidate.run, "weights": candidate.weights, "sampling": asked}
+        present = read_table(file)
+        if len(present) and (present[[*key]] == pd.Series(key)).all(axis=1).sum() == wanted:
+            continue
+        rows = [
+            {"photo": name, "quality": quality, "lpips": round(value, 5)}
+            for name, photo in photos
+            for quality in plan.qualities
+            for value in [_distance(plan, codec, candidate, photo, quality, lpips)]
+        ]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_rows(file, rows, key, ["run", "photo", "quality"])
+    table = read_table(file)
+    current = {(candidate.run, candidate.weights) for candidate in candidates}
+    kept = [key in current for key in zip(table["run"], table["weights"], strict=True)]
+    table = table[pd.Series(kept) & (table["sampling"] == asked)]
+    return table.drop(columns="sampling").reset_index(drop=True)
+
+
+@torch.inference_mode()
+def _distance(
+    plan: Plan, codec: BlurCodec, candidate: Contestant, photo: Tensor, quality: float, lpips: Lpips
+) -> float:
+    x = images.to_float(photo)[None]
+    picture = candidate.decoder.decode(codec(x, quality), plan.choosing)
+    return lpips(x, picture).item()
+
+
+def chosen(choice: pd.DataFrame, among: Sequence[Run]) -> Run:
+    """The run whose LPIPS is lowest in the mean over the held-out photos and qualities; the first
+    of equals.
+
+    Args:
+        choice: columns run, photo, quality, lpips.
+
+    Raises:
+        ValueError: the runs were not judged by the same pictures.
+    """
+    table = choice.pivot(index=["photo", "quality"], columns="run", values="lpips")
+    table = table.reindex(columns=[run.name for run in among])
+    if table.isna().to_numpy().any():
+        missing = table.columns[table.isna().any()][0]
+        raise ValueError(f"{missing} was not judged on all held-out photos")
+    best = table.mean().idxmin()
+    return next(run for run in among if run.name == best)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _bench(
+    codec: BlurCodec, every_run: Sequence[Run], folder: Path, lpips: Lpips, features: Features,
+    plan: Plan,
+) -> Bench:  # fmt: skip
+    on_gpu = plan.training.accelerator != "cpu" and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    contestants = {run.name: _contestant(run, folder) for run in every_run}
+    for contestant in contestants.values():
+        contestant.decoder.to(device)
+    contestants[DIRECT] = Contestant(DIRECT, _weights(plan.training.codec), None)
+    work = folder / "decodes" / Path(plan.photos).name
+    return Bench(codec, contestants, lpips, features, work, device)
+
+
+def _write(
+    plan: Plan, out: Path, bench: Bench, paths: Sequence[Path], parts: Sequence[Part],
+    every_run: Sequence[Run], choice: pd.DataFrame, folder: Path, command: str,
+) -> None:  # fmt: skip
+    """The folder of results."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = bench.rows(paths, parts)
+    shown = [path for i, path in enumerate(paths) if i % plan.every == 0]
+    tables = {
+        "runs.csv": pd.DataFrame([_record(run, folder, bench) for run in every_run]),
+        "choice.csv": choice,
+        "distances.csv": pd.DataFrame(bench.distances(shown, rows)),
+    }
+    for name, table in tables.items():
+        content = table.to_csv(index=False, lineterminator="\n")
+        images.atomic_write(out / name, content.encode(), overwrite=True)
+    images.atomic_write(out / "decodes.csv", text(rows).encode(), overwrite=True)
+    about = _about(plan, bench, command)
+    content = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
+    images.atomic_write(out / "about.json", f"{content}\n".encode(), overwrite=True)
+
+
+def _record(run: Run, folder: Path, bench: Bench) -> dict[str, Any]:
+    """A row of runs.csv. `seconds` is the wall time of all steps."""
+    config, log = run.config, read_log(folder / run.name)
+    return {
+        "run": run.name,
+        "decoder": run.decoder,
+        "sigma_blur_max": config.sigma_blur_max,
+        "rho": config.rho,
+        "seed": config.seed,
+        "init": Path(config.init).parent.name,
+        "steps": config.steps,
+        "batch": config.batch,
+        "crop": config.crop,
+        "lr": config.lr,
+        "seconds": round(sum(step.seconds for step in log), 1),
+        "weights": bench.contestants[run.name].weights,
+    }
+
+
+def _about(plan: Plan, bench: Bench, command: str) -> dict[str, Any]:
+    """Where the results come from, without the names of anybody's folders."""
+    training = asdict(plan.training)
+    training |= {name: Path(training[name]).name for name in ("codec", "data")}
+    about = circumstances(command, jobs=1)
+    if bench.device == "cuda":
+        about["device"] = torch.cuda.get_device_name()
+    return about | {
+        "codec": Path(plan.training.codec).name,
+        "codec_sha256": zoo.sha256(plan.training.codec),
+        "features": bench.features.name,
+        "features_sha256": bench.features.sha256,
+        "plan": {**asdict(plan), "photos": Path(plan.photos).name, "training": training},
+    }

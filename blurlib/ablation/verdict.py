@@ -1,0 +1,219 @@
+"""What the comparison of `blurlib.ablation.diffusion` says, from its CSV files alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from blurlib.ablation import decodes
+from blurlib.ablation.decodes import DIRECT
+
+CHAIN = ("solver", "spacing", "steps")
+
+
+class Spread(NamedTuple):
+    """Mean over seeds, and their standard deviation; nan for a single seed."""
+
+    mean: float
+    std: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: pd.Series) -> Spread:
+        """Of one number per seed."""
+        return cls(float(values.mean()), float(values.std(ddof=1)), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" if np.isnan(self.std) else f"{self.mean:.4f} ± {self.std:.4f}"
+
+
+class Duel(NamedTuple):
+    """Blur against isotropic diffusion at one number of steps.
+
+    Attributes:
+        difference: of mean LPIPS, blur minus isotropic: below 0, blur is better.
+        clear: whether every seed of the better one is better than every seed of the other; never
+            with a single seed.
+        photos: of how many the mean over the seeds is better with blur; total: how many there are.
+    """
+
+    quality: float
+    steps: int
+    blur: Spread
+    isotropic: Spread
+    difference: float
+    clear: bool
+    photos: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder of results, read.
+
+    Attributes:
+        table: a row per run, way and quality: means over the photos (`lpips`, `psnr`, `ms_ssim`,
+            `bpp`, `seconds`), how many `photos`, what is known of the run, and distances where they
+            were measured.
+        decodes: a row per decode.
+        blur: σ_B,max of the best blur in pixels; tuned: the run that was trained on with each ρ.
+    """
+
+    table: pd.DataFrame
+    decodes: pd.DataFrame
+    choice: pd.DataFrame
+    runs: pd.DataFrame
+    about: dict[str, Any]
+    blur: float
+    tuned: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """Of what `blurlib ablate diffusion` wrote."""
+        runs, choice, distances = (
+            pd.read_csv(folder / f"{name}.csv", keep_default_na=False)
+            for name in ("runs", "choice", "distances")
+        )
+        rows = decodes.read((folder / "decodes.csv").read_text(encoding="utf-8"))
+        frame = pd.DataFrame(rows).drop(columns="weights")
+        keys = ["run", *CHAIN, "quality"]
+        means = frame.groupby(keys)[["bpp", "psnr", "ms_ssim", "lpips", "seconds"]].mean()
+        means["photos"] = frame.groupby(keys)["image"].count()
+        table = means.reset_index().merge(distances.drop(columns="weights"), "left", on=keys)
+        kept = ["run", "decoder", "sigma_blur_max", "rho", "seed", "init"]
+        table = table.merge(runs[kept], "left", on="run")
+        table["decoder"], table["init"] = table["decoder"].fillna(DIRECT), table["init"].fillna("")
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        judged = choice.groupby("run")["lpips"].mean()
+        sigmas = runs.set_index("run")["sigma_blur_max"]
+        best = judged[sigmas[judged.index] > 0].idxmin()
+        return cls(table, frame, choice, runs, about, float(sigmas[best]), str(judged.idxmin()))
+
+    @property
+    def qualities(self) -> list[float]:
+        return sorted(self.table["quality"].unique())
+
+    @property
+    def usual(self) -> tuple[str, str]:
+        """Solver and spacing of every chain but those that compare them."""
+        choosing = self.about["plan"]["choosing"]
+        return choosing["solver"], choosing["spacing"]
+
+    def _usual(self, rows: pd.DataFrame) -> pd.DataFrame:
+        solver, spacing = self.usual
+        return rows[(rows["solver"] == solver) & (rows["spacing"] == spacing)]
+
+    def group(self, decoder: str, quality: float) -> pd.DataFrame:
+        """The rows of all seeds of a decoder, of "blur" the best, sampled as usual."""
+        table = self.table[(self.table["quality"] == quality) & (self.table["init"] == "")]
+        table = table[table["decoder"] == decoder]
+        if decoder == "blur":
+            table = table[table["sigma_blur_max"] == self.blur]
+        return self._usual(table) if decoder in ("blur", "isotropic") else table
+
+    def over_steps(self, decoder: str, quality: float, column: str = "lpips") -> dict[int, Spread]:
+        """A column by the number of steps, over all seeds."""
+        by_steps = self.group(decoder, quality).groupby("steps")[column]
+        return {int(steps): Spread.of(values) for steps, values in by_steps}
+
+    def duels(self) -> list[Duel]:
+        """Blur against isotropic at every quality and number of steps that both have."""
+        found = []
+        for quality in self.qualities:
+            groups = [self.group(decoder, quality) for decoder in ("blur", "isotropic")]
+            for steps in sorted(set(groups[0]["steps"]) & set(groups[1]["steps"])):
+                found.append(self._duel(quality, int(steps), *groups))
+        return found
+
+    def _duel(
+        self, quality: float, steps: int, blur: pd.DataFrame, isotropic: pd.DataFrame
+    ) -> Duel:
+        pair = [group[group["steps"] == steps] for group in (blur, isotropic)]
+        ours, theirs = (rows["lpips"] for rows in pair)
+        same = (self.decodes["quality"] == quality) & (self.decodes["steps"] == steps)
+        every = self._usual(self.decodes[same])
+        a, b = (
+            every[every["run"].isin(rows["run"])].groupby("image")["lpips"].mean() for rows in pair
+        )
+        return Duel(
+            quality, steps, Spread.of(ours), Spread.of(theirs),
+            difference=float(ours.mean() - theirs.mean()),
+            clear=min(len(ours), len(theirs)) > 1
+            and bool(ours.max() < theirs.min() or theirs.max() < ours.min()),
+            photos=int((a < b).sum()), total=len(a),
+        )  # fmt: skip
+
+    def by_sigma(self) -> pd.DataFrame:
+        """Every blur's first seed at the first quality: LPIPS by σ_B,max and steps, and what the
+        held-out photos said of it."""
+        first = self.runs["seed"].iloc[0]
+        table = self._usual(self.table)
+        table = table[
+            (table["quality"] == self.about["plan"]["qualities"][0])
+            & table["decoder"].isin(["isotropic", "blur"])
+            & (table["seed"] == first)
+            & (table["init"] == "")
+            & table["steps"].isin(self.about["plan"]["steps_of_rest"])
+        ]
+        wide = table.pivot(index="sigma_blur_max", columns="steps", values="lpips")
+        judged = self.choice.merge(self.runs[["run", "sigma_blur_max"]], on="run")
+        wide.insert(0, "held out", judged.groupby("sigma_blur_max")["lpips"].mean())
+        return wide
+
+    def by_rho(self) -> pd.DataFrame:
+        """The runs trained on with each ρ: LPIPS, PSNR and distances by ρ and steps."""
+        table = self.table[self.table["init"] == self.tuned]
+        names = [name for name in table.columns if name.startswith(("FD-", "FID"))]
+        columns = ["lpips", "psnr", *names]
+        return table.pivot(index="rho", columns="steps", values=columns)
+
+    def by_solver(self) -> pd.DataFrame:
+        """LPIPS of the first seeds by decoder, solver and spacing, over steps, on the photos that
+        all of these were measured on."""
+        counts = self.decodes.groupby("image")["solver"].nunique()
+        common = self.decodes[self.decodes["image"].isin(counts[counts == counts.max()].index)]
+        first = self.runs["seed"].iloc[0]
+        pair = self.runs[
+            (self.runs["seed"] == first)
+            & (self.runs["init"] == "")
+            & self.runs["sigma_blur_max"].isin([0.0, self.blur])
+            & (self.runs["decoder"] != "deterministic")
+        ]
+        rows = common.merge(pair[["run", "decoder"]], on="run")
+        rows = rows[
+            rows["steps"].isin(self.about["plan"]["solver_steps"])
+            & (rows["quality"] == self.about["plan"]["qualities"][0])
+        ]
+        return rows.pivot_table(
+            index=["decoder", "solver", "spacing"], columns="steps", values="lpips"
+        )
+
+
+def in_words(duels: list[Duel]) -> str:
+    """Whether blur beats isotropic diffusion, at which numbers of steps and by how much."""
+    lines = []
+    for quality in sorted({duel.quality for duel in duels}):
+        here = [duel for duel in duels if duel.quality == quality]
+        parts = [
+            _among("Blur is better at", [d for d in here if d.clear and d.difference < 0]),
+            _among("Isotropic is better at", [d for d in here if d.clear and d.difference > 0]),
+            _among("The seeds overlap at", [d for d in here if not d.clear and d.blur.seeds > 1]),
+            _among("With one seed each, at", [d for d in here if d.blur.seeds == 1]),
+        ]
+        lines.append(f"Quality {quality:g}: " + " ".join(part for part in parts if part))
+    return "\n\n".join(lines)
+
+
+def _among(what: str, duels: list[Duel]) -> str:
+    if not duels:
+        return ""
+    found = [
+        f"{d.steps} ({d.difference:+.4f}, {100 * d.difference / d.isotropic.mean:+.1f} %)"
+        for d in duels
+    ]
+    return f"{what} {', '.join(found)} steps."

@@ -1,0 +1,105 @@
+"""Text, decoded in every way: the original, the direct decoder, and what the comparison of
+`blurlib ablate diffusion` has trained, side by side.
+
+    python tools/text_sheets.py runs/ablation-diffusion [CODEC]      write book/figures/text-*.png
+
+Which crops, quality and number of steps are fixed here, before looking at any result. The runs,
+the best blur and, if it was a shipped one, the codec are those of results/ablation/diffusion.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import track
+from torch import Tensor
+
+from blurlib import images, metrics, plotting
+from blurlib.ablation.verdict import Comparison
+from blurlib.codec import zoo
+from blurlib.diffusion import Sampling
+from blurlib.evaluation.ours import BlurlibCodec
+from blurlib.images import cached_weights
+from blurlib.metrics import Lpips, lpips_file
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "book" / "figures"
+QUALITY, STEPS, SIDE = 2.0, 17, 192
+
+
+class Sheet(NamedTuple):
+    """A Kodak photo by its number or an embedded one by its name, and the top left of the crop."""
+
+    photo: int | str
+    top: int
+    left: int
+
+    @property
+    def name(self) -> str:
+        return self.photo if isinstance(self.photo, str) else f"kodim{self.photo:02d}"
+
+    def read(self) -> Tensor:
+        if isinstance(self.photo, str):
+            return images.embedded(self.photo)
+        return images.read_image(images.kodak()[self.photo - 1])
+
+
+SHEETS = (
+    Sheet(8, 236, 576),
+    Sheet(10, 0, 130),
+    Sheet(14, 320, 490),
+    Sheet("page", 0, 0),
+    Sheet("text", 0, 40),
+)
+
+
+def decoders(runs: Path, codec_name: str = "") -> dict[str, BlurlibCodec]:
+    """By title: the direct decoder and the first seeds of the three that are compared."""
+    found = Comparison.read(ROOT / "results/ablation/diffusion")
+    codec = zoo.load(codec_name or found.about["codec"])
+    folder = runs / codec.model_id.hex()
+    seed = found.about["plan"]["seeds"][0]
+    once, chain = zoo.load_deterministic, zoo.load_denoiser
+    trained = {
+        "deterministic": (once, f"deterministic-{seed}"),
+        "isotropic": (chain, f"isotropic-{seed}"),
+        f"blur, {found.blur:g} px": (chain, f"blur-{found.blur:g}-{seed}"),
+    }
+    on_top = {
+        title: load(folder / run / "model.safetensors") for title, (load, run) in trained.items()
+    }
+    ours = {
+        title: BlurlibCodec("", codec, d, sampling=Sampling(STEPS)) for title, d in on_top.items()
+    }
+    return {"direct": BlurlibCodec("", codec), **ours}
+
+
+def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plotting.Panel]:
+    """The crop of the original and of every decoder's picture of the same file."""
+    photo = which.read()
+    data = ours["direct"].encode(photo, QUALITY)
+    crop = (
+        slice(None), slice(which.top, which.top + SIDE), slice(which.left, which.left + SIDE)
+    )  # fmt: skip
+    panels = [
+        plotting.Panel(f"original, {which.name}", f"file of {len(data):,} bytes", photo[crop])
+    ]
+    for title, codec in ours.items():
+        picture = codec.decode(data)
+        pair = (images.to_float(a)[None] for a in (photo, picture))
+        caption = f"LPIPS {lpips(*pair).item():.3f}, {metrics.psnr(photo, picture):.1f} dB"
+        panels.append(plotting.Panel(title, caption, picture[crop]))
+    return panels
+
+
+def main(runs: Path, codec: str = "") -> None:
+    lpips = Lpips.load("alex", cached_weights(lpips_file("alex")))
+    ours = decoders(runs, codec)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for which in track(SHEETS, "sheets"):
+        figure = plotting.comparison(sheet(which, ours, lpips), columns=5)
+        figure.savefig(FIGURES / f"text-{which.name}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
