@@ -480,7 +480,7 @@ def ablate_diffusion(
     data: Annotated[
         Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
     ] = None,
-    codec: Annotated[str, typer.Option(help="Codec whose files all decode.")] = DEFAULT_CODEC,
+    codec: Annotated[str, typer.Option(help="Codec whose files all decode.")] = checkpoints.CODEC,
     scale: Annotated[
         Literal["small", "paper"],
         typer.Option(
