@@ -22,10 +22,11 @@ ALLOWED = {
     "codec": {"diffusion", "entropy"},
     "training": {"codec", "diffusion", "entropy", "images", "metrics"},
     "evaluation": {"codec", "diffusion", "entropy", "images", "metrics"},
+    "ablation": {*("codec", "diffusion", "entropy", "evaluation", "images", "metrics", "training")},
     "plotting": {"codec", "diffusion", "entropy", "evaluation", "images", "metrics", "training"},
     "cli": {
-        *("codec", "diffusion", "entropy", "evaluation", "images", "metrics", "plotting"),
-        "training",
+        *("ablation", "codec", "diffusion", "entropy", "evaluation", "images", "metrics"),
+        *("plotting", "training"),
     },
 }
 # Libraries that belong to one room, so that the rest works without them.

@@ -187,7 +187,7 @@ class BlurCodec(nn.Module):
             q = snap_quality(q, self.config.levels)
         features = self.g_a(pad(x)).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
-            latent = self._latent(features, q, z_rate_weight, noise)
+            latent = self.latent_of(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
 
@@ -212,7 +212,7 @@ class BlurCodec(nn.Module):
         """g_a's output at one quality to a file."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        latent = self._latent(features, q)
+        latent = self.latent_of(features, q)
         H, W = size
         return BlurFile(
             self.model_id, W, H, q.item(), _symbols_crc(latent),
@@ -287,13 +287,19 @@ class BlurCodec(nn.Module):
             )
         return latent
 
-    def _latent(
+    def latent_of(
         self,
         features: Tensor,
         quality: Tensor,
         z_rate_weight: float = 1.0,
         noise: Noise = uniform_noise,
     ) -> Latent:
+        """What the entropy model makes of g_a's output: `forward` without the transforms.
+
+        Args:
+            features: (B, M, H/16, W/16); H and W are multiples of 64.
+            quality: (B,); the rest is as in `forward`.
+        """
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
         z = self.h_a(y)

@@ -203,25 +203,34 @@ def new_results(
     jobs: int = 1,
 ) -> Results:
     """Results without rows, for measuring here and now in ``jobs`` processes."""
-    threads = torch.get_num_threads() if jobs == 1 else 1
-    load = f"{jobs} {'job' if jobs == 1 else 'jobs'} × {threads} threads".replace(
-        " 1 threads", " 1 thread"
-    )
     return Results(
         dataset=Path(dataset).resolve().name,
         codec=codec.name,
         settings=json.loads(json.dumps(dict(codec.settings))),  # as a file gives them back
         checkpoint=checkpoint,
         lpips=lpips,
-        commit=_commit(),
-        device=f"cpu {platform.machine()}, {load}",
-        versions={"python": platform.python_version()}
-        | {package: metadata.version(package) for package in _VERSIONS_OF},
+        commit=commit(),
+        device=device(jobs, torch.get_num_threads() if jobs == 1 else 1),
+        versions=versions(),
         seed=seed,
     )
 
 
-def _commit() -> str | None:
+def device(jobs: int, threads: int) -> str:
+    """The processor, and how many processes of how many threads share it."""
+    plural = ["" if n == 1 else "s" for n in (jobs, threads)]
+    load = f"{jobs} job{plural[0]} × {threads} thread{plural[1]}"
+    return f"cpu {platform.machine()}, {load}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a number may depend on."""
+    return {"python": platform.python_version()} | {
+        package: metadata.version(package) for package in _VERSIONS_OF
+    }
+
+
+def commit() -> str | None:
     """Commit of the checkout this package runs from, with ``+changes`` if its code differs."""
     package = Path(__file__).parents[1]
 

@@ -1,0 +1,1 @@
+"""Ablations: the same training for variants of one part, measured with real bytes."""
