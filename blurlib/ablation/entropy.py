@@ -130,6 +130,7 @@ class Bench:
         variants: all there are, by name.
         latents: file of the frozen transform's output; models: folder for what was trained.
         jobs: processes that work beside each other.
+        origin: `circumstances` of the ablation, for the records.
     """
 
     setup: Setup
@@ -137,6 +138,7 @@ class Bench:
     latents: Path
     models: Path
     jobs: int
+    origin: dict[str, Any]
 
 
 Task = tuple[str, int]  # variant, seed
@@ -177,7 +179,8 @@ def ablate(
         yield Progress(0.0, len(chosen) * seeds, f"latents {done} of {setup.crops}")
     setup = _agreed(setup, out, latents, [known[name] for name in chosen], codec)
     digest = hashlib.sha256((out / "setup.json").read_bytes()).hexdigest()[:12]
-    bench = Bench(setup, known, latents.path, cache / f"models-{digest}", jobs)
+    origin = circumstances(setup.command(), jobs)  # now: the checkout may change on the way
+    bench = Bench(setup, known, latents.path, cache / f"models-{digest}", jobs, origin)
     tasks = [(name, seed) for seed in range(seeds) for name in chosen]
     missing = [task for task in tasks if not record_file(out, *task).is_file()]
     done, total = len(tasks) - len(missing), len(tasks)
@@ -304,7 +307,7 @@ def _run(bench: Bench, name: str, seed: int) -> Generator[tuple[float, str], Non
             "training": training,
             "positions": positions(codec),
             "bits": bits.means(codec.config.entropy.groups),
-            **circumstances(bench.setup.command(), bench.jobs),
+            **bench.origin,
         }
         return Run(record, kodak, zeroed, sizes)
 

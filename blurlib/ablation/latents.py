@@ -50,7 +50,7 @@ class Latents:
         if self.path.is_file():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = self.path.with_suffix(".tmp")  # what a killed process left is overwritten
         side = self.config.crop // 16
         shape = (self.crops, codec.config.entropy.M, side, side)
         try:

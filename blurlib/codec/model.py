@@ -277,7 +277,7 @@ class BlurCodec(nn.Module):
         entropy = self.entropy
         try:
             z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
-            prior = self._prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
+            prior = self.prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
             latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, prior)
         except DecodingError as error:
             raise BitstreamError(f"the streams do not decode: {error}") from error
@@ -305,12 +305,13 @@ class BlurCodec(nn.Module):
         z = self.h_a(y)
         if self.training:
             z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight, noise)
-            return self.entropy.train_latent(y, bits_z, self._prior(z_hat, gain), noise)
+            return self.entropy.train_latent(y, bits_z, self.prior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
-        prior = self._prior(self.entropy.hyper_latent.values(z_symbols), gain)
+        prior = self.prior(self.entropy.hyper_latent.values(z_symbols), gain)
         return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior)
 
-    def _prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+    def prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+        """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
         gain = gain.to(z_hat.dtype)
         features = self.h_s(z_hat, gain)
         return Prior(features, gain if self.config.knows_gain else torch.ones_like(gain))
