@@ -109,7 +109,8 @@ class _Probe:
             return self.anchors
         predicted = torch.cat(gaussian, 1)[self.copies, :, self.rows, self.columns]
         signs = torch.randint(2, predicted.shape, generator=self.own) * 2 - 1
-        (gradient,) = torch.autograd.grad((predicted * signs).sum(), self.anchors)
+        total = (predicted * signs).sum()
+        (gradient,) = torch.autograd.grad(total, self.anchors, materialize_grads=True)
         self.fields.append(self._centred(gradient.double().square().sum(1)))
         return values
 

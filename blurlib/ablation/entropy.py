@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blurlib import images
+from blurlib.ablation.attention_maps import bias_by_offset
 from blurlib.ablation.common import (
     CpuClock,
     Progress,
@@ -43,7 +44,7 @@ from blurlib.ablation.variants import FULL, HYPERPRIOR, LOCAL, Variant, variants
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy import Latent
-from blurlib.entropy.position import LaplacianPosition
+from blurlib.entropy.position import LaplacianPosition, TablePosition
 from blurlib.evaluation.measure import Instruments, measure
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.processes import share
@@ -538,7 +539,11 @@ def scaled(photo: Tensor, megapixels: float) -> Tensor:
 
 
 def positions(codec: BlurCodec) -> list[dict]:
-    """A_j, σ_j and half-width per group; empty without a Laplacian encoding."""
+    """What the encoding of each group has learned; empty if there is nothing to learn.
+
+    Of the Laplacian A_j, σ_j and half-width, which the heads share; of a table its bias by offset,
+    mean over the heads.
+    """
     rows = []
     for j, group in enumerate(codec.entropy.groups):
         position = getattr(group.global_, "position", None)
@@ -546,6 +551,9 @@ def positions(codec: BlurCodec) -> list[dict]:
             names = ("amplitude", "sigma", "half_width")
             values = {name: round(getattr(position, name).item(), 4) for name in names}
             rows.append({"group": j + 1, **values})
+        elif isinstance(position, TablePosition):
+            bias = bias_by_offset(position).mean(0).double()
+            rows.append({"group": j + 1, "bias": bias.mul(1e4).round().div(1e4).tolist()})
     return rows
 
 
