@@ -174,7 +174,9 @@ def channel_bits(
         axis.set_title(title, size=10, loc="left", color=INK)
         axis.set(ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
         _tidy(axis)
-    axes[0, 0].legend(frameon=False, ncols=6, fontsize=8, loc="upper right")
+    axes[0, 0].legend(
+        frameon=False, ncols=6, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98)
+    )
     axes[-1, 0].set_xlabel(xlabel)
     return figure
 

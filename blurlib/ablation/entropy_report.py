@@ -114,7 +114,9 @@ def curve(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def against(ablation: Ablation, variant: str, anchor: str, column: str = "ms_ssim_db") -> Spread:
-    """BD-rate of a variant over an anchor of the same seed, over the seeds that both have."""
+    """BD-rate of a variant over another, of the same seed, over the seeds that both have."""
+    if variant == anchor:
+        return Spread.of([])
     rows = {key: part for key, part in ablation.kodak.groupby(["variant", "seed"])}
     values = [
         bd_rate(curve(rows[anchor, seed], column), curve(part, column)).value
@@ -236,10 +238,10 @@ def verdicts(ablation: Ablation) -> list[str]:
     if full.seeds:
         met = "reached" if full.mean <= MARK else "missed"
         found.append(
-            f"All contexts together change the rate by {full} over the hyperprior alone: the mark "
-            f"of {MARK:+.0f} % is {met}."
+            f"After {ablation.setup['steps']:,} steps, all contexts together change the rate by "
+            f"{full} over the hyperprior alone: the mark of {MARK:+.0f} % is {met}."
         )
-    found += _compared(ablation, "even-5", "uneven", "five even groups", "the uneven ones")
+    found += _compared(ablation, "even-5", "uneven", "five even groups", "uneven groups")
     found += _compared(
         ablation, f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"
     )
@@ -280,6 +282,6 @@ def _compared(
     elif abs(difference.mean) <= 2 * difference.deviation / np.sqrt(difference.seeds):
         sure = " (within the spread over seeds: this may be chance)"
     return [
-        f"{fewer.capitalize()} need fewer bits than {more}: BD-rate of {second_words} over "
-        f"{first_words} {difference}{sure}."
+        f"{fewer.capitalize()} need fewer bits than {more}; the BD-rate of {second_words} over "
+        f"{first_words} is {difference}{sure}."
     ]
