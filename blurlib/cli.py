@@ -543,6 +543,53 @@ def _what_a_plan_takes(plan) -> str:
     )
 
 
+@ablate.command("entropy")
+def ablate_entropy(
+    codec: Annotated[str, typer.Option(help="Its transforms are frozen.")] = checkpoints.CODEC,
+    data: Annotated[
+        Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path(
+        "results/ablation/entropy"
+    ),
+    cache: Annotated[Path, typer.Option(help="Folder of latents and models.")] = Path(
+        "runs/ablation"
+    ),
+    variants: Annotated[
+        str, typer.Option(help="Comma-separated; a wrong name lists all. Default: all.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, …, seed 0 of all first.")] = 3,
+    steps: Annotated[int, typer.Option(min=0, help="Of every run; 0: from --minutes.")] = 0,
+    minutes: Annotated[float, typer.Option(help="CPU time of the slowest training.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Latents per step.")] = 4,
+    crops: Annotated[int, typer.Option(min=1, help="Latents to train on.")] = 4096,
+    qualities: Annotated[str, typer.Option(help="To code; default: four over the range.")] = "",
+    photos: Annotated[str, typer.Option(help="Set that is coded.")] = "kodak",
+    large: Annotated[
+        str, typer.Option(help="Large photos, coded at several sizes; none: leave that out.")
+    ] = "clic2025-subset",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 1,
+) -> None:
+    """What groups, contexts and encodings of the entropy model contribute; goes on where it
+    stopped."""
+    from blurlib import images
+    from blurlib.ablation import entropy
+
+    setup = entropy.Setup(
+        codec=codec, data=str(data or images.home() / "datasets" / "train"), steps=steps,
+        minutes=minutes, batch=batch, crops=crops, kodak=photos,
+        qualities=tuple(_numbers(qualities)) if qualities else (),
+        large="" if large == "none" else large,
+    )  # fmt: skip
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    runs = entropy.ablate(setup, out, cache, names, seeds, jobs)
+    with _progress() as bar, contextlib.closing(runs):
+        task = bar.add_task("reading", total=None)
+        for at in runs:
+            bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
+    console.print(f"{out}: {at.total} runs")
+
+
 @app.command()
 def bdrate(
     anchor: Annotated[Path, typer.Argument(metavar="ANCHOR", help="Results file.")],

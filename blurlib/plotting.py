@@ -262,6 +262,113 @@ def bits_per_position(photo: Tensor, bits: Tensor) -> Figure:
     return figure
 
 
+class OffsetMap(NamedTuple):
+    """A map over the offsets of a key from its query, (2r + 1, 2r + 1), and what stands above."""
+
+    title: str
+    values: Tensor
+
+
+def offset_maps(rows: Mapping[str, Sequence[OffsetMap]], reach: int, shared: bool = True) -> Figure:
+    """Maps over offsets, a named row of them above the other; the cross marks the query.
+
+    Args:
+        reach: largest offset shown.
+        shared: one scale of colours for a row; else each map has its own.
+    """
+    columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.9 * columns + 0.9, 2.1 * len(rows) + 0.2), dpi=110,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axis in axes.ravel():
+        axis.axis("off")
+    for line, (name, maps) in zip(axes, rows.items(), strict=True):
+        low = min(float(m.values.min()) for m in maps)
+        high = max(float(m.values.max()) for m in maps)
+        for axis, shown in zip(line, maps, strict=False):
+            _offset_map(axis, shown, reach, (min(low, 0), high) if shared else (None, None))
+        line[0].text(
+            -0.16, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right",
+            size=9, color=INK,
+        )  # fmt: skip
+    return figure
+
+
+def _offset_map(axis, shown: OffsetMap, reach: int, limits: tuple) -> None:
+    r = shown.values.shape[-1] // 2
+    axis.imshow(
+        shown.values.numpy(), cmap="magma", vmin=limits[0], vmax=limits[1],
+        extent=(-r - 0.5, r + 0.5, r + 0.5, -r - 0.5), interpolation="nearest",
+    )  # fmt: skip
+    axis.plot(0, 0, "+", color="#4fc3f7", ms=6, mew=1.2)
+    axis.axis("on")
+    axis.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(reach + 0.5, -reach - 0.5))
+    axis.set_xticks([-reach, 0, reach])
+    axis.set_yticks([-reach, 0, reach])
+    axis.tick_params(labelsize=7, length=2)
+    axis.set_title(shown.title, size=9, color=INK)
+
+
+def encoding_profiles(biases: Mapping[str, Tensor], half_widths: Sequence[float]) -> Figure:
+    """Biases over the distance |dx| + |dy|, a line each, with a dot at the half-width."""
+    figure, axis = plt.subplots(figsize=(7, 3.4), dpi=110, layout="constrained")
+    for (label, bias), half, colour in zip(biases.items(), half_widths, COLOURS, strict=False):
+        distance = np.linspace(0, len(bias) - 1, len(bias))
+        axis.plot(distance, bias.numpy(), color=colour, marker=".", ms=3, lw=1.4, label=label)
+        axis.plot(half, float(bias[0]) / 2, "o", color=colour, ms=7, mfc="none", mew=1.6)
+    axis.set(xlabel="|dx| + |dy| in latent positions", ylabel="added to the logit", xlim=(0, None))
+    _tidy(axis)
+    axis.legend(frameon=False, title="circle: half-width", alignment="left")
+    return figure
+
+
+def channel_bits(
+    panels: Mapping[str, pd.Series], group: pd.Series, ylabel: str, xlabel: str = "channel"
+) -> Figure:
+    """A bar per channel in the order given, coloured by group, one panel above the other.
+
+    Args:
+        panels: title and values; group: number of the group, from 1, of each label of their index.
+    """
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(9, 2.2 * len(panels) + 0.3), dpi=110, layout="constrained",
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axis, (title, values) in zip(axes[:, 0], panels.items(), strict=True):
+        at = np.arange(len(values))
+        own = group.loc[values.index].to_numpy()
+        for number in np.unique(own):
+            here = own == number
+            colour = COLOURS[(number - 1) % len(COLOURS)]
+            axis.bar(at[here], values[here], width=1.0, color=colour, label=f"group {number}")
+        axis.set_title(title, size=10, loc="left", color=INK)
+        axis.set(ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
+        _tidy(axis)
+    axes[0, 0].legend(
+        frameon=False, ncols=6, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98)
+    )
+    axes[-1, 0].set_xlabel(xlabel)
+    return figure
+
+
+def cumulative_shares(
+    shares: Mapping[str, Sequence[float]], groups: Sequence[int], xlabel: str = "channels"
+) -> Figure:
+    """Share of a total that the first n channels have; borders of groups are dotted."""
+    figure, axis = plt.subplots(figsize=(7, 3.8), dpi=110, layout="constrained")
+    for (label, values), colour in zip(shares.items(), COLOURS, strict=False):
+        axis.plot(np.arange(len(values) + 1), [0, *values], color=colour, label=label, lw=1.8)
+    for end in np.cumsum(groups)[:-1]:
+        axis.axvline(end, color=PALE, lw=1, ls=":")
+    count = sum(groups)
+    axis.plot([0, count], [0, 1], color=PALE, lw=1, label="all channels alike")
+    axis.set(xlabel=xlabel, ylabel="share", xlim=(0, count), ylim=(0, 1.02))
+    _tidy(axis)
+    axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
 class Curve(NamedTuple):
     """One rate–distortion curve. `ours` is drawn strongest, `published` in a lighter hand."""
 

@@ -26,7 +26,17 @@ def test_even_groups():
     assert even_groups(6, 1) == (6,)
 
 
-@pytest.mark.parametrize(("M", "count"), [(10, 3), (10, 0), (10, -1)])
+@pytest.mark.parametrize("M", [10, 192, 320])
+def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
+    for count in range(1, 11):
+        groups = even_groups(M, count)
+        assert len(groups) == count
+        assert sum(groups) == M
+        assert max(groups) - min(groups) == (1 if M % count else 0)
+        assert list(groups) == sorted(groups, reverse=True)
+
+
+@pytest.mark.parametrize(("M", "count"), [(10, 11), (10, 0), (10, -1)])
 def test_impossible_even_groups_are_refused(M, count):
     with pytest.raises(ValueError, match=f"into {count} even groups"):
         even_groups(M, count)

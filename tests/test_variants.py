@@ -195,6 +195,21 @@ def test_every_variant_decodes_what_it_encodes(variant, size):
         assert torch.equal(ours.residual, theirs.residual)
         assert torch.equal(ours.sigma, theirs.sigma)
     torch.testing.assert_close(latent.bits_per_position().sum((1, 2)), latent.bits_y)
+    torch.testing.assert_close(latent.bits_per_channel().sum(1), latent.bits_y)
+
+
+@torch.no_grad()
+@every_variant
+def test_bits_of_a_channel_are_those_of_its_symbols(variant):
+    model, (prior, y) = model_of(variant), prior_and_y(6)
+    latent = model.quantise(y, torch.zeros(1, 4, 1, 1, dtype=torch.int32), prior)
+    bits = torch.zeros(M, dtype=torch.float64)
+    for coded in latent.passes:
+        normal = torch.distributions.Normal(0.0, coded.sigma[0])
+        mass = normal.cdf(coded.residual[0] + 0.5) - normal.cdf(coded.residual[0] - 0.5)
+        for i, channel in enumerate(range(M)[coded.here.channels]):
+            bits[channel] -= mass[i].clamp_min(2.0**-24).log2().sum()
+    torch.testing.assert_close(latent.bits_per_channel()[0], bits, rtol=1e-6, atol=1e-6)
 
 
 @every_variant

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from blurlib import plotting
+from blurlib.ablation import entropy_report
 from blurlib.ablation.verdict import Comparison, Spread, in_words
 from blurlib.codec import zoo
 from blurlib.evaluation import published, report, results
@@ -166,6 +167,111 @@ def against_published(root: Path) -> str:
     return _markdown(["codec", "measured here with", "MS-SSIM", "PSNR"], rows)
 
 
+# The ablation of the entropy model. Whatever its folder does not have yet is said to be missing.
+
+ABLATION = Path("results/ablation/entropy")
+MISSING = "The committed runs do not have this.\n"
+
+
+def ablation_setup(root: Path) -> str:
+    """What was trained and coded, in a sentence each."""
+    found = entropy_report.read(root / ABLATION)
+    setup, first = found.setup, found.runs[0]
+    seeds = sorted({run["seed"] for run in found.runs})
+    model = zoo.name_of(bytes.fromhex(setup["codec"][:8])) or f"the codec {setup['codec'][:8]}"
+    photos = found.kodak["image"].nunique()
+    which = f"{photos} photos of Kodak" if photos < 24 else "the 24 photos of Kodak"
+    return (
+        f"{len(found.titles)} variants with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} "
+        f"each, on the frozen transforms of {model}: {setup['steps']:,} steps of {setup['batch']} "
+        f"latents, drawn from {setup['crops']:,} crops of {setup['crop']}×{setup['crop']} pixels. "
+        f"Coded: {which}, at the qualities {', '.join(f'{q:g}' for q in setup['qualities'])}.\n\n"
+        f"Command: `{first['command']}`. Commit {first['commit'][:12]}; {first['device']}; "
+        f"PyTorch {first['versions']['torch']}.\n"
+    )
+
+
+def ablation_variants(root: Path) -> str:
+    """What every variant saves and costs."""
+    frame = entropy_report.contributions(entropy_report.read(root / ABLATION))
+    head = ["entropy model", "seeds", "passes", "weights", "over hyperprior", "the same in PSNR",
+            "over local context", "training step (s)", "encode (s)", "decode (s)"]  # fmt: skip
+    rows = [
+        [row.title, f"{row.seeds}", f"{row.passes}", f"{row.parameters:,}",
+         f"{row.over_hyperprior}", f"{row.over_hyperprior_psnr}", f"{row.over_local}",
+         f"{row.step_s:.2f}", f"{row.encode_s:.2f}", f"{row.decode_s:.2f}"]
+        for row in frame.itertuples()
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def ablation_verdicts(root: Path) -> str:
+    """The sentences that follow from the numbers."""
+    return "".join(
+        f"- {line}\n" for line in entropy_report.verdicts(entropy_report.read(root / ABLATION))
+    )
+
+
+def ablation_positions(root: Path) -> str:
+    """A_j, σ_j and half-width of the full variant."""
+    frame = entropy_report.learned(entropy_report.read(root / ABLATION))
+    if frame.empty:
+        return MISSING
+    names = ("amplitude", "sigma", "half_width")
+    rows = [
+        [f"{group}", *(_mean_and_spread(row[name, "mean"], row[name, "std"]) for name in names)]
+        for group, row in frame.iterrows()
+    ]
+    return _markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
+
+
+def ablation_zeroed(root: Path) -> str:
+    """Real bytes of the full variant without its transformer."""
+    frame = entropy_report.zeroing(entropy_report.read(root / ABLATION))
+    if frame.empty:
+        return MISSING
+    rows = [
+        [zeroed, f"{quality:g}", f"{row.more}", f"{row.grown} of {row.files}"]
+        for (zeroed, quality), row in frame.iterrows()
+    ]
+    return _markdown(["put to 0", "quality", "bytes", "files that grow"], rows)
+
+
+def ablation_sizes(root: Path) -> str:
+    """What the full variant saves at several sizes of the same photos."""
+    frame = entropy_report.sizes(entropy_report.read(root / ABLATION))
+    if frame.empty:
+        return MISSING
+    rows = [
+        [f"{size:g}", f"{row.photos}", f"{row.bpp:.3f}", f"{row.over_hyperprior}",
+         f"{row.over_local}"]
+        for size, row in frame.iterrows()
+    ]  # fmt: skip
+    head = ["megapixels", "photos", "bpp", "bytes over hyperprior", "bytes over local context"]
+    return _markdown(head, rows)
+
+
+def ablation_bits(root: Path) -> str:
+    """Where the bits of the full variant go."""
+    frame = entropy_report.bits(entropy_report.read(root / ABLATION))
+    if frame.empty:
+        return MISSING
+    shares = frame.div(frame.sum(axis=1), axis=0)
+    rows = [
+        [
+            f"{quality:g}",
+            f"{frame.loc[quality].sum() / 8e3:.1f}",
+            *(f"{100 * s:.1f} %" for s in row),
+        ]
+        for quality, row in shares.iterrows()
+    ]
+    return _markdown(["quality", "kB", *frame.columns], rows)
+
+
+def _mean_and_spread(mean: float, deviation: float) -> str:
+    return f"{mean:.2f}" if np.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
 def every_average(root: Path) -> str:
     """CSV: every codec measured on any set, its averages at each quality."""
     frames = []
@@ -306,6 +412,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "blur-sigma": lambda root: blur(root, blur_sigma),
     "blur-rho": lambda root: blur(root, blur_rho),
     "blur-solvers": lambda root: blur(root, blur_solvers),
+    "ablation-entropy-setup": ablation_setup,
+    "ablation-entropy": ablation_variants,
+    "ablation-entropy-verdicts": ablation_verdicts,
+    "ablation-entropy-positions": ablation_positions,
+    "ablation-entropy-zeroed": ablation_zeroed,
+    "ablation-entropy-sizes": ablation_sizes,
+    "ablation-entropy-bits": ablation_bits,
 }
 
 # Column, axis title and the published curves drawn beside ours.

@@ -188,7 +188,7 @@ class BlurCodec(nn.Module):
             q = snap_quality(q, self.config.levels)
         features = self.g_a(pad(x)).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
-            latent = self._latent(features, q, z_rate_weight, noise)
+            latent = self.latent_of(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
 
@@ -213,7 +213,7 @@ class BlurCodec(nn.Module):
         """g_a's output at one quality to a file."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        latent = self._latent(features, q)
+        latent = self.latent_of(features, q)
         H, W = size
         return BlurFile(
             self.model_id, W, H, q.item(), _symbols_crc(latent),
@@ -278,7 +278,7 @@ class BlurCodec(nn.Module):
         entropy = self.entropy
         try:
             z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
-            prior = self._prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
+            prior = self.prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
             latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, prior)
         except DecodingError as error:
             raise BitstreamError(f"the streams do not decode: {error}") from error
@@ -288,24 +288,31 @@ class BlurCodec(nn.Module):
             )
         return latent
 
-    def _latent(
+    def latent_of(
         self,
         features: Tensor,
         quality: Tensor,
         z_rate_weight: float = 1.0,
         noise: Noise = uniform_noise,
     ) -> Latent:
+        """What the entropy model makes of g_a's output: `forward` without the transforms.
+
+        Args:
+            features: (B, M, H/16, W/16); H and W are multiples of 64.
+            quality: (B,); the rest is as in `forward`.
+        """
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
         z = self.h_a(y)
         if self.training:
             z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight, noise)
-            return self.entropy.train_latent(y, bits_z, self._prior(z_hat, gain), noise)
+            return self.entropy.train_latent(y, bits_z, self.prior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
-        prior = self._prior(self.entropy.hyper_latent.values(z_symbols), gain)
+        prior = self.prior(self.entropy.hyper_latent.values(z_symbols), gain)
         return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior)
 
-    def _prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+    def prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+        """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
         gain = gain.to(z_hat.dtype)
         features = self.h_s(z_hat, gain)
         return Prior(features, gain if self.config.knows_gain else torch.ones_like(gain))

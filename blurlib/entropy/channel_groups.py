@@ -21,14 +21,15 @@ def uneven_groups(M: int) -> tuple[int, ...]:
 
 
 def even_groups(M: int, count: int) -> tuple[int, ...]:
-    """`count` groups of M / count channels each.
+    """`count` groups of M / count channels each; what is left over goes to the first, one each.
 
     Raises:
-        ValueError: M is not a multiple of count.
+        ValueError: count is not from 1 to M.
     """
-    if count < 1 or M % count:
+    if not 1 <= count <= M:
         raise ValueError(f"M is {M}: it cannot be cut into {count} even groups")
-    return (M // count,) * count
+    size, larger = divmod(M, count)
+    return (size + 1,) * larger + (size,) * (count - larger)
 
 
 def check_groups(groups: tuple[int, ...], M: int) -> tuple[int, ...]:

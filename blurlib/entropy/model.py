@@ -110,6 +110,13 @@ class Latent(NamedTuple):
             total[:, coded.here.mask] += coded_bits(coded.residual, coded.sigma).sum(1)
         return total
 
+    def bits_per_channel(self) -> Tensor:
+        """Estimated bits of ŷ in every channel, all positions together, (B, M) float64."""
+        total = self.y_hat.new_zeros(self.y_hat.shape[:2], dtype=torch.float64)
+        for coded in self.passes:
+            total[:, coded.here.channels] += coded_bits(coded.residual, coded.sigma).sum(2)
+        return total
+
 
 class Prior(NamedTuple):
     """What is known of y before its first symbol is decoded.

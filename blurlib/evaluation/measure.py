@@ -9,19 +9,12 @@ between sets need all of them at once.
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import pickle
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +26,7 @@ from blurlib import images, metrics
 from blurlib.evaluation import perception
 from blurlib.evaluation.baselines import Codec
 from blurlib.evaluation.perception import Features
+from blurlib.evaluation.processes import WorkerError, share
 from blurlib.evaluation.results import (
     Distance,
     Extra,
@@ -361,74 +355,13 @@ class _FeatureStore:
 def _share(
     tasks: Sequence[tuple[Path, list[float]]], instruments: Instruments, jobs: int
 ) -> Iterator[tuple[Path, Measured]]:
-    """Each image as it is done; whatever ends the iteration early stops all workers at once."""
-    if not tasks:
-        return
-    if jobs == 1:
-        for path, qualities in tasks:
-            yield path, measure(instruments, path, qualities)
-        return
-    context = multiprocessing.get_context("spawn")
-    # Workers live as long as this process holds the other end of the pipe, even if it is killed.
-    reader, writer = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, _start_worker, (_pickled(instruments), reader)
-    )
+    """Each image as it is done."""
     try:
-        with _without_interrupts():
-            futures = {pool.submit(_in_worker, *task): task[0] for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise ResultsError(
-            f"{instruments.codec.name}: a worker process died, perhaps for lack of memory; run the "
-            "same again, with fewer jobs if it repeats: it goes on where it stopped"
-        ) from None
-    except BaseException:
-        writer.close()  # now, rather than when the images that are in work are done
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+        for (path, _), measured in share(partial(_measure_task, instruments), tasks, jobs):
+            yield path, measured
+    except WorkerError as error:
+        raise ResultsError(f"{instruments.codec.name}: {error}") from None
 
 
-def _pickled(instruments: Instruments) -> bytes:
-    # By hand, because multiprocessing would move PyTorch's weights into shared memory, which is
-    # small in containers.
-    try:
-        return pickle.dumps(instruments)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ResultsError(
-            f"{instruments.codec.name}: cannot be sent to other processes ({error}); use one job"
-        ) from None
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C: their parent stops them, and says so once."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-_instruments: Instruments  # of a worker process
-
-
-def _start_worker(instruments: bytes, alive: Connection) -> None:
-    global _instruments
-    threading.Thread(target=_exit_when_closed, args=(alive,), daemon=True).start()
-    torch.set_num_threads(1)
-    _instruments = pickle.loads(instruments)
-
-
-def _exit_when_closed(alive: Connection) -> None:
-    alive.poll(None)
-    os._exit(1)
-
-
-def _in_worker(path: Path, qualities: Sequence[float]) -> Measured:
-    return measure(_instruments, path, qualities)
+def _measure_task(instruments: Instruments, task: tuple[Path, list[float]]) -> Measured:
+    return measure(instruments, *task)

@@ -1,0 +1,287 @@
+"""What an ablation of the entropy model found, as data frames and sentences.
+
+Reads a folder that `blurlib.ablation.entropy` has filled, complete or not: a variant that is not
+there is left out, and so are sentences about it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from blurlib import metrics
+from blurlib.ablation.common import read_table
+from blurlib.ablation.variants import FULL, HYPERPRIOR, LOCAL
+from blurlib.evaluation import report
+from blurlib.evaluation.bd_rate import bd_rate, increasing
+
+FOLDER = report.FOLDER / "ablation" / "entropy"
+"""The committed results."""
+
+MARK = -10.0
+"""BD-rate over the hyperprior alone that the full model should reach, in per cent."""
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation over seeds, in per cent; nan where there is too little."""
+
+    mean: float
+    deviation: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        if not values:
+            return cls(np.nan, np.nan, 0)
+        deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+        return cls(float(np.mean(values)), float(deviation), len(values))
+
+    def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "–"
+        spread = "" if np.isnan(self.deviation) else f" ± {self.deviation:.1f}"
+        return f"{self.mean:+.1f}{spread} %"
+
+
+class Ablation(NamedTuple):
+    """A folder of results, read.
+
+    Attributes:
+        setup: what all runs have in common; runs: their records, from the fewest contexts to all.
+        kodak, zeroed, resolution: the rows of the three tables.
+    """
+
+    setup: dict[str, Any]
+    runs: list[dict[str, Any]]
+    kodak: pd.DataFrame
+    zeroed: pd.DataFrame
+    resolution: pd.DataFrame
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Title of every variant that there is, in order."""
+        return {run["variant"]: run["title"] for run in self.runs}
+
+    def of(self, variant: str) -> list[dict[str, Any]]:
+        """The records of a variant, by seed."""
+        return [run for run in self.runs if run["variant"] == variant]
+
+
+def read(folder: Path = FOLDER) -> Ablation:
+    """Read a folder; only runs that are finished count.
+
+    Raises:
+        ValueError: there are none.
+    """
+    folder = Path(folder)
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*.json"))]
+    if not runs:
+        raise ValueError(f"{folder}: holds no finished runs; make them with blurlib ablate entropy")
+    runs.sort(key=lambda run: (*_rank(run), run["variant"], run["seed"]))
+    finished = {(run["variant"], run["seed"]) for run in runs}
+    tables = [read_table(folder / f"{n}.csv") for n in ("kodak", "zeroed", "resolution")]
+    tables = [_finished(table, finished) for table in tables]
+    return Ablation(json.loads((folder / "setup.json").read_text()), runs, *tables)
+
+
+def _rank(run: dict[str, Any]) -> tuple[int, ...]:
+    """Fewest contexts first, the full model last."""
+    context = run["config"]["context"]
+    return (
+        run["variant"] == FULL,
+        sum(context[part] > 0 for part in ("channel", "local", "attention")),
+        run["passes"] if context["attention"] == 0 else 0,
+    )
+
+
+def _finished(table: pd.DataFrame, runs: set[tuple[str, int]]) -> pd.DataFrame:
+    kept = [key in runs for key in zip(table["variant"], table["seed"])] if len(table) else []  # noqa: B905
+    return table[kept].reset_index(drop=True) if len(table) else table
+
+
+# ---------------------------------------------------------------- BD-rates
+
+
+def curve(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """(qualities, 2): mean bpp and mean quality in dB of one run."""
+    means = rows.groupby("quality")[["bpp", "psnr", "ms_ssim"]].mean()
+    means["ms_ssim_db"] = means["ms_ssim"].map(metrics.ms_ssim_db)
+    return increasing(means[["bpp", column]].to_numpy())
+
+
+def against(ablation: Ablation, variant: str, anchor: str, column: str = "ms_ssim_db") -> Spread:
+    """BD-rate of a variant over another, of the same seed, over the seeds that both have."""
+    if variant == anchor:
+        return Spread.of([])
+    rows = {key: part for key, part in ablation.kodak.groupby(["variant", "seed"])}
+    values = [
+        bd_rate(curve(rows[anchor, seed], column), curve(part, column)).value
+        for (name, seed), part in rows.items()
+        if name == variant and (anchor, seed) in rows
+    ]
+    return Spread.of(values)
+
+
+def contributions(ablation: Ablation) -> pd.DataFrame:
+    """A row per variant: what it is, what it saves, and what it costs.
+
+    Columns: title, seeds, passes, parameters, over_hyperprior and over_local (`Spread` of BD-rates
+    in MS-SSIM), over_hyperprior_psnr, step_s (CPU seconds of a training step), encode_s, decode_s
+    (CPU seconds of a photo).
+    """
+    rows = []
+    for variant, title in ablation.titles.items():
+        runs = ablation.of(variant)
+        photos = ablation.kodak[ablation.kodak["variant"] == variant]
+        training = [run["training"] for run in runs]
+        rows.append(
+            {
+                "variant": variant,
+                "title": title,
+                "seeds": len(runs),
+                "passes": runs[0]["passes"],
+                "parameters": training[0]["parameters"],
+                "over_hyperprior": against(ablation, variant, HYPERPRIOR),
+                "over_hyperprior_psnr": against(ablation, variant, HYPERPRIOR, "psnr"),
+                "over_local": against(ablation, variant, LOCAL),
+                "step_s": np.mean([t["cpu_seconds"] / t["steps"] for t in training]),
+                "encode_s": photos["encode_s"].mean(),
+                "decode_s": photos["decode_s"].mean(),
+            }
+        )
+    return pd.DataFrame(rows).set_index("variant")
+
+
+# ---------------------------------------------------------------- the transformer
+
+
+def learned(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
+    """A_j, σ_j and half-width per group, (mean, deviation) over seeds; index group."""
+    rows = pd.DataFrame([row for run in ablation.of(variant) for row in run["positions"]])
+    if rows.empty:
+        return rows
+    return rows.groupby("group").agg(["mean", "std"])
+
+
+def zeroing(ablation: Ablation) -> pd.DataFrame:
+    """How many per cent more bytes the full variant takes without its transformer.
+
+    Index: zeroed ("transformer" or "attention"), quality. Columns: more (`Spread` of the bytes of
+    all photos), files, grown (how many files are larger).
+    """
+    if ablation.zeroed.empty:
+        return pd.DataFrame()
+    keys = ["variant", "seed", "image", "quality"]
+    joined = ablation.zeroed.merge(ablation.kodak, on=keys, suffixes=("", "_full"))
+    rows = []
+    for (zeroed, quality), part in joined.groupby(["zeroed", "quality"], sort=False):
+        sums = part.groupby("seed")[["bytes", "bytes_full"]].sum()
+        more = 100 * (sums["bytes"] / sums["bytes_full"] - 1)
+        grown = int((part["bytes"] > part["bytes_full"]).sum())
+        rows.append((zeroed, quality, Spread.of(more.tolist()), len(part), grown))
+    frame = pd.DataFrame(rows, columns=["zeroed", "quality", "more", "files", "grown"])
+    return frame.set_index(["zeroed", "quality"])
+
+
+def sizes(ablation: Ablation) -> pd.DataFrame:
+    """How many per cent fewer bytes the full model takes at each size of the same photos.
+
+    Index: megapixels. Columns: photos, bpp (of the full model), over_hyperprior, over_local: mean
+    over the two qualities, `Spread` over seeds.
+    """
+    table = ablation.resolution
+    if table.empty or FULL not in set(table["variant"]):
+        return pd.DataFrame()
+    rows = []
+    for size, part in table.groupby("megapixels"):
+        full = part[part["variant"] == FULL]
+        pixels = (full["width"] * full["height"]).sum()
+        changes = {anchor: _change(part, anchor) for anchor in (HYPERPRIOR, LOCAL)}
+        rows.append(
+            (size, full["image"].nunique(), 8 * full["bytes"].sum() / pixels, *changes.values())
+        )
+    columns = ["megapixels", "photos", "bpp", "over_hyperprior", "over_local"]
+    return pd.DataFrame(rows, columns=columns).set_index("megapixels")
+
+
+def _change(part: pd.DataFrame, anchor: str) -> Spread:
+    """Bytes of the full model over those of the anchor, geometric mean over qualities."""
+    sums = part.groupby(["variant", "seed", "quality"])["bytes"].sum().unstack("variant")
+    if anchor not in sums:
+        return Spread.of([])
+    logs = np.log(sums[FULL] / sums[anchor]).dropna().groupby("seed").mean()
+    return Spread.of((100 * (np.exp(logs) - 1)).tolist())
+
+
+def bits(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
+    """Bits of a photo by quality: z, then every channel group; means over photos and seeds."""
+    rows = [
+        {"quality": row["quality"], "z": row["z"]}
+        | {f"group {j + 1}": bits for j, bits in enumerate(row["groups"])}
+        for run in ablation.of(variant)
+        for row in run["bits"]
+    ]
+    return pd.DataFrame(rows).groupby("quality").mean() if rows else pd.DataFrame()
+
+
+# ---------------------------------------------------------------- in words
+
+
+def verdicts(ablation: Ablation) -> list[str]:
+    """What the numbers say, one sentence each; only of variants that are there."""
+    found = []
+    full = against(ablation, FULL, HYPERPRIOR)
+    if full.seeds:
+        met = "reached" if full.mean <= MARK else "missed"
+        found.append(
+            f"After {ablation.setup['steps']:,} steps, all contexts together change the rate by "
+            f"{full} over the hyperprior alone: the mark of {MARK:+.0f} % is {met}."
+        )
+    found += _compared(ablation, "even-5", "uneven", "five even groups", "uneven groups")
+    found += _compared(
+        ablation, f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"
+    )
+    encodings = {
+        name: against(ablation, name, LOCAL)
+        for name in ablation.titles
+        if name.startswith(FULL) and not name.endswith("non-anchors")
+    }
+    encodings = {name: spread for name, spread in encodings.items() if spread.seeds}
+    if len(encodings) > 1:
+        best = min(encodings, key=lambda name: encodings[name].mean)
+        ranks = sorted(encodings, key=lambda name: encodings[name].mean)
+        found.append(
+            f"Of the {len(encodings)} encodings, the best is “{_encoding(best)}” "
+            f"({encodings[best]} over local context without a transformer); the Laplacian is "
+            f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
+        )
+    return found
+
+
+def _encoding(name: str) -> str:
+    return "laplacian" if name == FULL else name.removeprefix(f"{FULL}-")
+
+
+def _compared(
+    ablation: Ablation, first: str, second: str, first_words: str, second_words: str
+) -> list[str]:
+    """Which of two variants needs fewer bits, and whether the seeds agree."""
+    difference = against(ablation, second, first)
+    if not difference.seeds:
+        return []
+    fewer, more = second_words, first_words
+    if difference.mean > 0:
+        fewer, more = more, fewer
+    sure = ""
+    if difference.seeds == 1:
+        sure = " (one seed: this may be chance)"
+    elif abs(difference.mean) <= 2 * difference.deviation / np.sqrt(difference.seeds):
+        sure = " (within the spread over seeds: this may be chance)"
+    return [
+        f"{fewer.capitalize()} need fewer bits than {more}; the BD-rate of {second_words} over "
+        f"{first_words} is {difference}{sure}."
+    ]
