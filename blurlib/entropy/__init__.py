@@ -1,7 +1,7 @@
 """The Laplacian-guided entropy model and its range coding."""
 
 from blurlib.entropy.channel_groups import even_groups, uneven_groups
-from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
+from blurlib.entropy.coder import BatchDecoder, DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import (
     EntropyConfig,
@@ -13,6 +13,7 @@ from blurlib.entropy.model import (
 )
 
 __all__ = [
+    "BatchDecoder",
     "ContextConfig",
     "DecodingError",
     "EntropyConfig",

@@ -1,0 +1,335 @@
+"""Do the same `.blur` bytes decode to the same ŷ, whatever computes it?
+
+1. Matrix: every file under every setting of device, threads, batch, memory format, oneDNN and
+   deterministic algorithms; then in new processes with older instruction sets, and with other
+   interpreters, which may have another PyTorch. These also decode the files of tests/golden.
+2. Noise: every layer's output is moved by 1 unit in the last place at random, in float64 and in
+   float32; then by more, to see whether failures come as often as the bound says.
+3. What float64 costs: entropy decoding of a 768×512 photo in both precisions, by turns.
+
+    python benchmarks/portability.py results/checks/portability.json [--python PATH]...
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blurlib import checkpoints, images
+from blurlib.codec import BlurCodec, zoo
+from blurlib.codec.bitstream import BitstreamError, BlurFile
+from blurlib.codec.model import symbols_crc
+from blurlib.evaluation.portability import (
+    Sensitivity,
+    decided,
+    failure_bound,
+    rounding_noise,
+)
+from blurlib.evaluation.results import new_results
+from blurlib.evaluation.selection import select
+
+MODEL, SEED = checkpoints.CODEC, 0
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+SIZES = [(64, 64), (77, 51), (64, 128), (192, 256)]  # rows, columns
+BATCH = 8  # files of each size
+DRAWS = 32  # of the noise at 1 ulp, for every file
+LOUDER = {2**27: 8, 2**30: 8, 2**33: 8}  # ulps: draws
+INSTRUCTIONS = [
+    {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+]
+
+
+def encode(codec: BlurCodec) -> dict[str, BlurFile]:
+    """`BATCH` files of each size, from different places, over the whole range of quality."""
+    files = {}
+    names = images.embedded_names()
+    for rows, columns in SIZES:
+        for i, quality in enumerate(np.linspace(1, codec.config.levels, BATCH)):
+            photo = images.embedded(names[i % len(names)])
+            top, left = 13 * i, 29 * i
+            x = images.to_float(photo[:, top : top + rows, left : left + columns])[None]
+            files[f"{rows}x{columns}-{i}"] = BlurFile.from_bytes(codec.compress(x, quality))
+    return files
+
+
+class Decoded(NamedTuple):
+    """One file's ŷ as a digest, whether the checksum agreed, and what was rounded, (D,)."""
+
+    y_hat: str
+    checksum: bool
+    u: Tensor
+
+
+def decode(codec: BlurCodec, files: Sequence[BlurFile]) -> list[Decoded]:
+    """A batch of files of one size."""
+    latent, u = decided(codec, files)
+    out = []
+    for i, file in enumerate(files):
+        own = latent._replace(y_hat=latent.y_hat[i, None], z_symbols=latent.z_symbols[i, None])
+        digest = hashlib.sha256(own.y_hat.double().cpu().numpy().tobytes()).hexdigest()
+        out.append(Decoded(digest, symbols_crc(own) == file.symbols_crc, u[i].cpu()))
+    return out
+
+
+def batches(files: dict[str, BlurFile], size: int) -> Iterator[list[BlurFile]]:
+    everything = list(files.values())  # of equal size in every run of BATCH
+    for start in range(0, len(everything), size):
+        yield everything[start : start + size]
+
+
+def compare(reference: Sequence[Decoded], got: Sequence[Decoded]) -> dict:
+    """How many of the files decode to something else, and how far a decision moved at most."""
+    moved = [
+        (a.u - b.u).abs().max().item()
+        for a, b in zip(reference, got, strict=True)
+        if a.y_hat == b.y_hat
+    ]
+    return {
+        "decodes": len(got),
+        "mismatches": sum(a.y_hat != b.y_hat for a, b in zip(reference, got, strict=True)),
+        "checksum_errors": sum(not b.checksum for b in got),
+        "largest_delta": max(moved, default=None),
+    }
+
+
+# ---------------------------------------------------------------- 1. matrix
+
+
+class Setting(NamedTuple):
+    device: str
+    threads: int
+    batch: int
+    channels_last: bool
+    onednn: bool
+    deterministic: bool
+
+
+@contextlib.contextmanager
+def under(setting: Setting, codec: BlurCodec) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(setting.threads)
+    torch.use_deterministic_algorithms(setting.deterministic)
+    codec.to(setting.device, memory_format=layout(setting.channels_last))
+    try:
+        with torch.backends.mkldnn.flags(enabled=setting.onednn):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+        codec.to("cpu", memory_format=layout(False))
+
+
+def layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def matrix(codec: BlurCodec, files: dict[str, BlurFile], reference: list[Decoded]) -> list[dict]:
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    many = max(4, os.cpu_count() or 1)
+    both = (False, True)
+    rows = []
+    for values in itertools.product(devices, (1, many), (1, BATCH), both, both, both):
+        setting = Setting(*values)
+        with under(setting, codec):
+            got = [d for batch in batches(files, setting.batch) for d in decode(codec, batch)]
+        rows.append({**setting._asdict(), **compare(reference, got)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def worker(folder: Path) -> None:
+    """A new process: decodes every file of a folder and of tests/golden; JSON on stdout."""
+    models: dict[bytes, BlurCodec] = {}
+    answer: dict = {"torch": torch.__version__, "files": {}}
+    decisions = {}
+    for path in [*sorted(folder.glob("*.blur")), *sorted(GOLDEN.glob("*.blur"))]:
+        file = BlurFile.from_bytes(path.read_bytes())
+        if file.model_id not in models:
+            models[file.model_id] = zoo.load_by_id(file.model_id)
+        (decoded,) = decode(models[file.model_id], [file])
+        answer["files"][path.name] = decoded[:2]
+        decisions[path.name] = decoded.u.numpy()
+    np.savez(folder / "decisions.npz", **decisions)
+    json.dump(answer, sys.stdout)
+
+
+def elsewhere(
+    files: dict[str, BlurFile], reference: list[Decoded], interpreters: Sequence[str]
+) -> list[dict]:
+    """The same in new processes: with other instruction sets, and with other interpreters."""
+    runs = [(sys.executable, variables) for variables in INSTRUCTIONS]
+    runs += [(python, {}) for python in interpreters]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for label, file in files.items():
+            (folder / f"{label}.blur").write_bytes(file.to_bytes())
+        for python, variables in runs:
+            command = [python, "-W", "ignore", __file__, "--decode", name]
+            run = subprocess.run(
+                command, env={**os.environ, **variables}, stdout=subprocess.PIPE, check=True
+            )
+            answer = json.loads(run.stdout.splitlines()[-1])
+            decisions = np.load(folder / "decisions.npz")
+            got = [
+                Decoded(*answer["files"][f"{n}.blur"], torch.from_numpy(decisions[f"{n}.blur"]))
+                for n in files
+            ]
+            golden = [
+                ok for n, (_, ok) in answer["files"].items() if n[: -len(".blur")] not in files
+            ]
+            rows.append(
+                {
+                    "torch": answer["torch"],
+                    "environment": variables,
+                    **compare(reference, got),
+                    "golden": len(golden),
+                    "golden_errors": golden.count(False),
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+# ---------------------------------------------------------------- 2. noise
+
+
+def noise(codec: BlurCodec, dtype: torch.dtype, louder: dict[int, int]) -> Iterator[dict]:
+    """Failures under noise, and how many the bound predicts; files are written in `dtype` too."""
+    codec.code_in(dtype)
+    files = encode(codec)
+    quiet = [d for batch in batches(files, BATCH) for d in decode(codec, batch)]
+    generator = torch.Generator().manual_seed(SEED)
+    spreads: list[list[Sensitivity]] = [[] for _ in files]
+    for ulps, draws in {1: DRAWS, **louder}.items():
+        failures = unnoticed = 0
+        for _ in range(draws):
+            with rounding_noise(codec, generator, ulps):
+                got = list(safely(codec, files))
+            for before, after, spread in zip(quiet, got, spreads, strict=True):
+                failed = after is None or after.y_hat != before.y_hat
+                failures += failed
+                unnoticed += failed and after is not None and after.checksum
+                if ulps == 1 and not failed:
+                    spread.append(Sensitivity.between(before.u, after.u))
+        # Of a file: |δ| grows with the noise, and its decisions fail independently.
+        totals = [statistics.mean(s.total for s in spread) for spread in spreads]
+        expected = draws * sum(1 - math.exp(-ulps * total) for total in totals)
+        row = {
+            "precision": str(dtype).removeprefix("torch."),
+            "ulps": ulps,
+            "decodes": draws * len(files),
+            "failures": failures,
+            "unnoticed": unnoticed,
+            "expected": expected,
+        }
+        if ulps == 1:
+            row |= summary(codec, [s for spread in spreads for s in spread])
+        print(row, flush=True)
+        yield row
+    codec.eval()
+
+
+def safely(codec: BlurCodec, files: dict[str, BlurFile]) -> Iterator[Decoded | None]:
+    """Every file, in batches; None for a failure in which the stream became impossible.
+
+    Which file of a batch it was is not known: the first one stands for it, the others are decoded
+    again one by one.
+    """
+    for batch in batches(files, BATCH):
+        try:
+            yield from decode(codec, batch)
+        except BitstreamError:
+            yield None
+            yield from (safely_one(codec, file) for file in batch[1:])
+
+
+def safely_one(codec: BlurCodec, file: BlurFile) -> Decoded | None:
+    try:
+        return decode(codec, [file])[0]
+    except BitstreamError:
+        return None
+
+
+def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:
+    """The bound of a 768×512 photo, and what it is made of."""
+    kodak = 2 * codec.config.entropy.M * (512 // 16) * (768 // 16)
+    decisions = sum(s.decisions for s in spread)
+    return {
+        "mean_delta": sum(s.total for s in spread) / decisions,
+        "largest_delta": max(s.largest for s in spread),
+        "nearest_boundary": min(s.nearest for s in spread),
+        "near_over_uniform": 32 * sum(s.near for s in spread) / decisions,
+        "decisions_768x512": kodak,
+        "bound_768x512": failure_bound(spread, kodak),
+    }
+
+
+# ---------------------------------------------------------------- 3. time
+
+
+def cost(codec: BlurCodec, runs: int = 5) -> dict:
+    """Seconds of processor time, one thread: median over runs that take turns."""
+    x = images.to_float(images.read_image(images.kodak()[0]))[None]
+    precisions = (torch.float64, torch.float32)
+    files = [BlurFile.from_bytes(codec.code_in(p).compress(x, 3)) for p in precisions]
+    taken: list[list[float]] = [[], []]
+    torch.set_num_threads(1)
+    for _ in range(runs + 1):
+        for dtype, file, seconds in zip(precisions, files, taken, strict=True):
+            codec.code_in(dtype)
+            start = time.process_time()
+            codec.decode_latent(file)
+            seconds.append(time.process_time() - start)
+    codec.eval()
+    double, single = (statistics.median(seconds[1:]) for seconds in taken)  # after a warm-up
+    return {"float64_s": double, "float32_s": single, "ratio": double / single, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--python", action="append", default=[], help="another interpreter")
+    parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.decode:
+        worker(arguments.decode)
+        return
+    codec = zoo.load(MODEL)
+    codec.to(memory_format=layout(False))
+    files = encode(codec)
+    reference = [d for batch in batches(files, 1) for d in decode(codec, batch)]
+    chosen = select(MODEL)
+    content = {
+        **new_results("embedded", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header(),
+        "command": f"python benchmarks/portability.py {arguments.out}"
+        + " --python PATH" * len(arguments.python),
+        "cuda": torch.cuda.is_available(),
+        "files": {"sizes": SIZES, "each": BATCH},
+        "matrix": matrix(codec, files, reference),
+        "elsewhere": elsewhere(files, reference, arguments.python),
+        "noise": [*noise(codec, torch.float64, LOUDER), *noise(codec, torch.float32, {})],
+        "time": cost(codec),
+    }
+    text = json.dumps(content, indent=1)
+    images.atomic_write(arguments.out, (text + "\n").encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
