@@ -4,6 +4,7 @@ from blurlib.entropy.channel_groups import even_groups, uneven_groups
 from blurlib.entropy.coder import BatchDecoder, DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import (
+    CodePass,
     EntropyConfig,
     LaplacianEntropyModel,
     Latent,
@@ -14,6 +15,7 @@ from blurlib.entropy.model import (
 
 __all__ = [
     "BatchDecoder",
+    "CodePass",
     "ContextConfig",
     "DecodingError",
     "EntropyConfig",

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.inspection import watched
 from blurlib.codec.model import BlurCodec
-from blurlib.entropy import Latent
+from blurlib.entropy import CodePass, Latent
 from blurlib.entropy.coder import LOG2_SIGMA_MAX, LOG2_SIGMA_MIN, MU_STEPS, SIGMA_STEPS
 
 
@@ -64,22 +65,18 @@ def decisions(codec: BlurCodec) -> Iterator[list[Tensor]]:
     integer, as far from a boundary as can be.
     """
     seen: list[Tensor] = []
-    walk = codec.entropy.walk
 
-    def watched(prior, code):
-        def watch(here, gaussian):
+    def watch(code: CodePass) -> CodePass:
+        def record(here, gaussian):
             mu, log2_sigma = (part[..., here.mask].flatten(1) for part in gaussian)
             log2_sigma = log2_sigma.clamp(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
             seen.append(torch.cat([mu * MU_STEPS, log2_sigma * SIGMA_STEPS], 1).double())
             return code(here, gaussian)
 
-        return walk(prior, watch)
+        return record
 
-    codec.entropy.walk = watched
-    try:
+    with watched(codec, watch):
         yield seen
-    finally:
-        del codec.entropy.walk
 
 
 def decided(codec: BlurCodec, files: Sequence[BlurFile]) -> tuple[Latent, Tensor]:
