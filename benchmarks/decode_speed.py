@@ -6,7 +6,7 @@ one thread, medians of runs that take turns.
 
 Where mbt2018's trained weights cannot be had, random ones take their place. Its time depends on the
 number of positions and symbols, hardly on their values; still it gets real work: its latent is
-scaled to a Gaussian, coded with that Gaussian's σ, of as many bits as our file has.
+scaled to standard deviation σ and coded with this σ, which is chosen for as many bits as our file.
 
     python benchmarks/decode_speed.py results/checks/decode-speed.json
 """
@@ -58,7 +58,9 @@ def random_mbt2018(x: Tensor, sigma: float) -> nn.Module:
     scale = sigma / y.std((0, 2, 3))
     last.weight *= scale[:, None, None, None]
     last.bias.copy_((last.bias - y.mean((0, 2, 3))) * scale)
-    parameters.bias[:M] += sigma  # the first half are the scales
+    parameters.weight.zero_()  # its runs cost the same
+    parameters.bias.zero_()
+    parameters.bias[:M] = sigma  # the first half are the scales
     model.update()
     return model
 

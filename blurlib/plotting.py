@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy.stats import norm
 from torch import Tensor
 
 from blurlib.codec.inspection import Span
@@ -123,25 +124,27 @@ def narrowing(probabilities: Mapping[str, float], message: str) -> Figure:
     return figure
 
 
-def gaussian_tables(sigmas: Sequence[float], reach: int = 5) -> Figure:
+def gaussian_tables(sigmas: Sequence[float], reach: int = 4) -> Figure:
     """What the range coder is told of integers r under N(0, σ): the mass of [r − ½, r + ½]."""
     figure, axes = plt.subplots(
-        1, len(sigmas), figsize=(3.2 * len(sigmas), 2.9), dpi=110, sharey=True, layout="constrained"
-    )
+        -(-len(sigmas) // 2), 2, figsize=(8, 2.3 * -(-len(sigmas) // 2)), dpi=110,
+        sharex=True, sharey=True, layout="constrained",
+    )  # fmt: skip
     r = torch.arange(-reach, reach + 1, dtype=torch.float64)
     x = np.linspace(-reach - 0.5, reach + 0.5, 1001)
-    for axis, sigma in zip(axes, sigmas, strict=True):
-        mass = bin_mass(r, torch.tensor(sigma, dtype=torch.float64)).numpy()
-        bits = coded_bits(r, torch.tensor(sigma)).numpy()
+    for axis, sigma in zip(np.ravel(axes), sigmas, strict=True):
+        scale = torch.tensor(sigma, dtype=torch.float64)
+        mass, bits = bin_mass(r, scale).numpy(), coded_bits(r, scale).numpy()
         axis.bar(r, mass, 0.96, color=COLOURS[0], alpha=0.6)
-        density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
-        axis.plot(x, density, color=COLOURS[1], lw=1.2)
+        normal = norm(scale=sigma)
+        axis.plot(x, normal.pdf(x), color=COLOURS[1], lw=1.2)
         for at, height, cost in zip(r.numpy(), mass, bits, strict=True):
-            if abs(at) <= 3:
-                axis.text(at, height + 0.015, f"{cost:.1f}", ha="center", size=7.5, color=INK)
-        axis.set(title=f"σ = {sigma:.3g}", xlabel="residual r", ylim=(0, 1.1))
+            top = min(max(height, normal.pdf(at)), 1.0)
+            axis.text(at, top + 0.04, f"{cost:.1f}", ha="center", size=8, color=INK)
+        axis.set(title=f"σ = {sigma:.3g}", ylim=(0, 1.2), xticks=r)
         _tidy(axis)
-    axes[0].set_ylabel("probability; bits above")
+    figure.supxlabel("residual r", size=10)
+    figure.supylabel("probability", size=10)
     return figure
 
 
