@@ -1,11 +1,8 @@
 """Do the same `.blur` bytes decode to the same ŷ, whatever computes it?
 
-1. Matrix: every file under every setting of device, threads, batch, memory format, oneDNN and
-   deterministic algorithms; then in new processes with older instruction sets, and with other
-   interpreters, which may have another PyTorch. These also decode the files of tests/golden.
-2. Noise: every layer's output is moved by 1 unit in the last place at random, in float64 and in
-   float32; then by more, to see whether failures come as often as the bound says.
-3. What float64 costs: entropy decoding of a 768×512 photo in both precisions, by turns.
+Every file under every setting of device, threads, batch, memory format, oneDNN and deterministic
+algorithms; then in new processes with older instruction sets, and with other interpreters, which
+may have another PyTorch. These also decode the files of tests/golden.
 
     python benchmarks/portability.py results/checks/portability.json [--python PATH]...
 """
@@ -15,13 +12,10 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,14 +26,9 @@ from torch import Tensor
 
 from blurlib import checkpoints, images
 from blurlib.codec import BlurCodec, zoo
-from blurlib.codec.bitstream import BitstreamError, BlurFile
+from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import symbols_crc
-from blurlib.evaluation.portability import (
-    Sensitivity,
-    decided,
-    failure_bound,
-    rounding_noise,
-)
+from blurlib.evaluation.portability import decided
 from blurlib.evaluation.results import new_results
 from blurlib.evaluation.selection import select
 
@@ -47,19 +36,19 @@ MODEL, SEED = checkpoints.CODEC, 0
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 SIZES = [(64, 64), (77, 51), (64, 128), (192, 256)]  # rows, columns
 BATCH = 8  # files of each size
-ROUNDS = 32  # of new files, at 1 ulp
-LOUDER = {2**27: 8, 2**30: 8, 2**33: 4}  # ulps: rounds
 INSTRUCTIONS = [
     {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
     {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
 ]
 
 
-def encode(codec: BlurCodec, seed: int) -> dict[str, BlurFile]:
+def encode(
+    codec: BlurCodec, seed: int, sizes: Sequence[tuple[int, int]] = SIZES
+) -> dict[str, BlurFile]:
     """`BATCH` files of each size: random places in the embedded photos, at random qualities."""
     rng = np.random.default_rng(seed)
     files = {}
-    for rows, columns in SIZES:
+    for rows, columns in sizes:
         for i in range(BATCH):
             photo = images.embedded(rng.choice(images.embedded_names()))
             top = rng.integers(photo.shape[1] - rows + 1)
@@ -108,9 +97,6 @@ def compare(reference: Sequence[Decoded], got: Sequence[Decoded]) -> dict:
         "mean_delta": moved.mean().item(),
         "largest_delta": moved.max().item(),
     }
-
-
-# ---------------------------------------------------------------- 1. matrix
 
 
 class Setting(NamedTuple):
@@ -209,105 +195,6 @@ def elsewhere(
     return rows
 
 
-# ---------------------------------------------------------------- 2. noise
-
-
-def noise(codec: BlurCodec, dtype: torch.dtype, louder: dict[int, int]) -> Iterator[dict]:
-    """Failures under noise, and how many the bound predicts.
-
-    Every decode is of a file of its own, written in the same precision: what is close to a boundary
-    in one file stays close to it under all noise, so more noise on the same file tells little.
-    """
-    codec.code_in(dtype)
-    generator = torch.Generator().manual_seed(SEED)
-    spread: list[Sensitivity] = []  # at 1 ulp
-    for ulps, rounds in {1: ROUNDS, **louder}.items():
-        failures = unnoticed = 0
-        for seed in range(rounds):
-            files = encode(codec, seed)
-            quiet = [d for batch in batches(files, BATCH) for d in decode(codec, batch)]
-            with rounding_noise(codec, generator, ulps):
-                got = list(safely(codec, files))
-            for before, after in zip(quiet, got, strict=True):
-                failed = after is None or after.y_hat != before.y_hat
-                failures += failed
-                unnoticed += failed and after is not None and after.checksum
-                if ulps == 1 and not failed:
-                    spread.append(Sensitivity.between(before.u, after.u))
-        decodes = rounds * len(files)
-        # |δ| grows with the noise; with more than one decision on the edge, Σ |δ| counts double.
-        chance = statistics.mean(1 - math.exp(-ulps * s.total) for s in spread)
-        row = {
-            "precision": str(dtype).removeprefix("torch."),
-            "ulps": ulps,
-            "decodes": decodes,
-            "failures": failures,
-            "unnoticed": unnoticed,
-            "expected": decodes * chance,
-        }
-        if ulps == 1:
-            row |= summary(codec, spread)
-        print(row, flush=True)
-        yield row
-    codec.eval()
-
-
-def safely(codec: BlurCodec, files: dict[str, BlurFile]) -> Iterator[Decoded | None]:
-    """Every file, in batches; None for a failure in which the stream became impossible.
-
-    Which file of a batch it was is not known: the first one stands for it, the others are decoded
-    again one by one.
-    """
-    for batch in batches(files, BATCH):
-        try:
-            yield from decode(codec, batch)
-        except BitstreamError:
-            yield None
-            yield from (safely_one(codec, file) for file in batch[1:])
-
-
-def safely_one(codec: BlurCodec, file: BlurFile) -> Decoded | None:
-    try:
-        return decode(codec, [file])[0]
-    except BitstreamError:
-        return None
-
-
-def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:
-    """The bound of a 768×512 photo, and what it is made of."""
-    kodak = 2 * codec.config.entropy.M * (512 // 16) * (768 // 16)
-    decisions = sum(s.decisions for s in spread)
-    return {
-        "mean_delta": sum(s.total for s in spread) / decisions,
-        "largest_delta": max(s.largest for s in spread),
-        "nearest_boundary": min(s.nearest for s in spread),
-        "near_over_uniform": 32 * sum(s.near for s in spread) / decisions,
-        "decisions_768x512": kodak,
-        "bound_768x512": failure_bound(spread, kodak),
-    }
-
-
-# ---------------------------------------------------------------- 3. time
-
-
-def cost(codec: BlurCodec, runs: int = 5) -> dict:
-    """Seconds of processor time, one thread: median over runs that take turns."""
-    x = images.to_float(images.read_image(images.kodak()[0]))[None]
-    precisions = (torch.float64, torch.float32)
-    files = [BlurFile.from_bytes(codec.code_in(p).compress(x, 3)) for p in precisions]
-    taken: list[list[float]] = [[], []]
-    torch.set_num_threads(1)
-    for _ in range(runs + 1):
-        for dtype, file, seconds in zip(precisions, files, taken, strict=True):
-            codec.code_in(dtype)
-            start = time.process_time()
-            codec.decode_latent(file)
-            seconds.append(time.process_time() - start)
-    codec.eval()
-    double, single = (statistics.median(seconds[1:]) for seconds in taken)  # after a warm-up
-    return {"float64_s": double, "float32_s": single, "ratio": double / single, "runs": runs}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, nargs="?")
@@ -330,8 +217,6 @@ def main() -> None:
         "files": {"sizes": SIZES, "each": BATCH},
         "matrix": matrix(codec, files, reference),
         "elsewhere": elsewhere(files, reference, arguments.python),
-        "noise": [*noise(codec, torch.float64, LOUDER), *noise(codec, torch.float32, {})],
-        "time": cost(codec),
     }
     text = json.dumps(content, indent=1)
     images.atomic_write(arguments.out, (text + "\n").encode(), overwrite=True)

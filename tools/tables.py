@@ -190,7 +190,7 @@ def _decodes(frame: pd.DataFrame) -> list[str]:
 
 def portability_noise(root: Path) -> str:
     """Failures under rounding noise, what the bound expects, and the bound for one photo."""
-    checks = _check(root, "portability")
+    checks = _check(root, "rounding-noise")
     rows = [
         [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
          f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
