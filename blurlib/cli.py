@@ -200,7 +200,7 @@ def info(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what every byte of a .blur file is for, and what each of the ten passes costs."""
+    """Say what every byte of a .blur file is for, and what each pass over the latent costs."""
     from blurlib.codec import inspection, zoo
 
     report = inspection.describe(_read_blur(source), zoo.load(model) if model else None)
@@ -213,7 +213,7 @@ def info(
     )
     _print_table(report["layout"], "bytes")
     if report["passes"] is None:
-        console.print("The model is not shipped: name it with --model to see the ten passes.")
+        console.print("The model is not shipped: name it with --model to see the passes.")
     else:
         _print_table(report["passes"], "passes")
 

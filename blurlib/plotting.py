@@ -12,13 +12,17 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from scipy.stats import norm
 from torch import Tensor
 
 from blurlib import images
+from blurlib.codec.inspection import Span
 from blurlib.entropy import Latent
+from blurlib.entropy.coder import bin_mass, coded_bits
 from blurlib.evaluation.bd_rate import BdRate
 from blurlib.training.run import Step
 
@@ -231,16 +235,20 @@ def _edges(centres: Sequence[float]) -> np.ndarray:
 
 
 def bits_per_pass(latent: Latent, groups: Sequence[int]) -> Figure:
-    """Where the bits of one photo go: a bar per group, anchors and non-anchors stacked."""
-    kilobytes = np.array([coded.bits.item() for coded in latent.passes]) / 8e3
-    anchors, rest = kilobytes[0::2], kilobytes[1::2]
-    z = latent.bits_z.item() / 8e3
+    """Where the bits of one photo go: a bar per group, anchors and non-anchors stacked if it has
+    both."""
+    bars: dict[int, list[float]] = {}  # first channel of a group -> kB of its passes
+    for coded in latent.passes:
+        bars.setdefault(coded.here.channels.start, []).append(coded.bits.item() / 8e3)
     labels = ["hyper", *(f"group {j + 1}\n{size} ch." for j, size in enumerate(groups))]
     figure, axis = plt.subplots(figsize=(7, 3.2), dpi=110)
-    axis.bar(0, z, color=COLOURS[3])
-    at = np.arange(1, len(groups) + 1)
-    axis.bar(at, anchors, color=COLOURS[0], label="anchors")
-    axis.bar(at, rest, bottom=anchors, color=COLOURS[1], label="non-anchors")
+    axis.bar(0, latent.bits_z.item() / 8e3, color=COLOURS[3])
+    stacked = np.array(list(bars.values())).T  # (passes of a group, groups)
+    names = ("anchors", "non-anchors") if len(stacked) == 2 else ("all positions",)
+    bottom = np.zeros(len(groups))
+    for kilobytes, name, colour in zip(stacked, names, COLOURS, strict=False):
+        axis.bar(np.arange(1, len(groups) + 1), kilobytes, bottom=bottom, color=colour, label=name)
+        bottom = bottom + kilobytes
     axis.set_xticks(range(len(labels)), labels)
     axis.set_ylabel("kB")
     _tidy(axis)
@@ -366,6 +374,100 @@ def cumulative_shares(
     axis.set(xlabel=xlabel, ylabel="share", xlim=(0, count), ylim=(0, 1.02))
     _tidy(axis)
     axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def narrowing(probabilities: Mapping[str, float], message: str) -> Figure:
+    """Range coding: every row is the interval chosen in the row above, stretched to full width."""
+    edges = np.cumsum([0.0, *probabilities.values()])
+    colour = dict(zip(probabilities, COLOURS, strict=False))
+    place = {name: i for i, name in enumerate(probabilities)}
+    figure, axis = plt.subplots(figsize=(8, 0.48 * len(message)), dpi=110, layout="constrained")
+    for row, chosen in enumerate(message):
+        for name, i in place.items():
+            left, width = edges[i], edges[i + 1] - edges[i]
+            axis.barh(
+                -row, width, 0.5, left, color=colour[name], alpha=0.9 if name == chosen else 0.25
+            )
+            axis.text(left + width / 2, -row, name, ha="center", va="center", color=INK)
+        if row + 1 < len(message):
+            low, high = edges[place[chosen]], edges[place[chosen] + 1]
+            corners = ([low, 0], [high, 1])
+            for x in corners:
+                axis.plot(x, [-row - 0.25, -row - 0.75], color=PALE, lw=0.8)
+    axis.set_yticks([-row for row in range(len(message))], range(1, len(message) + 1))
+    axis.set(ylabel="symbol", xlim=(-0.005, 1.005), xticks=[])
+    axis.spines[:].set_visible(False)
+    axis.tick_params(left=False)
+    return figure
+
+
+def gaussian_tables(sigmas: Sequence[float], reach: int = 4) -> Figure:
+    """What the range coder is told of integers r under N(0, σ): the mass of [r − ½, r + ½]."""
+    figure, axes = plt.subplots(
+        -(-len(sigmas) // 2), 2, figsize=(8, 2.3 * -(-len(sigmas) // 2)), dpi=110,
+        sharex=True, sharey=True, layout="constrained",
+    )  # fmt: skip
+    r = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    x = np.linspace(-reach - 0.5, reach + 0.5, 1001)
+    for axis, sigma in zip(np.ravel(axes), sigmas, strict=True):
+        scale = torch.tensor(sigma, dtype=torch.float64)
+        mass, bits = bin_mass(r, scale).numpy(), coded_bits(r, scale).numpy()
+        axis.bar(r, mass, 0.96, color=COLOURS[0], alpha=0.6)
+        normal = norm(scale=sigma)
+        axis.plot(x, normal.pdf(x), color=COLOURS[1], lw=1.2)
+        for at, height, cost in zip(r.numpy(), mass, bits, strict=True):
+            top = min(max(height, normal.pdf(at)), 1.0)
+            axis.text(at, top + 0.04, f"{cost:.1f}", ha="center", size=8, color=INK)
+        axis.set(title=f"σ = {sigma:.3g}", ylim=(0, 1.2), xticks=r)
+        _tidy(axis)
+    figure.supxlabel("residual r", size=10)
+    figure.supylabel("probability", size=10)
+    return figure
+
+
+def timeline(spans: Sequence[Span]) -> Figure:
+    """A decode pass by pass: what its networks take, then what the range coder takes."""
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(spans) + 0.9), dpi=110, layout="constrained")
+    rows = -np.arange(len(spans))
+    start, ready, end = 1e3 * np.array([[s.start, s.ready, s.end] for s in spans]).T
+    axis.barh(rows[1:], (ready - start)[1:], left=start[1:], color=COLOURS[0], label="networks")
+    axis.barh(rows[1:], (end - ready)[1:], left=ready[1:], color=COLOURS[1], label="range coder")
+    axis.barh(rows[0], end[0], color=COLOURS[3], label="hyper-latent and h_s")
+    axis.set_yticks(rows, [span.name for span in spans])
+    axis.set(xlabel="milliseconds", xlim=(0, None))
+    _tidy(axis)
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", color="#dddddd", lw=0.6)
+    axis.legend(frameon=False)
+    return figure
+
+
+def failures(rows: pd.DataFrame) -> Figure:
+    """Share of decodes that fail, over the strength of the noise, beside what the bound expects.
+
+    Args:
+        rows: of `benchmarks/portability.py`, with precision, ulps, decodes, failures, expected.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.6), dpi=110, layout="constrained")
+    for (precision, own), colour in zip(rows.groupby("precision"), COLOURS, strict=False):
+        # float32 has 29 bits less: its last place is worth 2^29 of float64's.
+        strength = np.log2(own["ulps"].to_numpy(float)) + (29 if precision == "float32" else 0)
+        expected, seen = own["expected"] / own["decodes"], own["failures"] / own["decodes"]
+        least = 1 / own["decodes"]
+        axis.plot(strength, expected, "_", ms=16, mew=2, color=colour, label=f"{precision}, bound")
+        axis.plot(
+            strength[seen > 0], seen[seen > 0], "o", color=colour, label=f"{precision}, measured"
+        )
+        none = (seen == 0).to_numpy()
+        axis.plot(
+            strength[none], least[none], "v", mfc="none", color=colour,
+            label=f"{precision}, none seen" if none.any() else None,
+        )  # fmt: skip
+    axis.set_yscale("log")
+    axis.set(xlabel="noise: log₂ of units in float64's last place", ylabel="share that fails")
+    _tidy(axis)
+    axis.legend(frameon=False, fontsize=8.5)
     return figure
 
 

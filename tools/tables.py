@@ -158,6 +158,93 @@ def noise(root: Path) -> str:
     return _markdown(["noise (levels)", "LPIPS", "FD-AlexNet", "PSNR (dB)"], rows)
 
 
+def portability(root: Path) -> str:
+    """Decodes of the same files under every setting, each in every combination with the others."""
+    checks = _check(root, "portability")
+    frame = pd.DataFrame(checks["matrix"])
+    names = {
+        "device": "device {}", "threads": "{} threads", "batch": "batch of {}",
+        "channels_last": "channels-last: {}", "onednn": "oneDNN: {}",
+        "deterministic": "deterministic algorithms: {}",
+    }  # fmt: skip
+    rows = []
+    for setting, name in names.items():
+        for value, own in frame.groupby(setting):
+            shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+            rows.append([name.format(shown), *_decodes(own)])
+    rows.append(["**all of these**", *_decodes(frame)])
+    for row in checks["elsewhere"]:
+        name = ", ".join(f"{k} {v}" for k, v in row["environment"].items())
+        name = name or f"PyTorch {row['torch'].partition('+')[0]}"
+        rows.append([f"new process, {name}", *_decodes(pd.DataFrame([row]))])
+    golden = {row["golden"] for row in checks["elsewhere"]}
+    errors = sum(row["golden_errors"] for row in checks["elsewhere"])
+    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move (grid steps)"]
+    return _markdown(head, rows) + (
+        f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]}. CUDA was "
+        f"{'part of it' if checks['cuda'] else 'not run: there was no such device'}. The new "
+        f"processes also decoded the {max(golden)} files of `tests/golden`, with {errors} errors.\n"
+    )
+
+
+def _decodes(frame: pd.DataFrame) -> list[str]:
+    counts = [f"{frame[c].sum():,}" for c in ("decodes", "mismatches", "checksum_errors")]
+    return [*counts, f"{frame['largest_delta'].max():.1e}"]
+
+
+def portability_noise(root: Path) -> str:
+    """Failures under rounding noise, what the bound expects, and the bound for one photo."""
+    checks = _check(root, "rounding-noise")
+    rows = [
+        [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
+         f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
+         f"{row['unnoticed']}"]
+        for row in checks["noise"]
+    ]  # fmt: skip
+    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed"]
+    double, single = (
+        next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
+        for precision in ("float64", "float32")
+    )
+    cost = checks["time"]
+    return _markdown(head, rows) + (
+        f"\nA photo of 768×512 rounds D = {double['decisions_768x512']:,} values. In float64 one "
+        f"ulp moves them by {double['mean_delta']:.1e} of a grid step on average and by "
+        f"{double['largest_delta']:.1e} at most; the nearest value of all these files is "
+        f"{double['nearest_boundary']:.1e} from its boundary. So at most one such photo in "
+        f"{1 / double['bound_768x512']:.0e} fails. In float32 the same bound is "
+        f"{_short(single['bound_768x512'])}.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
+        f"{cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
+    )
+
+
+def decode_speed(root: Path) -> str:
+    """Decoding a 768×512 photo beside CompressAI's raster-scan model."""
+    checks = _check(root, "decode-speed")
+    names = {
+        "ours": checks["codec"],
+        "mbt2018": f"mbt2018 ({checks['mbt2018']['weights']} weights)",
+    }
+    rows = [
+        [name, f"{checks[key]['bytes']:,}", f"{checks[key]['symbols']:,}",
+         f"{checks[key]['runs_of']['g_ep']:,}", f"{checks['seconds'][f'{key}_y_hat_s']:.2f}",
+         f"{checks['seconds'][f'{key}_full_s']:.2f}"]
+        for key, name in names.items()
+    ]  # fmt: skip
+    rows.append(["ratio", *[""] * 3, *(f"{checks[f'ratio_{k}']:.1f}" for k in ("y_hat", "full"))])
+    head = ["codec", "bytes", "symbols", "runs of the parameter network", "to ŷ (s)",
+            "to the picture (s)"]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _check(root: Path, name: str) -> dict:
+    return json.loads((root / f"results/checks/{name}.json").read_text())
+
+
+def _short(value: float) -> str:
+    return f"{value:.1e}" if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
 def against_published(root: Path) -> str:
     """JPEG and WebP as measured here against the same codecs as measured by others."""
     frame = report.against_published(root / "results")
@@ -419,6 +506,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation-entropy-zeroed": ablation_zeroed,
     "ablation-entropy-sizes": ablation_sizes,
     "ablation-entropy-bits": ablation_bits,
+    "portability": portability,
+    "portability-noise": portability_noise,
+    "decode-speed": decode_speed,
 }
 
 # Column, axis title and the published curves drawn beside ours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from blurlib.codec.transforms import (
     TransformConfig,
 )
 from blurlib.entropy import (
+    BatchDecoder,
     ContextConfig,
     DecodingError,
     EntropyConfig,
@@ -141,7 +143,7 @@ class BlurCodec(nn.Module):
 
     In training mode everything runs in float32 with mixed quantisation. In eval mode, the mode for
     coding, h_s and the entropy networks run in float64, and `forward` quantises exactly as
-    `decompress` will: same ten passes, same ŷ, bit for bit.
+    `decompress` will: same passes, same ŷ, bit for bit.
     """
 
     def __init__(self, config: CodecConfig | None = None):
@@ -161,8 +163,12 @@ class BlurCodec(nn.Module):
     def train(self, mode: bool = True) -> BlurCodec:
         """Also moves what the decoder must repeat exactly to float64 for coding, and back."""
         super().train(mode)
+        return self.code_in(torch.float32 if mode else torch.float64)
+
+    def code_in(self, dtype: torch.dtype) -> BlurCodec:
+        """Move what the decoder must repeat exactly to `dtype`; files are portable in float64."""
         for part in (self.h_s, self.entropy):
-            part.to(torch.float32 if mode else torch.float64)
+            part.to(dtype)
         return self
 
     def forward(
@@ -216,7 +222,7 @@ class BlurCodec(nn.Module):
         latent = self.latent_of(features, q)
         H, W = size
         return BlurFile(
-            self.model_id, W, H, q.item(), _symbols_crc(latent),
+            self.model_id, W, H, q.item(), symbols_crc(latent),
             z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
             seed=seed,
         ).to_bytes()  # fmt: skip
@@ -264,29 +270,44 @@ class BlurCodec(nn.Module):
     @torch.inference_mode()
     def decode_latent(self, file: BlurFile) -> Latent:
         """The entropy-coded part of `decompress` alone."""
-        if file.model_id != self.model_id:
-            raise BitstreamError(
-                f"the file was made by model {file.model_id.hex()}, this one is "
-                f"{self.model_id.hex()}"
-            )
-        if not 1 <= file.quality <= self.config.levels:
-            raise BitstreamError(f"quality {file.quality} is not one of this model")
-        height, width = -(-file.height // STRIDE), -(-file.width // STRIDE)
-        quality = torch.tensor(
-            [file.quality], dtype=torch.float64, device=self.gain.log_gain.device
-        )
-        entropy = self.entropy
-        try:
-            z_symbols = entropy.decode_z(SymbolDecoder(file.z_stream), height, width)
-            prior = self.prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
-            latent = entropy.decode(SymbolDecoder(file.y_stream), z_symbols, prior)
-        except DecodingError as error:
-            raise BitstreamError(f"the streams do not decode: {error}") from error
-        if _symbols_crc(latent) != file.symbols_crc:
+        latent = self.decode_latents([file])
+        if symbols_crc(latent) != file.symbols_crc:
             raise BitstreamError(
                 "the file is intact but decodes to other symbols here than where it was made"
             )
         return latent
+
+    @torch.inference_mode()
+    def decode_latents(self, files: Sequence[BlurFile]) -> Latent:
+        """What the streams of photos of one size say, as a batch, unchecked.
+
+        Nothing compares the symbols with the checksums of the files, so the latent may be another
+        than the encoder's: `decode_latent` is the one that knows.
+
+        Raises:
+            BitstreamError: as `decompress`, but for the checksum.
+            ValueError: latents of several sizes.
+        """
+        for file in files:
+            self._check_decoding(file)
+        sizes = {(-(-file.height // STRIDE), -(-file.width // STRIDE)) for file in files}
+        if len(sizes) != 1:
+            raise ValueError(f"files of {len(sizes)} latent sizes: a batch has exactly one")
+        quality = torch.tensor(
+            [file.quality for file in files],
+            dtype=torch.float64,
+            device=self.gain.log_gain.device,
+        )
+        entropy, (size,) = self.entropy, sizes
+        try:
+            z_symbols = torch.cat(
+                [entropy.decode_z(SymbolDecoder(file.z_stream), *size) for file in files]
+            )
+            prior = self.prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
+            streams = BatchDecoder([file.y_stream for file in files])
+            return entropy.decode(streams, z_symbols, prior)
+        except DecodingError as error:
+            raise BitstreamError(f"the streams do not decode: {error}") from error
 
     def latent_of(
         self,
@@ -322,6 +343,15 @@ class BlurCodec(nn.Module):
         y_hat = y_hat.to(self.main_decoder.stem.weight.dtype)
         return self.main_decoder(y_hat * self.inverse_gain(quality).to(y_hat.dtype))
 
+    def _check_decoding(self, file: BlurFile) -> None:
+        if file.model_id != self.model_id:
+            raise BitstreamError(
+                f"the file was made by model {file.model_id.hex()}, this one is "
+                f"{self.model_id.hex()}"
+            )
+        if not 1 <= file.quality <= self.config.levels:
+            raise BitstreamError(f"quality {file.quality} is not one of this model")
+
     def _check_coding(self, x: Tensor) -> None:
         if self.training:
             raise ValueError("the codec is in training mode: call eval() before coding")
@@ -332,7 +362,7 @@ class BlurCodec(nn.Module):
             raise ValueError("x must be finite floats in [0, 1]")
 
 
-def _symbols_crc(latent: Latent) -> int:
+def symbols_crc(latent: Latent) -> int:
     """CRC-32 of what was decoded: hyper-latent symbols, then ŷ, a multiple of 1/16 everywhere."""
     z = latent.z_symbols.cpu().numpy().astype("<i4").tobytes()
     y = np.rint(latent.y_hat.double().cpu().numpy() * MU_STEPS).astype("<i4").tobytes()

@@ -1,9 +1,10 @@
 """The Laplacian-guided entropy model and its range coding."""
 
 from blurlib.entropy.channel_groups import even_groups, uneven_groups
-from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
+from blurlib.entropy.coder import BatchDecoder, DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import (
+    CodePass,
     EntropyConfig,
     LaplacianEntropyModel,
     Latent,
@@ -13,6 +14,8 @@ from blurlib.entropy.model import (
 )
 
 __all__ = [
+    "BatchDecoder",
+    "CodePass",
     "ContextConfig",
     "DecodingError",
     "EntropyConfig",

@@ -9,6 +9,7 @@ rationals, so that it is the same on every machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import constriction
 import numpy as np
@@ -126,3 +127,17 @@ class SymbolDecoder:
             return self._coder.decode(model, *arguments)
         except AssertionError as error:  # constriction's word for invalid data
             raise DecodingError("the compressed data is invalid for this model") from error
+
+
+class BatchDecoder:
+    """The streams of several images, read side by side."""
+
+    def __init__(self, streams: Sequence[bytes]):
+        self._decoders = [SymbolDecoder(stream) for stream in streams]
+
+    def gaussian(self, sigma: np.ndarray) -> np.ndarray:
+        """Integer residuals (images · n,) under N(0, σ), image after image."""
+        parts = np.split(sigma, len(self._decoders))
+        return np.concatenate(
+            [d.gaussian(part) for d, part in zip(self._decoders, parts, strict=True)]
+        )
