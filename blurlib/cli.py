@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -78,13 +79,19 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _fail(_one_line(error))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not _is_out_of_memory(error):
             raise
         _fail("out of memory: the photo is too large for this machine")
     except (KeyboardInterrupt, typer.Abort):
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch says so in a RuntimeError, on a CPU in one that is no class of its own."""
+    words = ("out of memory", "allocate memory", "enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _one_line(error: Exception) -> str:
@@ -302,11 +309,12 @@ def train(
         precision=precision, init=init, rho=rho, sigma_blur_max=sigma_blur_max,
     )  # fmt: skip
     if dry_run:
-        _dry_run(config)
+        with _training_memory(config):
+            _dry_run(config)
         return
     curves = _Curves(run, config.checkpoint_every)
     try:
-        with _progress() as bar:
+        with _training_memory(config), _progress() as bar:
             task = bar.add_task("reading photos", total=None)
             with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
                 for step in steps_taken:
@@ -330,6 +338,21 @@ def train(
             console.print(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
         for model in sorted(run.glob("*.safetensors")):
             console.print(f"{model}: written")
+
+
+@contextlib.contextmanager
+def _training_memory(config) -> Iterator[None]:
+    """Where memory runs out in training, the message is about the recipe and not about a photo."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"out of memory with batch = {config.batch}, crop = {config.crop} and up to "
+            f"{config.bank_gb:g} GB of decoded photos (bank_gb): give a smaller --batch, or lower "
+            "crop or bank_gb in the recipe"
+        ) from error
 
 
 def _describe(step) -> str:

@@ -626,6 +626,24 @@ def training_curves(steps: Sequence[Step]) -> Figure:
     return figure
 
 
+def training_runs(runs: Mapping[str, Sequence[Step]], window: int = 10) -> Figure:
+    """Rate, distortion and gradient of several codecs' runs over their steps: running means over
+    `window` steps, on logarithmic axes; what is not finite is left out."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3), dpi=100, layout="constrained")
+    for (label, steps), colour in zip(runs.items(), COLOURS, strict=False):
+        series = {"bits per pixel": [s.parts["bpp"] for s in steps]}
+        series["distortion"] = [s.parts["distortion"] for s in steps]
+        series["norm of the gradient"] = [s.gradient for s in steps]
+        for axis, (name, values) in zip(axes, series.items(), strict=True):
+            finite = pd.Series(values).replace([np.inf, -np.inf], np.nan)
+            means = finite.rolling(window, min_periods=1).mean()
+            axis.semilogy([s.step for s in steps], means, color=colour, lw=1.6, label=label)
+            axis.set(title=name, xlabel="step")
+            _tidy(axis)
+    axes[0].legend(frameon=False)
+    return figure
+
+
 def _finite_mean(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return finite.mean() if len(finite) else np.nan

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from blurlib import cli
@@ -273,6 +274,44 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path):
 
 
 @pytest.mark.slow
+def allocate_a_pebibyte(*_, **__):
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def cuda_runs_out(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("runs_out", [allocate_a_pebibyte, cuda_runs_out])
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("loop.train", ()), ("estimate.estimate", ("--dry-run",))],
+    ids=["run", "dry-run"],
+)
+def test_training_that_runs_out_of_memory_says_what_to_lower(
+    run, tmp_path, monkeypatch, runs_out, target, options
+):
+    monkeypatch.setattr(f"blurlib.training.{target}", runs_out)
+    result = run("train", "tiny", "--run", tmp_path / "r", "--batch", 7, *options)
+    one_line_error(result, "out of memory", "batch = 7", "crop = 64", "--batch")
+    assert "photo is too large" not in result[2]
+
+
+def test_a_photo_that_runs_out_of_memory_is_called_too_large(run, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("blurlib.codec.BlurCodec.compress", allocate_a_pebibyte)
+    result = run("compress", picture, tmp_path / "p.blur")
+    one_line_error(result, "the photo is too large for this machine")
+
+
+def test_a_fault_in_memory_is_not_taken_for_too_little_of_it(run, picture, tmp_path, monkeypatch):
+    def fault(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("blurlib.codec.BlurCodec.compress", fault)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run("compress", picture, tmp_path / "p.blur")
+
+
 def test_train_evaluate_and_bdrate(run, picture, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

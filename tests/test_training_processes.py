@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.run import parse_args as torchrun
 
 from blurlib import images
 from blurlib.codec import zoo
@@ -179,6 +181,17 @@ def test_torchrun_starts_the_processes_too(trainer):
     result = launch(3, "three")
     assert result.returncode != 0
     assert "3 processes were started, and the run is for 2 devices on 1 machines" in result.stderr
+
+
+def test_the_book_gives_torchrun_our_options_as_ours():
+    text = (ROOT / "book" / "training.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (command,) = (line for line in text.splitlines() if line.startswith("torchrun "))
+    parsed = torchrun(shlex.split(command)[1:])
+    assert (parsed.no_python, parsed.training_script) == (True, "blurlib")
+    assert parsed.training_script_args[0] == "train"
+    assert "--run" in parsed.training_script_args
+    with pytest.raises(SystemExit):  # torchrun takes our --run for its own --run-path
+        torchrun([word for word in shlex.split(command)[1:] if word != "--"])
 
 
 @pytest.mark.slow

@@ -359,6 +359,37 @@ def _mean_and_spread(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if np.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
+def training_speed(root: Path, machine: str) -> str:
+    """Images per second of every way to train, beside our loop in the same round."""
+    text = (root / f"results/checks/training-speed-{machine}.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    frame = pd.DataFrame(content["rows"])
+    names = list(dict.fromkeys(frame["loop"]))
+    speed, cpu = (
+        frame.pivot(index="round", columns="loop", values=column)[names]
+        for column in ("images_per_second", "cpu_seconds_per_image")
+    )
+    beside, beside_cpu = speed.div(speed["blurlib"], axis=0), cpu.div(cpu["blurlib"], axis=0)
+    rows = [
+        [name, *(_spread(table[name]) for table in (speed, beside, beside_cpu))] for name in names
+    ]
+    head = ["loop", "images/s", "images/s, times ours", "processor time per image, times ours"]
+    of = content["settings"]
+    busy = " and ".join(f"{100 * v:.0f} % in {k}" for k, v in content["busy"].items())
+    gain, gain_cpu = 1 / beside["compressai"], beside_cpu["compressai"]
+    return _markdown(head, rows) + (
+        f"\n{content['device']}: batch {of['batch']}, {of['crop']} px, {of['precision']}, "
+        f"{len(speed)} rounds: medians, and lowest to highest round. Processor time is that of the "
+        f"training process, without workers. Ours makes {_spread(gain)} times as many images per "
+        f"second as CompressAI's loop, which takes {_spread(gain_cpu)} times our processor time. "
+        f"Operators were running for this share of the time: {busy}.\n"
+    )
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
+
+
 def every_average(root: Path) -> str:
     """CSV: every codec measured on any set, its averages at each quality."""
     frames = []
@@ -509,6 +540,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "portability": portability,
     "portability-noise": portability_noise,
     "decode-speed": decode_speed,
+    "training-speed-cpu": lambda root: training_speed(root, "cpu"),
 }
 
 # Column, axis title and the published curves drawn beside ours.

@@ -204,12 +204,11 @@ def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)
     aux = list(stage.aux_parameters())
-    fused = fabric.device.type == "cuda"
     return _State(
         stage=stage,
         average=average,
-        optimiser=torch.optim.Adam(_rates(stage, config, aux), fused=fused),
-        aux_optimiser=torch.optim.Adam(aux, lr=1e-2, fused=fused) if aux else None,
+        optimiser=torch.optim.Adam(_rates(stage, config, aux), fused=True),
+        aux_optimiser=torch.optim.Adam(aux, lr=1e-2, fused=True) if aux else None,
         steps=config.steps,
     )
 
