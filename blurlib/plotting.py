@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -628,18 +629,19 @@ def training_curves(steps: Sequence[Step]) -> Figure:
 
 def training_runs(runs: Mapping[str, Sequence[Step]], window: int = 10) -> Figure:
     """Rate, distortion and gradient of several codecs' runs over their steps: running means over
-    `window` steps, on logarithmic axes; what is not finite is left out."""
+    `window` steps, up to the first that was not finite."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3), dpi=100, layout="constrained")
-    for (label, steps), colour in zip(runs.items(), COLOURS, strict=False):
+    for (label, run), colour in zip(runs.items(), COLOURS, strict=False):
+        steps = list(itertools.takewhile(lambda s: not s.not_finite, run))
         series = {"bits per pixel": [s.parts["bpp"] for s in steps]}
         series["distortion"] = [s.parts["distortion"] for s in steps]
         series["norm of the gradient"] = [s.gradient for s in steps]
         for axis, (name, values) in zip(axes, series.items(), strict=True):
-            finite = pd.Series(values).replace([np.inf, -np.inf], np.nan)
-            means = finite.rolling(window, min_periods=1).mean()
-            axis.semilogy([s.step for s in steps], means, color=colour, lw=1.6, label=label)
-            axis.set(title=name, xlabel="step")
+            means = pd.Series(values).rolling(window, min_periods=1).mean()
+            axis.plot([s.step for s in steps], means, color=colour, lw=1.6, label=label)
+            axis.set(title=name, xlabel="step", yscale="log")
             _tidy(axis)
+    axes[0].set(yscale="linear", ylim=(0, None))
     axes[0].legend(frameon=False)
     return figure
 
