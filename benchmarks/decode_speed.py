@@ -6,7 +6,8 @@ one thread, medians of runs that take turns.
 
 Where mbt2018's trained weights cannot be had, random ones take their place. Its time depends on the
 number of positions and symbols, hardly on their values; still it gets real work: its latent is
-scaled to standard deviation σ and coded with this σ, which is chosen for as many bits as our file.
+scaled to standard deviation σ and coded with this σ, for which a Gaussian would have the bits of
+our file. The latent has longer tails, so its file is larger.
 
     python benchmarks/decode_speed.py results/checks/decode-speed.json
 """

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from portability import BATCH, Decoded, batches, decode, encode
+from portability import BATCH, batches, decode, encode
 
 from blurlib import checkpoints, images
 from blurlib.codec import BlurCodec, zoo
-from blurlib.codec.bitstream import BitstreamError, BlurFile
+from blurlib.codec.bitstream import BlurFile
 from blurlib.evaluation.portability import Sensitivity, failure_bound, rounding_noise
 from blurlib.evaluation.results import new_results
 from blurlib.evaluation.selection import select
@@ -45,16 +45,15 @@ def noise(codec: BlurCodec, dtype: torch.dtype, louder: dict[int, int]) -> Itera
         failures = without_noise = unnoticed = 0
         for seed in range(rounds):
             files = encode(codec, seed, SIZES)
-            quiet = list(safely(codec, files))
+            quiet = [d for batch in batches(files, BATCH) for d in decode(codec, batch)]
             with rounding_noise(codec, generator, ulps):
-                noisy = list(safely(codec, files))
+                noisy = [d for batch in batches(files, BATCH) for d in decode(codec, batch)]
             for before, after in zip(quiet, noisy, strict=True):
-                sound = before is not None and before.checksum
-                wrong = after is None or (sound and after.y_hat != before.y_hat)
+                wrong = before.checksum and after.y_hat != before.y_hat
                 failures += wrong or not after.checksum
-                unnoticed += wrong and after is not None and after.checksum
-                without_noise += not sound
-                if ulps == 1 and sound and not wrong:
+                unnoticed += wrong and after.checksum
+                without_noise += not before.checksum
+                if ulps == 1 and before.checksum and not wrong:
                     spread.append(Sensitivity.between(before.u, after.u))
         decodes = rounds * len(files)
         # |δ| grows with the noise; several decisions on the edge are still one failure.
@@ -73,27 +72,6 @@ def noise(codec: BlurCodec, dtype: torch.dtype, louder: dict[int, int]) -> Itera
         print(row, flush=True)
         yield row
     codec.eval()
-
-
-def safely(codec: BlurCodec, files: dict[str, BlurFile]) -> Iterator[Decoded | None]:
-    """Every file, in batches; None for a failure in which the stream became impossible.
-
-    Which file of a batch it was is not known: the first one stands for it, the others are decoded
-    again one by one.
-    """
-    for batch in batches(files, BATCH):
-        try:
-            yield from decode(codec, batch)
-        except BitstreamError:
-            yield None
-            yield from (safely_one(codec, file) for file in batch[1:])
-
-
-def safely_one(codec: BlurCodec, file: BlurFile) -> Decoded | None:
-    try:
-        return decode(codec, [file])[0]
-    except BitstreamError:
-        return None
 
 
 def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:

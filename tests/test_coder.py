@@ -10,6 +10,7 @@ import torch
 from blurlib.entropy.coder import (
     MAX_SYMBOL,
     SIGMA_TABLE,
+    BatchDecoder,
     DecodingError,
     GaussianBits,
     SymbolDecoder,
@@ -204,3 +205,19 @@ def test_hostile_bytes_give_symbols_or_an_error_but_never_crash():
 def test_a_snapped_mean_is_never_minus_zero():
     mu = torch.tensor([-0.0, -0.001, 0.001, -1.0], dtype=torch.float64)
     assert not torch.signbit(snap_mu(mu)[:3]).any()
+
+
+def test_a_batch_of_streams_reads_as_each_alone_and_an_impossible_one_harms_only_itself():
+    _, sigma = random_gaussians(4000)
+    rng = np.random.default_rng(5)
+    residuals = [np.rint(rng.normal(0, sigma)).clip(-MAX_SYMBOL, MAX_SYMBOL) for _ in range(3)]
+    streams = [encoded(residual, sigma) for residual in residuals]
+    streams[1] = b"\xff" * len(streams[1])  # the largest number there is: beyond every model
+    with pytest.raises(DecodingError):
+        SymbolDecoder(streams[1]).gaussian(sigma)
+    decoder = BatchDecoder(streams)
+    halves = [decoder.gaussian(np.tile(half, 3)).reshape(3, -1) for half in np.split(sigma, 2)]
+    first, impossible, third = np.concatenate(halves, 1)
+    assert np.array_equal(first, residuals[0])
+    assert np.array_equal(third, residuals[2])
+    assert not impossible[2000:].any()

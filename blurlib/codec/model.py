@@ -282,7 +282,8 @@ class BlurCodec(nn.Module):
         """What the streams of photos of one size say, as a batch, unchecked.
 
         Nothing compares the symbols with the checksums of the files, so the latent may be another
-        than the encoder's: `decode_latent` is the one that knows.
+        than the encoder's: `decode_latent` is the one that knows. A latent stream that is
+        impossible under the model says 0 from there on.
 
         Raises:
             BitstreamError: as `decompress`, but for the checksum.

@@ -130,14 +130,25 @@ class SymbolDecoder:
 
 
 class BatchDecoder:
-    """The streams of several images, read side by side."""
+    """The streams of several images, read side by side.
+
+    A stream that becomes impossible under its model says 0 from there on: whoever reads on must
+    compare a checksum, and then knows which image it was.
+    """
 
     def __init__(self, streams: Sequence[bytes]):
-        self._decoders = [SymbolDecoder(stream) for stream in streams]
+        self._decoders: list[SymbolDecoder | None] = [SymbolDecoder(stream) for stream in streams]
 
     def gaussian(self, sigma: np.ndarray) -> np.ndarray:
         """Integer residuals (images · n,) under N(0, σ), image after image."""
         parts = np.split(sigma, len(self._decoders))
-        return np.concatenate(
-            [d.gaussian(part) for d, part in zip(self._decoders, parts, strict=True)]
-        )
+        return np.concatenate([self._read(image, part) for image, part in enumerate(parts)])
+
+    def _read(self, image: int, sigma: np.ndarray) -> np.ndarray:
+        decoder = self._decoders[image]
+        if decoder is not None:
+            try:
+                return decoder.gaussian(sigma)
+            except DecodingError:
+                self._decoders[image] = None
+        return np.zeros(sigma.size, np.int32)
