@@ -231,10 +231,13 @@ def main(options: argparse.Namespace) -> None:
             for name in options.only[:: 1 if number % 2 == 0 else -1]:
                 measured = speed(name, config, options.steps)
                 rows.append({"round": number, "loop": name} | measured)
-                print(json.dumps(rows[-1]), file=sys.stderr)
+            write(options.out, header, rows)
+
+
+def write(out: Path, header: dict, rows: list[dict]) -> None:
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     text = json.dumps(header, indent=1, sort_keys=True)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    images.atomic_write(options.out, text.encode(), overwrite=True)
+    images.atomic_write(out, text.encode(), overwrite=True)
 
 
 def link_photos(folder: Path, options: argparse.Namespace) -> int:
