@@ -402,6 +402,13 @@ def every_average(root: Path) -> str:
     return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
+def when_measured(root: Path, file: str, made_by: str, table: Callable[[Path], str]) -> str:
+    """A table, once the file that it reads is there; until then, what makes it."""
+    return (
+        table(root) if (root / file).is_file() else f"Not measured yet: `{made_by}` makes this.\n"
+    )
+
+
 def blur(root: Path, table: Callable[[Comparison], str]) -> str:
     """A table of the comparison of diffusions; until that is made, what makes it."""
     if not (root / BLUR / "about.json").is_file():
@@ -538,9 +545,19 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation-entropy-sizes": ablation_sizes,
     "ablation-entropy-bits": ablation_bits,
     "portability": portability,
-    "portability-noise": portability_noise,
+    "portability-noise": lambda root: when_measured(
+        root,
+        "results/checks/rounding-noise.json",
+        "benchmarks/rounding_noise.py",
+        portability_noise,
+    ),
     "decode-speed": decode_speed,
-    "training-speed-cpu": lambda root: training_speed(root, "cpu"),
+    "training-speed-cpu": lambda root: when_measured(
+        root,
+        "results/checks/training-speed-cpu.json",
+        "benchmarks/training_speed.py",
+        lambda root: training_speed(root, "cpu"),
+    ),
 }
 
 # Column, axis title and the published curves drawn beside ours.
