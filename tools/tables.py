@@ -404,16 +404,20 @@ def every_average(root: Path) -> str:
 
 def when_measured(root: Path, file: str, made_by: str, table: Callable[[Path], str]) -> str:
     """A table, once the file that it reads is there; until then, what makes it."""
-    return (
-        table(root) if (root / file).is_file() else f"Not measured yet: `{made_by}` makes this.\n"
-    )
+    if not (root / "results" / file).is_file():
+        return f"Not measured yet: `{made_by}` makes this.\n"
+    return table(root)
 
 
 def blur(root: Path, table: Callable[[Comparison], str]) -> str:
     """A table of the comparison of diffusions; until that is made, what makes it."""
-    if not (root / BLUR / "about.json").is_file():
-        return "Not measured yet: `blurlib ablate diffusion` makes this.\n"
-    return table(Comparison.read(root / BLUR))
+    command = "blurlib ablate diffusion"
+    return when_measured(
+        root,
+        "ablation/diffusion/about.json",
+        command,
+        lambda _: table(Comparison.read(root / BLUR)),
+    )
 
 
 def blur_setup(found: Comparison) -> str:
@@ -547,14 +551,14 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "portability": portability,
     "portability-noise": lambda root: when_measured(
         root,
-        "results/checks/rounding-noise.json",
+        "checks/rounding-noise.json",
         "benchmarks/rounding_noise.py",
         portability_noise,
     ),
     "decode-speed": decode_speed,
     "training-speed-cpu": lambda root: when_measured(
         root,
-        "results/checks/training-speed-cpu.json",
+        "checks/training-speed-cpu.json",
         "benchmarks/training_speed.py",
         lambda root: training_speed(root, "cpu"),
     ),
