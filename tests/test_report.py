@@ -43,7 +43,8 @@ def folder(tmp_path, vtm):
         ours = name != "webp"
         write_codec(
             tmp_path, name, curve, checkpoint="c0ffee" if ours else None,
-            settings={"decoder": "direct"} if ours else None, distances=() if ours else distances,
+            settings={"decoder": "direct", "objective": "ms-ssim"} if ours else None,
+            distances=() if ours else distances,
         )  # fmt: skip
     return tmp_path
 
