@@ -23,7 +23,7 @@ from blurlib import plotting
 from blurlib.ablation import entropy_report
 from blurlib.ablation.verdict import Comparison, Spread, in_words
 from blurlib.codec import zoo
-from blurlib.evaluation import published, report, results
+from blurlib.evaluation import learning, published, report, results
 from blurlib.evaluation.perception import names as names_of
 
 ROOT = Path(__file__).parents[1]
@@ -402,6 +402,41 @@ def every_average(root: Path) -> str:
     return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
+def training_runs(root: Path) -> dict[str, pd.DataFrame]:
+    """The logs of the codecs that ship, in short, by name."""
+    files = sorted((root / "results/training").glob("*.csv"))
+    logs = {path.stem: pd.read_csv(path) for path in files}
+    return {name: log for name, log in logs.items() if "distortion" in log}
+
+
+def trained(root: Path) -> str:
+    """What the training of each codec took, and what its loss would be after ten times as much."""
+    rows = []
+    for name, log in training_runs(root).items():
+        found = learning.forecast(log)
+        rows.append(
+            [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
+             f"{found.now:.3f}", f"{log['loss'].tail(5).mean():.3f}",
+             f"{found.floor:.2f} + {found.scale:.2f} n^-{found.exponent:.2f}",
+             _percent(100 * (found.tenfold / found.now - 1)), _percent(100 * found.missed)]
+        )  # fmt: skip
+    head = ["weights", "steps", "hours", "loss at the peak rate", "loss at the end", "law",
+            "after ten times the steps", "law of the first half"]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def training_panels(root: Path) -> list[plotting.Lines]:
+    """Loss over steps, and the law that it follows up to ten times as many."""
+    panels = []
+    for name, log in training_runs(root).items():
+        law, step = learning.forecast(log), log["step"].to_numpy()
+        more = step[-1] * np.geomspace(1, 10, 20)[1:]
+        fitted = [law.at(n) if n > learning.WARM * step[-1] else np.nan for n in (*step, *more)]
+        curves = {"loss": [*log["loss"], *[np.nan] * len(more)], "power law": fitted}
+        panels.append(plotting.Lines([*step, *more], curves, "steps", "loss", name, "log"))
+    return panels
+
+
 def when_measured(root: Path, file: str, made_by: str, table: Callable[[Path], str]) -> str:
     """A table, once the file that it reads is there; until then, what makes it."""
     if not (root / "results" / file).is_file():
@@ -534,6 +569,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "perception": perception,
     "noise": noise,
     "against-published": against_published,
+    "trained": trained,
     "blur-setup": lambda root: blur(root, blur_setup),
     "blur-verdict": lambda root: blur(root, blur_verdict),
     "blur-duels": lambda root: blur(root, blur_duels),
@@ -608,6 +644,9 @@ def figures(root: Path) -> Iterator[Figure]:
         curves = [plotting.Curve(*line) for line in lines]
         draw = partial(plotting.rate_distortion, curves, title)
         yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
+    panels = training_panels(root)
+    content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
+    yield Figure(root / "book/figures/training.svg", content, partial(plotting.lines, panels))
     if (root / BLUR / "about.json").is_file():
         panels = blur_tracks(Comparison.read(root / BLUR))
         draw = partial(plotting.over_steps, panels, "LPIPS, AlexNet (lower is better)")

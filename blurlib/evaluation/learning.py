@@ -26,6 +26,10 @@ class Forecast(NamedTuple):
     tenfold: float
     missed: float
 
+    def at(self, n: float) -> float:
+        """The law after n steps."""
+        return _law(n, self.floor, self.scale, self.exponent)
+
 
 def forecast(log: pd.DataFrame) -> Forecast:
     """Fit a power law to a run's loss while its learning rate was at its peak.
