@@ -194,10 +194,11 @@ def portability_noise(root: Path) -> str:
     rows = [
         [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
          f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
-         f"{row['unnoticed']}"]
+         f"{row['unnoticed']}", f"{row['failures_without_noise']}"]
         for row in checks["noise"]
     ]  # fmt: skip
-    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed"]
+    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed",
+            "failed without noise"]  # fmt: skip
     double, single = (
         next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
         for precision in ("float64", "float32")
