@@ -210,7 +210,9 @@ def portability_noise(root: Path) -> str:
         f"{double['largest_delta']:.1e} at most; the nearest value of all these files is "
         f"{double['nearest_boundary']:.1e} from its boundary. So at most one such photo in "
         f"{1 / double['bound_768x512']:.0e} fails. In float32 the same bound is "
-        f"{_short(single['bound_768x512'])}.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
+        f"{_short(single['bound_768x512'])}. The bound takes positions as uniform: within 1/64 of "
+        f"a boundary lie {double['near_over_uniform']:.2f} times as many values as that would "
+        f"have.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
         f"{cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
     )
 
