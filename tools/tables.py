@@ -159,23 +159,26 @@ def portability(root: Path) -> str:
     checks = _check(root, "portability")
     frame = pd.DataFrame(checks["matrix"])
     names = {
-        "device": "device {}", "threads": "{} threads", "batch": "batch of {}",
+        "device": "device {}", "threads": "threads: {}", "batch": "batch of {}",
         "channels_last": "channels-last: {}", "onednn": "oneDNN: {}",
         "deterministic": "deterministic algorithms: {}",
     }  # fmt: skip
     rows = []
     for setting, name in names.items():
+        others = [other for other in names if other != setting]
+        usual = (frame[others] == frame[others].iloc[0]).all(axis=1)
         for value, own in frame.groupby(setting):
             shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-            rows.append([name.format(shown), *_decodes(own)])
-    rows.append(["**all of these**", *_decodes(frame)])
+            rows.append([name.format(shown), *_decodes(own, own[usual[own.index]])])
+    rows.append(["**all of these**", *_decodes(frame, frame)])
     for row in checks["elsewhere"]:
+        own = pd.DataFrame([row])
         name = ", ".join(f"{k} {v}" for k, v in row["environment"].items())
         name = name or f"PyTorch {row['torch'].partition('+')[0]}"
-        rows.append([f"new process, {name}", *_decodes(pd.DataFrame([row]))])
+        rows.append([f"new process, {name}", *_decodes(own, own)])
     golden = {row["golden"] for row in checks["elsewhere"]}
     errors = sum(row["golden_errors"] for row in checks["elsewhere"])
-    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move (grid steps)"]
+    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move, alone"]
     return _markdown(head, rows) + (
         f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]}. CUDA was "
         f"{'part of it' if checks['cuda'] else 'not run: there was no such device'}. The new "
@@ -183,9 +186,10 @@ def portability(root: Path) -> str:
     )
 
 
-def _decodes(frame: pd.DataFrame) -> list[str]:
+def _decodes(frame: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
     counts = [f"{frame[c].sum():,}" for c in ("decodes", "mismatches", "checksum_errors")]
-    return [*counts, f"{frame['largest_delta'].max():.1e}"]
+    largest = alone["largest_delta"].max()
+    return [*counts, f"{largest:.1e}" if largest else "0"]
 
 
 def portability_noise(root: Path) -> str:
