@@ -163,23 +163,26 @@ def portability(root: Path) -> str:
     checks = _check(root, "portability")
     frame = pd.DataFrame(checks["matrix"])
     names = {
-        "device": "device {}", "threads": "{} threads", "batch": "batch of {}",
+        "device": "device {}", "threads": "threads: {}", "batch": "batch of {}",
         "channels_last": "channels-last: {}", "onednn": "oneDNN: {}",
         "deterministic": "deterministic algorithms: {}",
     }  # fmt: skip
     rows = []
     for setting, name in names.items():
+        others = [other for other in names if other != setting]
+        usual = (frame[others] == frame[others].iloc[0]).all(axis=1)
         for value, own in frame.groupby(setting):
             shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-            rows.append([name.format(shown), *_decodes(own)])
-    rows.append(["**all of these**", *_decodes(frame)])
+            rows.append([name.format(shown), *_decodes(own, own[usual[own.index]])])
+    rows.append(["**all of these**", *_decodes(frame, frame)])
     for row in checks["elsewhere"]:
+        own = pd.DataFrame([row])
         name = ", ".join(f"{k} {v}" for k, v in row["environment"].items())
         name = name or f"PyTorch {row['torch'].partition('+')[0]}"
-        rows.append([f"new process, {name}", *_decodes(pd.DataFrame([row]))])
+        rows.append([f"new process, {name}", *_decodes(own, own)])
     golden = {row["golden"] for row in checks["elsewhere"]}
     errors = sum(row["golden_errors"] for row in checks["elsewhere"])
-    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move (grid steps)"]
+    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move, alone"]
     return _markdown(head, rows) + (
         f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]}. CUDA was "
         f"{'part of it' if checks['cuda'] else 'not run: there was no such device'}. The new "
@@ -187,9 +190,10 @@ def portability(root: Path) -> str:
     )
 
 
-def _decodes(frame: pd.DataFrame) -> list[str]:
+def _decodes(frame: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
     counts = [f"{frame[c].sum():,}" for c in ("decodes", "mismatches", "checksum_errors")]
-    return [*counts, f"{frame['largest_delta'].max():.1e}"]
+    largest = alone["largest_delta"].max()
+    return [*counts, f"{largest:.1e}" if largest else "0"]
 
 
 def portability_noise(root: Path) -> str:
@@ -198,10 +202,11 @@ def portability_noise(root: Path) -> str:
     rows = [
         [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
          f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
-         f"{row['unnoticed']}"]
+         f"{row['unnoticed']}", f"{row['failures_without_noise']}"]
         for row in checks["noise"]
     ]  # fmt: skip
-    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed"]
+    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed",
+            "failed without noise"]  # fmt: skip
     double, single = (
         next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
         for precision in ("float64", "float32")
@@ -213,7 +218,9 @@ def portability_noise(root: Path) -> str:
         f"{double['largest_delta']:.1e} at most; the nearest value of all these files is "
         f"{double['nearest_boundary']:.1e} from its boundary. So at most one such photo in "
         f"{1 / double['bound_768x512']:.0e} fails. In float32 the same bound is "
-        f"{_short(single['bound_768x512'])}.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
+        f"{_short(single['bound_768x512'])}. The bound takes positions as uniform: within 1/64 of "
+        f"a boundary lie {double['near_over_uniform']:.2f} times as many values as that would "
+        f"have.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
         f"{cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
     )
 
