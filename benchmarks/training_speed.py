@@ -231,6 +231,7 @@ def main(options: argparse.Namespace) -> None:
             for name in options.only[:: 1 if number % 2 == 0 else -1]:
                 measured = speed(name, config, options.steps)
                 rows.append({"round": number, "loop": name} | measured)
+                print(json.dumps(rows[-1]), file=sys.stderr)
             write(options.out, header, rows)
 
 

@@ -447,6 +447,8 @@ def timeline(spans: Sequence[Span]) -> Figure:
 def failures(rows: pd.DataFrame) -> Figure:
     """Share of decodes that fail, over the strength of the noise, beside what the bound expects.
 
+    Where none failed, a triangle stands at one in all decodes.
+
     Args:
         rows: of `benchmarks/portability.py`, with precision, ulps, decodes, failures, expected.
     """
@@ -456,7 +458,9 @@ def failures(rows: pd.DataFrame) -> Figure:
         strength = np.log2(own["ulps"].to_numpy(float)) + (29 if precision == "float32" else 0)
         expected, seen = own["expected"] / own["decodes"], own["failures"] / own["decodes"]
         least = 1 / own["decodes"]
-        axis.plot(strength, expected, "_", ms=16, mew=2, color=colour, label=f"{precision}, bound")
+        axis.plot(
+            strength, expected, "_:", lw=1, ms=16, mew=2, color=colour, label=f"{precision}, bound"
+        )
         axis.plot(
             strength[seen > 0], seen[seen > 0], "o", color=colour, label=f"{precision}, measured"
         )

@@ -203,7 +203,6 @@ def test_the_committed_decodes_had_no_mismatch():
     assert all(len({s[k] for s in settings}) == 2 for k in settings[0])
 
 
-@pytest.mark.skipif(not (CHECKS / "rounding-noise.json").is_file(), reason="not measured yet")
 def test_the_committed_noise_spares_float64_and_the_checksum_misses_nothing():
     rows = json.loads((CHECKS / "rounding-noise.json").read_text())["noise"]
     at_1_ulp = {row["precision"]: row for row in rows if row["ulps"] == 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
@@ -32,7 +33,7 @@ from blurlib.training.run import RunFolder, Step, read_log
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
 PATIENCE = 20  # steps in a row that may be not finite
 PREVIEW_SIDE = 512  # pixels
-KLT_CROPS = 128  # of training photos, for the start of the transforms
+KLT_CROPS, KLT_BATCH = 128, 8  # of training photos, for the start of the transforms
 
 
 class NotFiniteError(ValueError):
@@ -198,8 +199,9 @@ def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State
     torch.manual_seed(config.seed)  # of the weights, the same in all processes
     stage = stages.make(config)
     if photos and stage.trained_codec and not config.init and config.start == "klt":
-        with contextlib.closing(photos.batches(0, range(KLT_CROPS))) as batches:
-            start_from_klt(stage.trained_codec, next(batches).cpu().float() / 255)
+        with contextlib.closing(photos.batches(0, range(KLT_BATCH))) as batches:
+            some = torch.cat(list(itertools.islice(batches, KLT_CROPS // KLT_BATCH)))
+        start_from_klt(stage.trained_codec, some.cpu().float() / 255)
     stage.module.to(memory_format=torch.channels_last).train()
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)
@@ -261,7 +263,9 @@ class _Run:
     def _logged_steps(self) -> Iterator[Step]:
         state, saved = self.state, time.monotonic()
         crops = self.photos.batches(state.step, self.samples)
-        with open(self.folder.log if self.fabric.is_global_zero else os.devnull, "a") as log:
+        to = self.folder.log if self.fabric.is_global_zero else os.devnull
+        # Readers are ended here: at the exit of Python they would be waited for, and not told.
+        with contextlib.closing(crops), open(to, "a") as log:
             self._note_skipped()
             while not state.steps or state.step < state.steps:
                 step, stop = self._step(crops)
