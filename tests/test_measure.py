@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from torch import nn
 
 from blurlib import images, metrics
 from blurlib.evaluation import measure as m
+from blurlib.evaluation import processes
 from blurlib.evaluation import results as res
 from blurlib.evaluation.results import ResultsError
 
@@ -392,6 +394,29 @@ def test_a_codec_that_cannot_travel_is_refused_before_any_process_starts(photos,
 
     with pytest.raises(ResultsError, match=r"shift: cannot be sent to other processes .*one job"):
         list(m.evaluate(photos, Local(), [2], tmp_path, jobs=2))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
+def test_ctrl_c_waits_until_the_workers_are_started_whichever_thread_gets_it():
+    """One that came while a worker was being started cut the parent's message to it short."""
+    done, after = threading.Event(), []
+    other = threading.Thread(target=done.wait)
+    other.start()  # it does not block the signal, so the system may hand it the signal
+
+    def interrupted():
+        with processes._without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            after.append("went on")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    finally:
+        done.set()
+    assert after == ["went on"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 SCRIPT = """
