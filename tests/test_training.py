@@ -110,6 +110,7 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("stage = 'both'", "stage is 'both': it must be one of"),
         ("size = 'huge'", "size is 'huge'"),
         ("objective = 'psnr'", "objective is 'psnr'"),
+        ("objective = 'mse'\nlmbda_max = 0.1", "without lmbda_min and lmbda_max"),
         ("prediction = 'y'", "prediction is 'y'"),
         ("lmbda_min = 3.0\nlmbda_max = 2.0", "rising order"),
         ("lmbda_min = 0.0", "positive"),

@@ -39,14 +39,27 @@ def main(run: Path, name: str) -> None:
 
 
 def keep(run: Path, folder: Path, name: str) -> None:
-    """The recipe, without the folder of its photos, and the log in stretches of steps."""
+    """The recipe, without the paths of its machine, and the log in stretches of steps."""
     folder.mkdir(parents=True, exist_ok=True)
     config = TrainConfig.recipe(str(run / "config.toml"))
     steps = read_log(run)
-    config = dataclasses.replace(config, data="photos", steps=steps[-1].steps)
+    config = dataclasses.replace(
+        config,
+        data="photos",
+        steps=steps[-1].steps,
+        codec=shipped_name(config.codec),
+        init=shipped_name(config.init),
+    )
     images.atomic_write(folder / f"{name}.toml", config.to_toml().encode(), overwrite=True)
     log = shortened(steps).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     images.atomic_write(folder / f"{name}.csv", log.encode(), overwrite=True)
+
+
+def shipped_name(model: str) -> str:
+    """The name under which a model file ships, or where it does not, that of its file."""
+    if not model:
+        return model
+    return zoo.name_of(bytes.fromhex(zoo.sha256(model)[:8])) or Path(model).name
 
 
 def shortened(steps: Sequence[Step]) -> pd.DataFrame:

@@ -172,7 +172,8 @@ class TrainConfig:
         """Read a recipe; `overrides` win over it, None leaves the recipe's value.
 
         Raises:
-            ValueError: not TOML, an unknown field or a value that cannot work.
+            ValueError: not TOML, an unknown field, a value that cannot work, or the objective
+                "mse" with the λ of MS-SSIM, which are the defaults.
         """
         try:
             values = tomllib.loads(text)
@@ -182,6 +183,11 @@ class TrainConfig:
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown field {sorted(unknown)[0]!r} in the recipe")
+        if values.get("objective") == "mse" and not {"lmbda_min", "lmbda_max"} <= values.keys():
+            raise ValueError(
+                "objective is 'mse' without lmbda_min and lmbda_max, whose defaults are for "
+                "'ms-ssim': 0.001 and 0.06 are usual for 'mse'"
+            )
         return cls(**values)
 
     @classmethod
