@@ -156,7 +156,7 @@ def test_the_same_again_trains_and_decodes_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(diffusion, "train", never)
     monkeypatch.setattr(diffusion, "_distance", never)
-    monkeypatch.setattr(decodes.Bench, "_decode", never)
+    monkeypatch.setattr(decodes.BlurlibCodec, "picture", never)
     run(plan, place)
     assert everything(place / "out") == before
 
