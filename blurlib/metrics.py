@@ -76,6 +76,17 @@ def ms_ssim_db(m: float) -> float:
     return math.inf if m >= 1 else -10 * math.log10(1 - m)
 
 
+def lpips_distance(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """What a network such as `Lpips` says of two images, ``uint8`` ``(3, H, W)``.
+
+    ``nan`` ("not applicable") when a side is shorter than `LPIPS_MIN_SIDE`.
+    """
+    if min(x.shape[-2:]) < LPIPS_MIN_SIDE:
+        return math.nan
+    with torch.inference_mode():
+        return network(x[None].float() / 255, y[None].float() / 255).item()
+
+
 class MsSsimLoss(nn.Module):
     """1 − MS-SSIM per image: ``(B, 3, H, W)`` twice, in [0, 1] → ``(B,)``; differentiable.
 

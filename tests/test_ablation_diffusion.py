@@ -156,7 +156,7 @@ def test_the_same_again_trains_and_decodes_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(diffusion, "train", never)
     monkeypatch.setattr(diffusion, "_distance", never)
-    monkeypatch.setattr(decodes.Bench, "_decode", never)
+    monkeypatch.setattr(decodes.BlurlibCodec, "picture", never)
     run(plan, place)
     assert everything(place / "out") == before
 
@@ -307,6 +307,7 @@ def test_duels_are_won_by_all_seeds_or_not_clear(told):
     assert math.isclose(open_.difference, 0.01, abs_tol=1e-9)
     assert (single.clear, single.blur.seeds) == (False, 1)
     assert np.isnan(single.blur.std)
+    assert (str(won.blur), str(single.blur)) == ("0.4100 ± 0.0141", "0.5100")
 
 
 def test_the_words_follow_from_the_numbers(told):

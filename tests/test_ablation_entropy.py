@@ -393,7 +393,7 @@ def test_bd_rate_of_known_curves(made_up):
     for column in ("ms_ssim_db", "psnr"):
         spread = report.against(ablated, FULL, HYPERPRIOR, column)
         assert spread.mean == pytest.approx(-25, abs=1e-6)
-        assert spread.deviation == pytest.approx(np.sqrt(50), abs=1e-6)
+        assert spread.std == pytest.approx(np.sqrt(50), abs=1e-6)
     assert str(spread) == "-25.0 ± 7.1 %"
     assert report.against(ablated, FULL, LOCAL).seeds == 0
     table = report.contributions(ablated)
@@ -418,6 +418,19 @@ def test_a_run_without_a_record_does_not_count(made_up):
     ablated = report.read(made_up)
     assert len(ablated.kodak) == 12
     assert report.against(ablated, FULL, HYPERPRIOR).mean == pytest.approx(-20, abs=1e-6)
+
+
+def test_what_was_learned_is_a_mean_over_seeds(made_up):
+    second = made_up / "runs" / f"{FULL}-1.json"
+    record = json.loads(second.read_text())
+    before = record["positions"][0]["sigma"]
+    record["positions"][0]["sigma"] += 2
+    second.write_text(json.dumps(record))
+    learned = report.learned(report.read(made_up))
+    assert list(learned.index) == [1, 2, 3, 4, 5]
+    assert learned.loc[1, "sigma"].mean == pytest.approx(before + 1)
+    assert str(learned.loc[1, "sigma"]) == f"{before + 1:.2f} ± 1.41"
+    assert learned.loc[2, "sigma"].std == 0
 
 
 def test_zeroing_and_sizes_are_per_cent_of_all_bytes(made_up):

@@ -161,6 +161,13 @@ def test_lpips_refuses_small_images():
         metrics.Lpips(MeanDistance())(torch.zeros(1, 3, 31, 99), torch.zeros(1, 3, 31, 99))
 
 
+def test_lpips_distance_is_of_8_bit_images_that_are_large_enough():
+    network = metrics.Lpips(MeanDistance())
+    dark, bright = (torch.full((3, 32, 40), level, dtype=torch.uint8) for level in (51, 102))
+    assert metrics.lpips_distance(network, dark, bright) == pytest.approx(2 * (0.4 - 0.2))
+    assert math.isnan(metrics.lpips_distance(network, dark[:, 1:], bright[:, 1:]))
+
+
 @lpips_package
 @pytest.mark.parametrize("net", ["alex", "squeeze"])
 def test_lpips_from_a_file_is_the_packages(tmp_path, net):

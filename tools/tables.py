@@ -21,7 +21,9 @@ import pandas as pd
 
 from blurlib import plotting
 from blurlib.ablation import entropy_report
-from blurlib.ablation.verdict import Comparison, Spread, in_words
+from blurlib.ablation.common import Spread
+from blurlib.ablation.entropy_report import Ablation
+from blurlib.ablation.verdict import Comparison, in_words
 from blurlib.codec import zoo
 from blurlib.evaluation import learning, published, report, results
 from blurlib.evaluation.perception import names as names_of
@@ -70,7 +72,7 @@ def bd_rates(root: Path, codec: str) -> str:
 
 def round_trip(root: Path, model: str) -> str:
     """How many files a new process decodes to the same ŷ, and how close the estimate is."""
-    rows = json.loads((root / f"results/checks/roundtrip-{model}.json").read_text())["rows"]
+    rows = _check(root, f"roundtrip-{model}")["rows"]
     equal = sum(row["equal"] for row in rows)
     worst = max(abs(r["bytes"] - r["estimated_bytes"]) for r in rows)
     ratio = max(abs(r["bytes"] / r["estimated_bytes"] - 1) for r in rows)
@@ -152,7 +154,7 @@ def perception(root: Path) -> str:
 
 def noise(root: Path) -> str:
     """What grey noise on the direct reconstruction does to the perceptual measures."""
-    checks = json.loads((root / "results/checks/perception.json").read_text())
+    checks = _check(root, "perception")
     columns = ["lpips", "FD-AlexNet", "psnr"]
     rows = [[f"{r['level']}", *(f"{r[c]:.3f}" for c in columns)] for r in checks["noise"]]
     return _markdown(["noise (levels)", "LPIPS", "FD-AlexNet", "PSNR (dB)"], rows)
@@ -245,7 +247,7 @@ def decode_speed(root: Path) -> str:
 
 
 def _check(root: Path, name: str) -> dict:
-    return json.loads((root / f"results/checks/{name}.json").read_text())
+    return json.loads((root / f"results/checks/{name}.json").read_text(encoding="utf-8"))
 
 
 def _short(value: float) -> str:
@@ -261,15 +263,17 @@ def against_published(root: Path) -> str:
     return _markdown(["codec", "measured here with", "MS-SSIM", "PSNR"], rows)
 
 
-# The ablation of the entropy model. Whatever its folder does not have yet is said to be missing.
-
-ABLATION = Path("results/ablation/entropy")
-MISSING = "The committed runs do not have this.\n"
+# The ablation of the entropy model
 
 
-def ablation_setup(root: Path) -> str:
+def ablation(root: Path, table: Callable[[Ablation], str]) -> str:
+    """A table of the ablation; what its folder does not have yet is said to be missing."""
+    found = entropy_report.read(root / "results/ablation/entropy")
+    return table(found) or "The committed runs do not have this.\n"
+
+
+def ablation_setup(found: Ablation) -> str:
     """What was trained and coded, in a sentence each."""
-    found = entropy_report.read(root / ABLATION)
     setup, first = found.setup, found.runs[0]
     seeds = sorted({run["seed"] for run in found.runs})
     model = zoo.name_of(bytes.fromhex(setup["codec"][:8])) or f"the codec {setup['codec'][:8]}"
@@ -285,91 +289,66 @@ def ablation_setup(root: Path) -> str:
     )
 
 
-def ablation_variants(root: Path) -> str:
+def ablation_variants(found: Ablation) -> str:
     """What every variant saves and costs."""
-    frame = entropy_report.contributions(entropy_report.read(root / ABLATION))
     head = ["entropy model", "seeds", "passes", "weights", "over hyperprior", "the same in PSNR",
             "over local context", "training step (s)", "encode (s)", "decode (s)"]  # fmt: skip
     rows = [
         [row.title, f"{row.seeds}", f"{row.passes}", f"{row.parameters:,}",
          f"{row.over_hyperprior}", f"{row.over_hyperprior_psnr}", f"{row.over_local}",
          f"{row.step_s:.2f}", f"{row.encode_s:.2f}", f"{row.decode_s:.2f}"]
-        for row in frame.itertuples()
+        for row in entropy_report.contributions(found).itertuples()
     ]  # fmt: skip
     return _markdown(head, rows)
 
 
-def ablation_verdicts(root: Path) -> str:
+def ablation_verdicts(found: Ablation) -> str:
     """The sentences that follow from the numbers."""
-    return "".join(
-        f"- {line}\n" for line in entropy_report.verdicts(entropy_report.read(root / ABLATION))
-    )
+    return "".join(f"- {line}\n" for line in entropy_report.verdicts(found))
 
 
-def ablation_positions(root: Path) -> str:
+def ablation_positions(found: Ablation) -> str:
     """A_j, σ_j and half-width of the full variant."""
-    frame = entropy_report.learned(entropy_report.read(root / ABLATION))
-    if frame.empty:
-        return MISSING
-    names = ("amplitude", "sigma", "half_width")
     rows = [
-        [f"{group}", *(_mean_and_spread(row[name, "mean"], row[name, "std"]) for name in names)]
-        for group, row in frame.iterrows()
+        [f"{group}", f"{row.amplitude}", f"{row.sigma}", f"{row.half_width}"]
+        for group, row in entropy_report.learned(found).iterrows()
     ]
     return _markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
 
 
-def ablation_zeroed(root: Path) -> str:
+def ablation_zeroed(found: Ablation) -> str:
     """Real bytes of the full variant without its transformer."""
-    frame = entropy_report.zeroing(entropy_report.read(root / ABLATION))
-    if frame.empty:
-        return MISSING
     rows = [
         [zeroed, f"{quality:g}", f"{row.more}", f"{row.grown} of {row.files}"]
-        for (zeroed, quality), row in frame.iterrows()
+        for (zeroed, quality), row in entropy_report.zeroing(found).iterrows()
     ]
     return _markdown(["put to 0", "quality", "bytes", "files that grow"], rows)
 
 
-def ablation_sizes(root: Path) -> str:
+def ablation_sizes(found: Ablation) -> str:
     """What the full variant saves at several sizes of the same photos."""
-    frame = entropy_report.sizes(entropy_report.read(root / ABLATION))
-    if frame.empty:
-        return MISSING
     rows = [
         [f"{size:g}", f"{row.photos}", f"{row.bpp:.3f}", f"{row.over_hyperprior}",
          f"{row.over_local}"]
-        for size, row in frame.iterrows()
+        for size, row in entropy_report.sizes(found).iterrows()
     ]  # fmt: skip
     head = ["megapixels", "photos", "bpp", "bytes over hyperprior", "bytes over local context"]
     return _markdown(head, rows)
 
 
-def ablation_bits(root: Path) -> str:
+def ablation_bits(found: Ablation) -> str:
     """Where the bits of the full variant go."""
-    frame = entropy_report.bits(entropy_report.read(root / ABLATION))
-    if frame.empty:
-        return MISSING
-    shares = frame.div(frame.sum(axis=1), axis=0)
+    frame = entropy_report.bits(found)
     rows = [
-        [
-            f"{quality:g}",
-            f"{frame.loc[quality].sum() / 8e3:.1f}",
-            *(f"{100 * s:.1f} %" for s in row),
-        ]
-        for quality, row in shares.iterrows()
+        [f"{quality:g}", f"{row.sum() / 8e3:.1f}", *(f"{v:.1f} %" for v in 100 * (row / row.sum()))]
+        for quality, row in frame.iterrows()
     ]
     return _markdown(["quality", "kB", *frame.columns], rows)
 
 
-def _mean_and_spread(mean: float, deviation: float) -> str:
-    return f"{mean:.2f}" if np.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
 def training_speed(root: Path, machine: str) -> str:
     """Images per second of every way to train, beside our loop in the same round."""
-    text = (root / f"results/checks/training-speed-{machine}.json").read_text(encoding="utf-8")
-    content = json.loads(text)
+    content = _check(root, f"training-speed-{machine}")
     frame = pd.DataFrame(content["rows"])
     names = list(dict.fromkeys(frame["loop"]))
     speed, cpu = (
@@ -479,7 +458,7 @@ def blur_decoders(found: Comparison) -> str:
     for quality in found.qualities:
         for decoder, label in labels.items():
             for steps, group in found.group(decoder, quality).groupby("steps"):
-                values = [_spread(Spread.of(group[c]), digits) for c, digits in columns.items()]
+                values = [f"{Spread.of(group[c], digits)}" for c, digits in columns.items()]
                 rows.append([f"{quality:g}", label, f"{steps}", *values])
     patches = found.table["patches"].max()
     return _markdown(head, rows) + (
@@ -537,13 +516,6 @@ def blur_verdict(found: Comparison) -> str:
     return in_words(found.duels()) + "\n"
 
 
-def _spread(value: Spread, digits: int) -> str:
-    if np.isnan(value.mean):
-        return "–"
-    spread = "" if np.isnan(value.std) else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{spread}"
-
-
 def blur_pictures(root: Path) -> str:
     """The figures of the comparison that have been made."""
     names = {"blur-steps": "LPIPS over the number of network evaluations"}
@@ -573,13 +545,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "blur-sigma": lambda root: blur(root, blur_sigma),
     "blur-rho": lambda root: blur(root, blur_rho),
     "blur-solvers": lambda root: blur(root, blur_solvers),
-    "ablation-entropy-setup": ablation_setup,
-    "ablation-entropy": ablation_variants,
-    "ablation-entropy-verdicts": ablation_verdicts,
-    "ablation-entropy-positions": ablation_positions,
-    "ablation-entropy-zeroed": ablation_zeroed,
-    "ablation-entropy-sizes": ablation_sizes,
-    "ablation-entropy-bits": ablation_bits,
+    "ablation-entropy-setup": lambda root: ablation(root, ablation_setup),
+    "ablation-entropy": lambda root: ablation(root, ablation_variants),
+    "ablation-entropy-verdicts": lambda root: ablation(root, ablation_verdicts),
+    "ablation-entropy-positions": lambda root: ablation(root, ablation_positions),
+    "ablation-entropy-zeroed": lambda root: ablation(root, ablation_zeroed),
+    "ablation-entropy-sizes": lambda root: ablation(root, ablation_sizes),
+    "ablation-entropy-bits": lambda root: ablation(root, ablation_bits),
     "portability": portability,
     "portability-noise": portability_noise,
     "decode-speed": decode_speed,
@@ -695,7 +667,8 @@ def _percent(value: float) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """A table; nothing where it would have no rows."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

@@ -86,8 +86,8 @@ def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plo
     ]
     for title, codec in ours.items():
         picture = codec.decode(data)
-        pair = (images.to_float(a)[None] for a in (photo, picture))
-        caption = f"LPIPS {lpips(*pair).item():.3f}, {metrics.psnr(photo, picture):.1f} dB"
+        distance = metrics.lpips_distance(lpips, photo, picture)
+        caption = f"LPIPS {distance:.3f}, {metrics.psnr(photo, picture):.1f} dB"
         panels.append(plotting.Panel(title, caption, picture[crop]))
     return panels
 

@@ -1,4 +1,5 @@
-"""What every ablation needs: one thread, CPU seconds, where results came from, tables on disk."""
+"""What every ablation needs: one thread, CPU seconds, where results came from, tables on disk, and
+means over seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -90,3 +92,33 @@ def replace_rows(path: Path, rows: Sequence[dict], run: dict[str, Any], order: l
     table = pd.concat([old, new]) if len(old) else new
     text = table.sort_values(order).to_csv(index=False, lineterminator="\n")
     atomic_write(path, text.encode(), overwrite=True)
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation over seeds, with n − 1; nan where there are too few.
+
+    Attributes:
+        digits: after the point, when it is written.
+        percent: it is a change in per cent, and written with its sign.
+    """
+
+    mean: float
+    std: float
+    seeds: int
+    digits: int = 4
+    percent: bool = False
+
+    @classmethod
+    def of(
+        cls, values: Sequence[float] | pd.Series, digits: int = 4, percent: bool = False
+    ) -> Spread:
+        """Of one number per seed; what is nan counts for neither mean nor deviation."""
+        values = pd.Series(values, dtype=float)
+        return cls(float(values.mean()), float(values.std()), len(values), digits, percent)
+
+    def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "–"
+        sign, unit = ("+", " %") if self.percent else ("", "")
+        spread = "" if np.isnan(self.std) else f" ± {self.std:.{self.digits}f}"
+        return f"{self.mean:{sign}.{self.digits}f}{spread}{unit}"

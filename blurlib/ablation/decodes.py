@@ -21,6 +21,7 @@ from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import Sampling
 from blurlib.evaluation import perception
+from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.perception import Features
 from blurlib.metrics import Lpips
 
@@ -161,29 +162,20 @@ class Bench:
         features = self._features(path, quality)
         features.setdefault("original", self._look(image))
         for run, sampling in missing:
+            decoder = self.contestants[run].decoder
+            codec = BlurlibCodec("", self.codec, decoder, sampling=sampling)
             start = now()
-            picture = images.to_uint8(self._decode(run, output, sampling)[0].cpu())
-            seconds = now() - start if self.contestants[run].decoder else direct
+            picture = images.to_uint8(codec.picture(output)[0].cpu())
+            seconds = now() - start if decoder else direct
             way = self._way(run, sampling)
             present[way] = self._row(way, path, quality, data, image, picture, seconds)
             features[_key(way)] = self._look(picture)
         self._write(path, quality, present, features)
 
-    def _decode(self, run: str, output: CodecOutput, sampling: Sampling) -> Tensor:
-        decoder = self.contestants[run].decoder
-        if decoder is None:
-            return output.x_hat
-        if isinstance(decoder, DiffusionDecoder):
-            return decoder.decode(output, sampling)
-        return decoder.decode(output)
-
     def _row(
         self, way: tuple, path: Path, quality: float, data: bytes,
         image: Tensor, picture: Tensor, seconds: float,
     ) -> Decode:  # fmt: skip
-        with torch.inference_mode():
-            pair = (images.to_float(a)[None] for a in (image, picture))
-            lpips = self.lpips(*pair).item()
         return Decode(
             *way,
             image=path.name,
@@ -192,7 +184,7 @@ class Bench:
             bpp=round(metrics.bpp(len(data), *image.shape[1:]), 6),
             psnr=round(metrics.psnr(image, picture), 4),
             ms_ssim=round(metrics.ms_ssim(image, picture), 6),
-            lpips=round(lpips, 5),
+            lpips=round(metrics.lpips_distance(self.lpips, image, picture), 5),
             seconds=round(seconds, 3),
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from blurlib import metrics
-from blurlib.ablation.common import read_table
+from blurlib.ablation.common import Spread, read_table
 from blurlib.ablation.variants import FULL, HYPERPRIOR, LOCAL
 from blurlib.evaluation import report
 from blurlib.evaluation.bd_rate import bd_rate, increasing
@@ -24,27 +24,6 @@ FOLDER = report.FOLDER / "ablation" / "entropy"
 
 MARK = -10.0
 """BD-rate over the hyperprior alone that the full model should reach, in per cent."""
-
-
-class Spread(NamedTuple):
-    """Mean and standard deviation over seeds, in per cent; nan where there is too little."""
-
-    mean: float
-    deviation: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        if not values:
-            return cls(np.nan, np.nan, 0)
-        deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
-        return cls(float(np.mean(values)), float(deviation), len(values))
-
-    def __str__(self) -> str:
-        if np.isnan(self.mean):
-            return "–"
-        spread = "" if np.isnan(self.deviation) else f" ± {self.deviation:.1f}"
-        return f"{self.mean:+.1f}{spread} %"
 
 
 class Ablation(NamedTuple):
@@ -123,7 +102,7 @@ def against(ablation: Ablation, variant: str, anchor: str, column: str = "ms_ssi
         for (name, seed), part in rows.items()
         if name == variant and (anchor, seed) in rows
     ]
-    return Spread.of(values)
+    return Spread.of(values, 1, percent=True)
 
 
 def contributions(ablation: Ablation) -> pd.DataFrame:
@@ -160,11 +139,18 @@ def contributions(ablation: Ablation) -> pd.DataFrame:
 
 
 def learned(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
-    """A_j, σ_j and half-width per group, (mean, deviation) over seeds; index group."""
+    """A_j, σ_j and half-width: `Spread` over seeds. Index: group.
+
+    Columns: amplitude, sigma, half_width.
+    """
     rows = pd.DataFrame([row for run in ablation.of(variant) for row in run["positions"]])
     if rows.empty:
         return rows
-    return rows.groupby("group").agg(["mean", "std"])
+    found = {
+        group: {name: Spread.of(values, 2) for name, values in part.drop(columns="group").items()}
+        for group, part in rows.groupby("group")
+    }
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("group")
 
 
 def zeroing(ablation: Ablation) -> pd.DataFrame:
@@ -180,9 +166,9 @@ def zeroing(ablation: Ablation) -> pd.DataFrame:
     rows = []
     for (zeroed, quality), part in joined.groupby(["zeroed", "quality"], sort=False):
         sums = part.groupby("seed")[["bytes", "bytes_full"]].sum()
-        more = 100 * (sums["bytes"] / sums["bytes_full"] - 1)
+        more = Spread.of(100 * (sums["bytes"] / sums["bytes_full"] - 1), 1, percent=True)
         grown = int((part["bytes"] > part["bytes_full"]).sum())
-        rows.append((zeroed, quality, Spread.of(more.tolist()), len(part), grown))
+        rows.append((zeroed, quality, more, len(part), grown))
     frame = pd.DataFrame(rows, columns=["zeroed", "quality", "more", "files", "grown"])
     return frame.set_index(["zeroed", "quality"])
 
@@ -214,7 +200,7 @@ def _change(part: pd.DataFrame, anchor: str) -> Spread:
     if anchor not in sums:
         return Spread.of([])
     logs = np.log(sums[FULL] / sums[anchor]).dropna().groupby("seed").mean()
-    return Spread.of((100 * (np.exp(logs) - 1)).tolist())
+    return Spread.of(100 * (np.exp(logs) - 1), 1, percent=True)
 
 
 def bits(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
@@ -279,7 +265,7 @@ def _compared(
     sure = ""
     if difference.seeds == 1:
         sure = " (one seed: this may be chance)"
-    elif abs(difference.mean) <= 2 * difference.deviation / np.sqrt(difference.seeds):
+    elif abs(difference.mean) <= 2 * difference.std / np.sqrt(difference.seeds):
         sure = " (within the spread over seeds: this may be chance)"
     return [
         f"{fewer.capitalize()} need fewer bits than {more}; the BD-rate of {second_words} over "

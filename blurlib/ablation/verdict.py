@@ -7,29 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from blurlib.ablation import decodes
+from blurlib.ablation.common import Spread
 from blurlib.ablation.decodes import DIRECT
 
 CHAIN = ("solver", "spacing", "steps")
-
-
-class Spread(NamedTuple):
-    """Mean over seeds, and their standard deviation; nan for a single seed."""
-
-    mean: float
-    std: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: pd.Series) -> Spread:
-        """Of one number per seed."""
-        return cls(float(values.mean()), float(values.std(ddof=1)), len(values))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" if np.isnan(self.std) else f"{self.mean:.4f} ± {self.std:.4f}"
 
 
 class Duel(NamedTuple):

@@ -109,11 +109,7 @@ def _row(instruments: Instruments, name: str, image: Tensor, quality: float) -> 
     if decoded.shape != image.shape:
         (height, width), (H, W) = decoded.shape[-2:], image.shape[-2:]
         raise ValueError(f"decodes to {width}×{height}, the image is {W}×{H}: cannot be compared")
-    distance = float("nan")
-    if lpips is not None and min(image.shape[-2:]) >= metrics.LPIPS_MIN_SIDE:
-        with torch.inference_mode():
-            pair = images.to_float(image)[None], images.to_float(decoded)[None]
-            distance = lpips(*pair).item()
+    distance = float("nan") if lpips is None else metrics.lpips_distance(lpips, image, decoded)
     row = Row(
         image=name,
         quality=quality,
