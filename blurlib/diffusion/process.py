@@ -182,7 +182,7 @@ class BlurDiffusion:
         t = self.marginal(t, *u_t.shape[-2:])
         gain, moved, left = self._wiener(t)
         u_b = self.prior.mean.to(u_t)
-        mean = ((1 - gain * t.alpha).to(u_t) * u_b).addcmul_(gain.to(u_t), u_t)
+        mean = torch.addcmul((1 - gain * t.alpha).to(u_t) * u_b, gain.to(u_t), u_t)
         return Estimate(mean, moved.to(u_t), left.to(u_t))
 
     def known(self, t: Time, H: int, W: int) -> Tensor:
