@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from scipy.fft import dctn
 
 from blurlib.diffusion.dct import dct2, idct2
+from blurlib.diffusion.prior import Prior
 from blurlib.diffusion.process import BlurDiffusion, diffusion_loss
 from blurlib.diffusion.schedule import BlurSchedule
 
@@ -50,6 +51,15 @@ def test_transitions_compose(schedule):
     alpha_tr, variance_tr = process.transition(r, t, H, W)
     torch.testing.assert_close(alpha_ts * alpha_sr, alpha_tr)
     torch.testing.assert_close(alpha_ts**2 * variance_sr + variance_ts, variance_tr)
+
+
+def process_of(schedule, prediction):
+    """A process that can be asked for `prediction`, with a prior where that needs one."""
+    process = BlurDiffusion(schedule, prediction)
+    if prediction == "residual":
+        variance = torch.linspace(0.5, 0.01, H * W, dtype=torch.float64).reshape(1, 1, H, W)
+        process = process.given(Prior(0.3 * randn(1, 3, H, W, seed=9), variance))
+    return process
 
 
 def grid_posterior(alpha_s, alpha_t, sigma_s, sigma_t, u_t, u_x):
@@ -145,9 +155,9 @@ def test_isotropic_deterministic_step_equals_diffusers_ddim(prediction, jump):
 
 
 @pytest.mark.parametrize("schedule", [BLUR, ISOTROPIC])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "residual"])
 def test_the_right_output_gives_back_picture_and_noise(schedule, prediction):
-    process = BlurDiffusion(schedule, prediction)
+    process = process_of(schedule, prediction)
     x, eps = randn(4, 3, H, W), randn(4, 3, H, W, seed=1)
     t = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
     z_t = process.q_sample(x, t, eps)
@@ -192,14 +202,14 @@ def test_closed_forms_to_ten_digits(schedule, prediction):
     np.testing.assert_allclose(posterior.variance.numpy(), variance, rtol=1e-10)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_three_kinds_of_output_agree(prediction):
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "residual"])
+def test_all_kinds_of_output_agree(prediction):
     """However wrong the network: what its x̂ and ε̂ stand for is the same in every language."""
-    process, t = BlurDiffusion(BLUR, prediction), 0.3
+    process, t = process_of(BLUR, prediction), 0.3
     u_t, output = randn(1, 3, H, W), randn(1, 3, H, W, seed=1)
     u_x_hat = process.u_x_hat(u_t, output, t)
     eps_hat = idct2((u_t - BLUR.alpha(t, H, W) * u_x_hat) / BLUR.sigma(t))
-    for other in (BlurDiffusion(BLUR, kind) for kind in PREDICTIONS):
+    for other in (process_of(BLUR, kind) for kind in (*PREDICTIONS, "residual")):
         again = other.u_x_hat(u_t, other.target(idct2(u_x_hat), eps_hat, t), t)
         torch.testing.assert_close(again, u_x_hat, rtol=1e-8, atol=1e-8)
 
@@ -256,14 +266,16 @@ def true_error(process, weight, x, x_hat, t, gamma=5.0):
 
 
 @pytest.mark.parametrize("schedule", [BlurSchedule(sigma_blur_max=2), ISOTROPIC])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "residual"])
 @pytest.mark.parametrize("weight", ["x", "eps", "v", "min-snr"])
 def test_a_weighted_loss_is_the_same_whatever_is_predicted(schedule, prediction, weight):
-    process = BlurDiffusion(schedule, prediction)
+    process = process_of(schedule, prediction)
     x, eps, x_hat = randn(3, 3, H, W), randn(3, 3, H, W, seed=1), randn(3, 3, H, W, seed=2)
     t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
 
-    def predict(z_t, t):
+    z_t = process.q_sample(x, t, eps)
+
+    def predict(seen, t):
         alpha, sigma = schedule.alpha(t, H, W), schedule.sigma(t)[:, None, None, None]
         eps_hat = idct2((dct2(z_t) - alpha * dct2(x_hat)) / sigma)
         return process.target(x_hat, eps_hat, t)
@@ -272,6 +284,12 @@ def test_a_weighted_loss_is_the_same_whatever_is_predicted(schedule, prediction,
     torch.testing.assert_close(loss.per_sample, true_error(process, weight, x, x_hat, t))
     torch.testing.assert_close(loss.x_hat, x_hat)
     plain = diffusion_loss(process, predict, x, t, eps)
+    if prediction == "residual":  # in units of what the Wiener filter leaves
+        alpha, sigma = schedule.alpha(t, H, W), schedule.sigma(t)[:, None, None, None]
+        left = 1 / (1 / process.prior.variance + (alpha / sigma) ** 2)
+        wrong = (x_hat - x).square().mean((1, 2, 3)) / left.mean((1, 2, 3))
+        torch.testing.assert_close(plain.per_sample, wrong)
+        return
     torch.testing.assert_close(plain.per_sample, true_error(process, prediction, x, x_hat, t))
 
 
@@ -287,14 +305,14 @@ def test_isotropic_weights_equal_those_of_the_min_snr_paper(prediction):
 
 
 def test_unknown_weights_are_refused():
-    with pytest.raises(ValueError, match="x, eps, v, min-snr, got 'snr'"):
+    with pytest.raises(ValueError, match="x, eps, v, residual, min-snr, got 'snr'"):
         BlurDiffusion(BLUR).loss_weight("snr", 0.5, H, W)
     with pytest.raises(ValueError, match="gamma must be above 0, got 0"):
         BlurDiffusion(BLUR).loss_weight("min-snr", 0.5, H, W, gamma=0)
 
 
 def test_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="x, eps, v, got 'noise'"):
+    with pytest.raises(ValueError, match="x, eps, v, residual, got 'noise'"):
         BlurDiffusion(BLUR, "noise")
 
 

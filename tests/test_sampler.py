@@ -8,6 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from blurlib.diffusion.dct import dct2, frequencies, idct2
+from blurlib.diffusion.prior import Prior
 from blurlib.diffusion.process import BlurDiffusion
 from blurlib.diffusion.sampler import last_x_hat, sample
 from blurlib.diffusion.schedule import BlurSchedule
@@ -90,7 +91,8 @@ def test_the_network_runs_once_a_step_without_gradients(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_step_takes_two_dcts_and_one_set_of_coefficients(solver, monkeypatch):
+@pytest.mark.parametrize("prediction", ["v", "residual"])
+def test_a_step_takes_two_dcts_and_one_set_of_coefficients(solver, prediction, monkeypatch):
     calls = {"dct2": 0, "idct2": 0, "alpha": 0}
 
     def counted(name, function):
@@ -101,9 +103,12 @@ def test_a_step_takes_two_dcts_and_one_set_of_coefficients(solver, monkeypatch):
         return call
 
     monkeypatch.setattr("blurlib.diffusion.process.dct2", counted("dct2", dct2))
+    monkeypatch.setattr("blurlib.diffusion.process.idct2", counted("idct2", idct2))
     monkeypatch.setattr("blurlib.diffusion.sampler.idct2", counted("idct2", idct2))
     monkeypatch.setattr(BlurSchedule, "alpha", counted("alpha", BlurSchedule.alpha))
-    process = BlurDiffusion(BlurSchedule(), "v")
+    process = BlurDiffusion(BlurSchedule(), prediction)
+    if prediction == "residual":
+        process = process.given(Prior(torch.zeros(SHAPE), torch.ones(1, 1, H, W).double()))
     list(sample(process, lambda z, t: z, SHAPE, 8, seeded(), solver=solver))
     assert calls == {"dct2": 8, "idct2": 8, "alpha": 8}
 

@@ -124,6 +124,8 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("stage = 'denoiser'", "codec is empty"),
         ("stage = 'deterministic'", "codec is empty"),
         ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "predicts 'x'"),
+        ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
+        ("spacing = 'even'", "spacing is 'even'"),
         ("sigma_blur_max = -1.0", "sigma_blur_max is -1.0: .* 0 .* such as 20"),
         ("batch = 'four'", "batch"),
         ("lr = '1e-3'", "lr"),
@@ -657,13 +659,18 @@ class Distance(nn.Module):
         return self.weight * (x - y).abs().mean((1, 2, 3), keepdim=True)
 
 
-@pytest.mark.parametrize("prediction", ["x", "v"])
+@pytest.mark.parametrize("prediction", ["x", "v", "residual"])
 def test_a_denoiser_is_trained_on_its_frozen_codec(
     photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo, prediction
 ):
     monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     config = dataclasses.replace(
-        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction=prediction, steps=3
+        CONFIG,
+        stage="denoiser",
+        codec=str(tiny_codec_path),
+        prediction=prediction,
+        spacing="logsnr",
+        steps=3,
     )
     steps = run(config, tmp_path / "run", photos)
     assert steps[0].parts.keys() == {"diffusion", "lpips"}
@@ -675,21 +682,46 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     assert torch.isfinite(last.x_hat).all()
 
 
+@pytest.mark.parametrize("prediction", ["x", "residual"])
 def test_a_deterministic_decoder_is_trained_without_noise(
-    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo
+    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo, prediction
 ):
     monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
     config = dataclasses.replace(
-        CONFIG, stage="deterministic", codec=str(tiny_codec_path), rho=0.5, steps=30, lr=3e-3
-    )
+        CONFIG, stage="deterministic", codec=str(tiny_codec_path), rho=0.5, steps=60, lr=3e-3,
+        prediction=prediction,
+    )  # fmt: skip
     steps = run(config, tmp_path / "run", photos)
+    scale = 5 if prediction == "x" else 0.1
     for step in steps:
-        assert step.loss == pytest.approx(2.5 * step.parts["mse"] + 0.5 * step.parts["lpips"])
+        total = 0.5 * scale * step.parts["mse"] + 0.5 * step.parts["lpips"]
+        assert step.loss == pytest.approx(total)
     decoder = zoo.load_deterministic(tmp_path / "run" / "model.safetensors")
     x = photo(64, 64)
     output = tiny_codec.decompress(tiny_codec.compress(x, 2))
     assert (decoder.decode(output) - x).abs().mean() < (output.x_hat - x).abs().mean()
+
+
+def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(
+    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec
+):
+    """Summed over the frequencies, the variance is the squared error at that quality."""
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    config = dataclasses.replace(
+        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction="residual"
+    )
+    stage = stages.make(config)
+    crops = next(ImageBank(entries(photos), 64, 0).batches(0, range(8))) / 255
+    assert stage.start_crops() > 0
+    stage.start(crops)
+    decoder = stage._decoder(stage.module)
+    for quality in (1.0, 2.0):
+        with torch.no_grad():
+            output = tiny_codec.eval()(crops, quality)
+        error = 4 * (output.x_hat - crops).square().mean()
+        expected = decoder.prior(output).variance.mean()
+        assert expected.item() == pytest.approx(error.item(), rel=0.1)
 
 
 @pytest.mark.parametrize("stage", ["denoiser", "deterministic"])

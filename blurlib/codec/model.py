@@ -96,12 +96,14 @@ class CodecOutput(NamedTuple):
     Attributes:
         reconstruction: of the main decoder, at the padded size.
         latent: quantised latent and its estimated bits.
+        quality: of each photo, (B,), float64.
         size: (H, W) of the photos.
         model_id: of the codec that made it.
     """
 
     reconstruction: Reconstruction
     latent: Latent
+    quality: Tensor
     size: tuple[int, int]
     model_id: bytes
 
@@ -196,7 +198,7 @@ class BlurCodec(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
             latent = self.latent_of(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
-        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
+        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
 
     @torch.inference_mode()
     def compress(self, x: Tensor, quality: float, seed: int | None = None) -> bytes:
@@ -265,7 +267,7 @@ class BlurCodec(nn.Module):
         latent = self.decode_latent(file)
         q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
         size = (file.height, file.width)
-        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, size, self.model_id)
+        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
 
     @torch.inference_mode()
     def decode_latent(self, file: BlurFile) -> Latent:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import STRIDE, CodecOutput
-from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import (
     BlurDiffusion,
     Denoiser,
+    Prior,
     Sampling,
     Solver,
     Spacing,
     Tiling,
+    dct2,
+    error_variance,
     predict_tiled,
     sample,
 )
@@ -60,6 +63,12 @@ class _OnTop(nn.Module):
             )
         return tiling.side(self.denoiser.config, B, H, W)
 
+    def prior(self, output: CodecOutput) -> Prior:
+        """The direct reconstruction, and how wrong those of its quality usually are."""
+        base = 2 * output.reconstruction.x_hat - 1
+        spectra, size = self.denoiser.error_spectra, base.shape[-2:]
+        return Prior(dct2(base), error_variance(spectra, output.quality, *size))
+
 
 class DiffusionDecoder(_OnTop):
     """A denoiser, its diffusion process, and the id of the codec it belongs to.
@@ -72,9 +81,17 @@ class DiffusionDecoder(_OnTop):
         super().__init__(denoiser, codec_id)
         self.process = process
 
-    def predict(self, z_t: Tensor, t: Tensor, given: Reconstruction) -> Tensor:
-        """Output of the denoiser, in pixels of [−1, 1]; z_t as `given.x_hat`, t (B,)."""
-        return self.denoiser(z_t, t, 2 * given.x_hat - 1, given.pyramid)
+    def given(self, output: CodecOutput) -> BlurDiffusion:
+        """The process for these photos: with their prior, where the prediction needs one."""
+        if self.process.prediction != "residual":
+            return self.process
+        return self.process.given(self.prior(output))
+
+    def predict(self, z_t: Tensor, t: Tensor, output: CodecOutput) -> Tensor:
+        """Output of the denoiser, in pixels; z_t (`BlurDiffusion.network_input`) of the size of
+        `output.reconstruction.x_hat`, t (B,)."""
+        x_hat, pyramid = output.reconstruction
+        return self.denoiser(z_t, t, 2 * x_hat - 1, pyramid)
 
     def sample(
         self,
@@ -116,7 +133,7 @@ class DiffusionDecoder(_OnTop):
                 )
 
         chain = sample(
-            self.process,
+            self.given(output),
             predict,
             x_hat.shape,
             steps,
@@ -143,13 +160,14 @@ class DiffusionDecoder(_OnTop):
 class DeterministicDecoder(_OnTop):
     """The same U-Net without noise and without time: what a diffusion decoder has to beat.
 
-    It sees the direct reconstruction where a denoiser sees the noisy picture, and t = 0.
+    It sees the direct reconstruction where a denoiser sees the noisy picture, and t = 0. What it
+    computes is added to the direct reconstruction: as it is, or, where the denoiser knows the usual
+    errors, times their size, as "residual" does at t = 1.
     """
 
-    def predict(self, given: Reconstruction) -> Tensor:
-        """The picture it makes of `given`, in pixels of [−1, 1]."""
-        base = 2 * given.x_hat - 1
-        return self.denoiser(base, base.new_zeros(len(base)), base, given.pyramid)
+    def predict(self, output: CodecOutput) -> Tensor:
+        """The picture it makes of the reconstruction, in pixels of [−1, 1]."""
+        return self._predict(output, self.denoiser)
 
     @torch.no_grad()
     def decode(self, output: CodecOutput, tiling: Tiling | None = None) -> Tensor:
@@ -159,13 +177,17 @@ class DeterministicDecoder(_OnTop):
             ValueError: `output` is of another codec, or the picture would not fit into the memory.
         """
         tiling = tiling or Tiling()
-        x_hat, pyramid = output.reconstruction
-        B, _, *padded = x_hat.shape
+        B, _, *padded = output.reconstruction.x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
-        base = 2 * x_hat - 1
-        t = base.new_zeros(B)
-        picture = predict_tiled(
-            self.denoiser, base, t, base, pyramid, side=side, overlap=tiling.overlap
-        )
+        tiled = partial(predict_tiled, self.denoiser, side=side, overlap=tiling.overlap)
         H, W = output.size
-        return ((picture[..., :H, :W] + 1) / 2).clamp(0, 1)
+        return ((self._predict(output, tiled)[..., :H, :W] + 1) / 2).clamp(0, 1)
+
+    def _predict(self, output: CodecOutput, network: Callable[..., Tensor]) -> Tensor:
+        x_hat, pyramid = output.reconstruction
+        base = 2 * x_hat - 1
+        result = network(base, base.new_zeros(len(base)), base, pyramid)
+        if not self.denoiser.config.error_levels:
+            return result
+        usual = self.prior(output).variance.mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return base + usual.to(base) * result

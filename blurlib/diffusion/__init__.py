@@ -2,6 +2,7 @@
 
 from blurlib.diffusion.dct import dct2, dct_matrix, frequencies, idct2
 from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
+from blurlib.diffusion.prior import BANDS, Prior, error_spectrum, error_variance
 from blurlib.diffusion.process import (
     BlurDiffusion,
     DiffusionLoss,
@@ -15,6 +16,7 @@ from blurlib.diffusion.spectrum import Bands, radial_bands
 from blurlib.diffusion.tiling import Tiling, predict_tiled
 
 __all__ = [
+    "BANDS",
     "Bands",
     "BlurDiffusion",
     "BlurSchedule",
@@ -23,6 +25,7 @@ __all__ = [
     "DiffusionLoss",
     "LossWeight",
     "Marginal",
+    "Prior",
     "SamplerState",
     "Sampling",
     "Solver",
@@ -31,6 +34,8 @@ __all__ = [
     "dct2",
     "dct_matrix",
     "diffusion_loss",
+    "error_spectrum",
+    "error_variance",
     "frequencies",
     "idct2",
     "last_x_hat",

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from blurlib.diffusion.prior import BANDS
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
@@ -23,7 +25,9 @@ class DenoiserConfig:
         left out at the coarse end have none.
     image_channels: of z_t, of base and of the output.
     residual_to_base: the output is base + what the network computes, so that an untrained network
-        returns base. Meant for x-prediction; eps and v are not pictures and take False.
+        returns base. Meant for x-prediction; what else is predicted is no picture and takes False.
+    error_levels: qualities of the codec for which the spectrum of base's error is kept with the
+        weights, as `error_spectra`; 0 for none. "residual" needs it.
     """
 
     patch: int
@@ -32,11 +36,14 @@ class DenoiserConfig:
     cond_channels: tuple[int, ...] = ()
     image_channels: int = 3
     residual_to_base: bool = True
+    error_levels: int = 0
 
     def __post_init__(self) -> None:
         for name in ("patch", "blocks", "image_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.error_levels < 0 or self.error_levels == 1:
+            raise ValueError(f"error_levels must be 0, or 2 or more, got {self.error_levels}")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must hold positive channel counts, got {self.widths}")
         if len(self.cond_channels) > len(self.widths) or min(self.cond_channels, default=0) < 0:
@@ -151,6 +158,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = checkpointing
+        if config.error_levels:
+            self.register_buffer("error_spectra", torch.zeros(config.error_levels, BANDS))
         widths, blocks, patch = config.widths, config.blocks, config.patch
         # One entry per scale, finest first: 0 where nothing is concatenated.
         self.cond_channels = config.cond_channels + (0,) * (len(widths) - len(config.cond_channels))
@@ -174,9 +183,10 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z_t: Tensor, t: Tensor, base: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
-        """The prediction of `BlurDiffusion` (x, eps or v), in pixel space.
+        """The prediction of `BlurDiffusion`, in pixel space.
 
-        z_t: (B, 3, H, W), noisy picture; t: (B,) in [0, 1].
+        z_t: (B, 3, H, W), noisy picture, or what `BlurDiffusion.network_input` makes of it.
+        t: (B,) in [0, 1].
         base: (B, 3, H, W), the direct reconstruction, pixels in [−1, 1].
         pyramid: feature maps of the main decoder for the scales with cond_channels > 0, finest
             first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)).

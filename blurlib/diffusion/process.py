@@ -9,17 +9,18 @@ loop that needs the coefficients of a time more than once hands in its `Marginal
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from blurlib.diffusion.dct import dct2, idct2
+from blurlib.diffusion.prior import Prior
 from blurlib.diffusion.schedule import BlurSchedule
 
-Prediction = Literal["x", "eps", "v"]
-LossWeight = Literal["x", "eps", "v", "min-snr"]
+Prediction = Literal["x", "eps", "v", "residual"]
+LossWeight = Literal["x", "eps", "v", "residual", "min-snr"]
 
 
 class Marginal(NamedTuple):
@@ -46,6 +47,18 @@ class Posterior(NamedTuple):
     variance: Tensor
 
 
+class Estimate(NamedTuple):
+    """u_x given u_t and the prior, if both were Gaussian: mean (B, 3, H, W), frequencies.
+
+    moved, left: (B, 1, 1, 1), standard deviations over all frequencies: how far the mean has moved
+    from the prior's, and how far the picture still is from it. moved² + left² is the prior's.
+    """
+
+    mean: Tensor
+    moved: Tensor
+    left: Tensor
+
+
 class DiffusionLoss(NamedTuple):
     """per_sample: (B,), weighted mean squared error; x_hat: (B, 3, H, W), pixels."""
 
@@ -61,7 +74,12 @@ class BlurDiffusion:
         "x"    the clean picture;
         "eps"  the noise, as in the paper. With blur, x̂ = (u_t − σ_t ε̂)/α_t magnifies the errors of
                ε̂ by σ_t/α_t, which reaches thousands: x̂ is not fit for a perceptual loss;
-        "v"    v = α_t ε − σ_t x, frequency by frequency; between the two, and well conditioned.
+        "v"    v = α_t ε − σ_t x, frequency by frequency; between the two, and well conditioned;
+        "residual"  (x − x̄)/left, x̄ and left of `estimate`: what the best linear estimate from z_t
+               and the prior leaves, in units of its size. The network sees (x̄ − prior)/moved in
+               the place of z_t, so what it reads and writes has variance 1 at all times and
+               qualities, and one that says 0 is already an exact sampler of the prior.
+    prior: of the pictures at hand, for "residual"; `given` sets it.
 
     Coefficients are computed in float64 and rounded once to the dtype of the pictures.
     Raises ValueError for any other prediction.
@@ -69,6 +87,7 @@ class BlurDiffusion:
 
     schedule: BlurSchedule
     prediction: Prediction = "x"
+    prior: Prior | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
@@ -76,6 +95,10 @@ class BlurDiffusion:
                 f"prediction must be one of {', '.join(get_args(Prediction))}, "
                 f"got {self.prediction!r}"
             )
+
+    def given(self, prior: Prior) -> "BlurDiffusion":
+        """The same process for pictures of which the prior is known."""
+        return replace(self, prior=prior)
 
     def marginal(self, t: Time, H: int, W: int) -> Marginal:
         """The coefficients of time t for pictures of H×W; a `Marginal` is returned as it is."""
@@ -146,15 +169,59 @@ class BlurDiffusion:
         of_u_x = s.alpha - t.alpha * shrink
         return (shrink.to(u_t) * u_t).addcmul_(of_u_x.to(u_t), u_x_hat)
 
-    # What the network predicts
+    # What the network sees and predicts
+
+    def estimate(self, u_t: Tensor, t: Time) -> Estimate:
+        """The Wiener filter: with the prior N(u_b, E), frequency by frequency,
+
+        gain = α_t E/(α_t² E + σ_t²),   mean = u_b + gain · (u_t − α_t u_b),
+        moved² = mean of gain · α_t E,  left² = mean of E − gain · α_t E.
+
+        u_t: (B, 3, H, W), frequencies. Raises ValueError without a prior.
+        """
+        t = self.marginal(t, *u_t.shape[-2:])
+        gain, moved, left = self._wiener(t)
+        u_b = self.prior.mean.to(u_t)
+        mean = torch.addcmul((1 - gain * t.alpha).to(u_t) * u_b, gain.to(u_t), u_t)
+        return Estimate(mean, moved.to(u_t), left.to(u_t))
+
+    def known(self, t: Time, H: int, W: int) -> Tensor:
+        """Part of the picture's variance given the prior that u_t explains, (B,), float64, from 0
+        to 1; without a prior 1, for then all that is known of the picture is u_t."""
+        t = self.marginal(t, H, W)
+        if self.prior is None:
+            return torch.ones_like(t.sigma).flatten()
+        _, moved, left = self._wiener(t)
+        return (moved**2 / (moved**2 + left**2)).flatten()
+
+    def _wiener(self, t: Marginal) -> tuple[Tensor, Tensor, Tensor]:
+        """gain (B, 1, H, W), moved and left (B, 1, 1, 1) of `estimate`, float64."""
+        if self.prior is None:
+            raise ValueError("'residual' needs to know the pictures' prior: process.given(prior)")
+        E = self.prior.variance
+        gain = t.alpha * E / (t.alpha**2 * E + t.sigma**2)
+        moved = (gain * t.alpha * E).mean(dim=(1, 2, 3), keepdim=True)
+        return gain, moved.sqrt(), (E.mean(dim=(1, 2, 3), keepdim=True) - moved).sqrt()
+
+    def network_input(self, u_t: Tensor, t: Time) -> Tensor:
+        """What the network sees of u_t (frequencies): z_t, or for "residual" (x̄ − prior)/moved.
+        Pixels, (B, 3, H, W)."""
+        if self.prediction != "residual":
+            return idct2(u_t)
+        known = self.estimate(u_t, t)
+        return idct2((known.mean - self.prior.mean.to(u_t)) / known.moved)
 
     def target(self, x: Tensor, eps: Tensor, t: Time) -> Tensor:
-        """What the network should output at time t: x, ε, or v = α_t ε − σ_t x. All in pixels."""
+        """What the network should output at time t: x, ε, v = α_t ε − σ_t x, or (x − x̄)/left. All
+        in pixels."""
         if self.prediction == "x":
             return x
         if self.prediction == "eps":
             return eps
         alpha, sigma = self._alpha_sigma(t, x)
+        if self.prediction == "residual":
+            known = self.estimate(alpha * dct2(x) + sigma * dct2(eps), t)
+            return (x - idct2(known.mean)) / known.left
         return idct2(alpha * dct2(eps)) - sigma * x
 
     def u_x_hat(self, u_t: Tensor, output: Tensor, t: Time) -> Tensor:
@@ -164,6 +231,7 @@ class BlurDiffusion:
         "x":    û_x = DCT(output)
         "eps":  û_x = (u_t − σ_t û_ε)/α_t
         "v":    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²); with blur the denominator is below 1
+        "residual":  û_x = mean + left · DCT(output), of `estimate`
 
         u_t: frequencies; output: pixels; both (B, 3, H, W), as is the result, frequencies in the
         dtype of u_t. Costs one DCT.
@@ -171,6 +239,9 @@ class BlurDiffusion:
         u_output = dct2(output.to(u_t))
         if self.prediction == "x":
             return u_output
+        if self.prediction == "residual":
+            known = self.estimate(u_t, t)
+            return known.mean.addcmul_(known.left, u_output)
         alpha, sigma = self._alpha_sigma(t, u_t)
         if self.prediction == "eps":
             return (u_t - sigma * u_output) / alpha
@@ -197,6 +268,7 @@ class BlurDiffusion:
             "eps"      c = SNR_t
             "v"        c = (α_t² + σ_t²)²/σ_t²              = SNR_t + 1 without blur
             "min-snr"  c = min(SNR_t, γ)                    (Hang et al. 2023, arXiv 2303.09556)
+            "residual" c = 1/left², the same for all frequencies (`estimate`)
 
         Raises ValueError for any other weight and for γ ≤ 0.
         """
@@ -206,7 +278,7 @@ class BlurDiffusion:
             )
         if not gamma > 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
-        alpha, sigma = self.marginal(t, H, W)
+        t = alpha, sigma = self.marginal(t, H, W)
         snr = (alpha / sigma) ** 2
         cost = {
             "x": torch.ones_like(snr),
@@ -214,6 +286,8 @@ class BlurDiffusion:
             "v": ((alpha**2 + sigma**2) / sigma) ** 2,
             "min-snr": snr.clamp(max=gamma),
         }
+        if "residual" in (weight, self.prediction):
+            cost["residual"] = self._wiener(t)[2] ** -2 * torch.ones_like(snr)
         return cost[weight] / cost[self.prediction]
 
 
@@ -228,12 +302,14 @@ def diffusion_loss(
 ) -> DiffusionLoss:
     """Weighted squared error of the network output, one number per picture, and its x̂.
 
-    predict: (z_t, t) → output; x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps: N(0, I) like x.
+    predict: (`network_input` at t, t) → output; x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps:
+        N(0, I) like x.
     weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all alike,
         which is the weight named like the prediction.
     """
     z_t = process.q_sample(x, t, eps)
-    output = predict(z_t, t).to(x)
+    seen = process.network_input(dct2(z_t), t) if process.prediction == "residual" else z_t
+    output = predict(seen, t).to(x)
     error = output - process.target(x, eps, t)
     if weight is not None and weight != process.prediction:
         factor = process.loss_weight(weight, t, *x.shape[-2:], gamma)

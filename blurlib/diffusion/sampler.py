@@ -54,18 +54,24 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """One step of a chain: step (from 0) of steps, at time t; z (B, 3, H, W) in pixels, what the
-    network saw; u_x_hat (B, 3, H, W), its estimate of the clean picture, in DCT frequencies."""
+    """One step of a chain: step (from 0) of steps, at time t; u_t (B, 3, H, W), where the chain is,
+    and u_x_hat (B, 3, H, W), the estimate of the clean picture, both in DCT frequencies. Their
+    pixels are computed only where they are looked at."""
 
     step: int
     steps: int
     t: float
-    z: Tensor
+    u_t: Tensor
     u_x_hat: Tensor
 
     @property
+    def z(self) -> Tensor:
+        """The noisy picture, in pixels."""
+        return idct2(self.u_t)
+
+    @property
     def x_hat(self) -> Tensor:
-        """The estimate of the clean picture in pixels; computed only where it is looked at."""
+        """The estimate of the clean picture, in pixels."""
         return idct2(self.u_x_hat)
 
 
@@ -84,7 +90,8 @@ def sample(
 ) -> Iterator[SamplerState]:
     """From noise at t = 1 to a picture, in `steps` network evaluations and two DCTs each.
 
-    predict: (z_t (B, 3, H, W), t (B,)) → network output (B, 3, H, W), all in pixel space.
+    predict: (`process.network_input`, which is z_t unless a prior is used, (B, 3, H, W); t (B,)) →
+        network output (B, 3, H, W), all in pixel space.
     shape: (B, 3, H, W). steps: network evaluations, at least 1.
     generator: all noise comes from it, so a seed repeats a decode; draws happen on its device, so
         a CPU generator gives the same noise to every device.
@@ -94,7 +101,8 @@ def sample(
         "multistep"      the same with û_x extrapolated from the last two: order 2; on
                          Gaussian pictures, at 17 steps, 9–37 % of its error.
     spacing: of the times, `BlurSchedule.times`.
-    start_scale: u_1 = start_scale · σ_1 · N(0, I). Below 1 the result is calmer: CDC
+    start_scale: u_1 = start_scale · σ_1 · N(0, I), about α_1 times the prior's mean if there is
+        one. Below 1 the result is calmer: CDC
         (Yang & Mandt 2023, arXiv 2209.06950) uses 0.8.
     dtype, device: of the chain; device defaults to the generator's. Coefficients are computed in
         float64, once per step.
@@ -147,10 +155,12 @@ def _chain(
         return process.marginal(torch.tensor(t, dtype=torch.float64, device=u_t.device), H, W)
 
     before, here = None, marginal(times[0])
+    if process.prior is not None:
+        u_t.addcmul_(here.alpha.to(u_t), process.prior.mean.to(u_t))
     for i, (t, s) in enumerate(zip(times, (*times[1:], None), strict=True)):
-        z_t = idct2(u_t)
-        u_x_hat = process.u_x_hat(u_t, predict(z_t, u_t.new_full((len(u_t),), t)), here)
-        yield SamplerState(i, len(times), t, z_t, u_x_hat)
+        output = predict(process.network_input(u_t, here), u_t.new_full((len(u_t),), t))
+        u_x_hat = process.u_x_hat(u_t, output, here)
+        yield SamplerState(i, len(times), t, u_t, u_x_hat)
         if s is None:
             return
         there = marginal(s)

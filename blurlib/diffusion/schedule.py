@@ -79,15 +79,20 @@ class BlurSchedule:
         """
         if steps < 1:
             raise ValueError(f"sampling takes at least 1 step, got {steps}")
+        t = self.spaced(torch.arange(steps, dtype=torch.float64) / steps, spacing)
+        return (1.0, *t[1:].tolist())
+
+    def spaced(self, r: Tensor, spacing: Spacing) -> Tensor:
+        """The time after a part r of a chain, from 0 (t = 1) to 1 (t = 0), as in `times`: float64,
+        of the shape of r. Raises ValueError for any other spacing."""
         if spacing not in get_args(Spacing):
             raise ValueError(
                 f"spacing must be one of {', '.join(get_args(Spacing))}, got {spacing!r}"
             )
-        r = torch.arange(steps, dtype=torch.float64) / steps
+        r = as_time(r)
         if spacing == "uniform":
-            return tuple((1 - r).tolist())
-        t = self.time_of(self.logsnr_min + r * (self.logsnr_max - self.logsnr_min))
-        return (1.0, *t[1:].tolist())
+            return 1 - r
+        return self.time_of(self.logsnr_min + r * (self.logsnr_max - self.logsnr_min))
 
     def a(self, t: Tensor | float) -> Tensor:
         """a_t = sqrt(sigmoid(logSNR(t))), of the shape of t: the signal's scale before blur."""

@@ -36,11 +36,16 @@ class TrainConfig:
         objective: distortion of the codec: "ms-ssim" (1 − MS-SSIM) or "mse" (255² · MSE). A joint
             run has the denoiser's loss in its place.
         lmbda_min, lmbda_max: λ at the first and last quality level, geometric in between.
-        prediction: what the denoiser predicts: "x", "eps" or "v".
+        prediction: what the denoiser predicts: "x", "eps", "v", or "residual", which is measured
+            against the usual errors of a finished codec (`blurlib.diffusion.BlurDiffusion`). A
+            deterministic decoder predicts "x", or "residual": the same in units of those errors.
+        spacing: how times are drawn for training: "uniform", or alike in log-SNR, as the times of a
+            chain of steps are.
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
-            deterministic decoder's, MSE stands for diffusion.
-        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
+            deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5.
+        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. For
+            "residual" it fades by itself, and 1 is meant.
         data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
             of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.
         held_out: every so many-th photo (of Vimeo-90k: clip), from the first in order of name, is
@@ -75,7 +80,8 @@ class TrainConfig:
     objective: Literal["ms-ssim", "mse"] = "ms-ssim"
     lmbda_min: float = 1.5
     lmbda_max: float = 300.0
-    prediction: Literal["x", "eps", "v"] = "x"
+    prediction: Literal["x", "eps", "v", "residual"] = "x"
+    spacing: Literal["uniform", "logsnr"] = "uniform"
     sigma_blur_max: float = 20.0
     rho: float = 0.3
     lpips_t_max: float = 0.7
@@ -147,9 +153,15 @@ class TrainConfig:
             )
         if self.stage in ("denoiser", "deterministic") and not self.codec:
             raise ValueError("codec is empty: name the codec that the denoiser belongs to")
-        if self.stage == "deterministic" and self.prediction != "x":
+        if self.stage == "deterministic" and self.prediction not in ("x", "residual"):
             raise ValueError(
-                f"prediction is {self.prediction!r}: a deterministic decoder predicts 'x'"
+                f"prediction is {self.prediction!r}: a deterministic decoder predicts 'x' or "
+                "'residual'"
+            )
+        if self.stage == "joint" and self.prediction == "residual":
+            raise ValueError(
+                "prediction is 'residual', which needs a finished codec: joint training predicts "
+                "'x', 'eps' or 'v'"
             )
 
     def _check_type(self, name: str, kind: type) -> None:

@@ -22,7 +22,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from blurlib.codec.klt import start_from_klt
 from blurlib.images import write_image
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
@@ -33,7 +32,7 @@ from blurlib.training.run import RunFolder, Step, read_log
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
 PATIENCE = 20  # steps in a row that may be not finite
 PREVIEW_SIDE = 512  # pixels
-KLT_CROPS, KLT_BATCH = 128, 8  # of training photos, for the start of the transforms
+START_BATCH = 8  # crops that are read at once for the start of a run
 
 
 class NotFiniteError(ValueError):
@@ -198,10 +197,10 @@ def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State
     """The state before the first step; `photos` only of a new run."""
     torch.manual_seed(config.seed)  # of the weights, the same in all processes
     stage = stages.make(config)
-    if photos and stage.trained_codec and not config.init and config.start == "klt":
-        with contextlib.closing(photos.batches(0, range(KLT_BATCH))) as batches:
-            some = torch.cat(list(itertools.islice(batches, KLT_CROPS // KLT_BATCH)))
-        start_from_klt(stage.trained_codec, some.cpu().float() / 255)
+    if photos and (crops := stage.start_crops()):
+        with contextlib.closing(photos.batches(0, range(START_BATCH))) as batches:
+            some = torch.cat(list(itertools.islice(batches, crops // START_BATCH)))
+        stage.start(some.cpu().float() / 255)
     stage.module.to(memory_format=torch.channels_last).train()
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)

@@ -14,7 +14,9 @@ from blurlib.metrics import Lpips, MsSsimLoss
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 
-DIFFUSION_SCALE = 5.0  # brings an MSE of about 0.02 on [−1, 1] nearer to the size of LPIPS
+# Bring the squared error nearer to the size of LPIPS: an MSE of about 0.02 on [−1, 1], and one of
+# about 1 in units of what the best linear estimate leaves.
+DIFFUSION_SCALE, RESIDUAL_SCALE = 5.0, 0.1
 
 
 class RateDistortion(NamedTuple):
@@ -66,7 +68,8 @@ def rate_distortion(
 
 
 class PerceptualDiffusion(NamedTuple):
-    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,)."""
+    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,); for "residual", 0.1 stands
+    for 5."""
 
     loss: Tensor
     diffusion: Tensor
@@ -81,28 +84,36 @@ def perceptual_diffusion(
     config: TrainConfig,
     draws: Draws,
 ) -> PerceptualDiffusion:
-    """Loss of each photo at a random time; LPIPS counts where t < `lpips_t_max`.
+    """Loss of each photo at a random time. LPIPS counts where t < `lpips_t_max`, and for "residual"
+    as far as z_t tells more than the reconstruction does (`Estimate.known`).
 
     Args:
         output: of the codec for x.
         x: (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
-    t = draws.strata().to(x)
+    process = decoder.given(output)
+    t = process.schedule.spaced(draws.strata(), config.spacing)
     result = diffusion_loss(
-        decoder.process,
-        lambda z_t, t: decoder.predict(z_t, t, output.reconstruction),
+        process,
+        lambda seen, t: decoder.predict(seen, t.to(x), output),
         2 * x - 1,
         t,
         draws.normal(x),
     )
-    weight = (t < config.lpips_t_max).to(x)
+    weight = (t < config.lpips_t_max).to(x) * process.known(t, *x.shape[-2:]).to(x)
     perceptual = weight * lpips((result.x_hat + 1) / 2, x)
-    loss = (1 - config.rho) * DIFFUSION_SCALE * result.per_sample + config.rho * perceptual
+    scale = _scale(config)
+    loss = (1 - config.rho) * scale * result.per_sample + config.rho * perceptual
     return PerceptualDiffusion(loss, result.per_sample, perceptual)
 
 
+def _scale(config: TrainConfig) -> float:
+    return RESIDUAL_SCALE if config.prediction == "residual" else DIFFUSION_SCALE
+
+
 class PerceptualRegression(NamedTuple):
-    """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]."""
+    """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]. For "residual",
+    0.1 · MSE in units of the usual error."""
 
     loss: Tensor
     mse: Tensor
@@ -117,10 +128,12 @@ def perceptual_regression(
     config: TrainConfig,
 ) -> PerceptualRegression:
     """`perceptual_diffusion` without noise and time; arguments as there."""
-    x_hat = decoder.predict(output.reconstruction)
+    x_hat = decoder.predict(output)
     mse = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
+    if config.prediction == "residual":
+        mse = mse / decoder.prior(output).variance.mean((1, 2, 3)).to(mse)
     perceptual = lpips((x_hat + 1) / 2, x)
-    loss = (1 - config.rho) * DIFFUSION_SCALE * mse + config.rho * perceptual
+    loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
     return PerceptualRegression(loss, mse, perceptual)
 
 

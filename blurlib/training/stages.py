@@ -12,8 +12,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blurlib.codec import BlurCodec, CodecConfig, zoo
+from blurlib.codec.klt import start_from_klt
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+from blurlib.diffusion import (
+    BlurDiffusion,
+    BlurSchedule,
+    Denoiser,
+    DenoiserConfig,
+    error_spectrum,
+)
 from blurlib.images import cached_weights
 from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
@@ -26,6 +33,7 @@ from blurlib.training.losses import (
     rate_perception,
 )
 
+KLT_CROPS, ERROR_CROPS = 128, 48  # of training photos, for the start of a run
 PREVIEW_STEPS = 8  # of the diffusion decoder, for a look at it
 
 
@@ -45,6 +53,12 @@ class Stage(Protocol):
 
     module: nn.Module
     trained_codec: BlurCodec | None
+
+    def start_crops(self) -> int:
+        """How many crops `start` wants before the first step; 0 for no start."""
+
+    def start(self, photos: Tensor) -> None:
+        """What is taken from training photos (N, 3, H, W) in [0, 1] instead of being learned."""
 
     def setup(self, fabric: Fabric) -> None:
         """Move to the device, and let Fabric wrap the networks for precision and processes."""
@@ -83,6 +97,12 @@ class CodecStage:
         self.config = config
         self.module = self.network = self.trained_codec = _new_codec(config)
 
+    def start_crops(self) -> int:
+        return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
+
+    def start(self, photos: Tensor) -> None:
+        start_from_klt(self.trained_codec, photos)
+
     def setup(self, fabric: Fabric) -> None:
         self.network = _wrap(fabric, self.module, self.aux_parameters())
 
@@ -113,10 +133,20 @@ class DenoiserStage:
         self.codec = zoo.load(config.codec).requires_grad_(False)
         self.codec.entropy.float()  # float64 is for coding; here nothing has to be repeated exactly
         self.codec.h_s.float()
-        self.module = self.network = _new_denoiser(config)
+        self.module = self.network = _new_denoiser(config, self.codec.config.levels)
         self.trained_codec = None
         self.process = _process(config)
         self.lpips = _load_lpips()
+
+    def start_crops(self) -> int:
+        return ERROR_CROPS if self.config.prediction == "residual" and not self.config.init else 0
+
+    @torch.no_grad()
+    def start(self, photos: Tensor) -> None:
+        """The spectrum of the codec's error at each quality."""
+        for i in range(self.codec.config.levels):
+            error = [2 * (self.codec(x, i + 1.0).x_hat - x) for x in photos.split(1)]
+            self.module.error_spectra[i] = error_spectrum(torch.cat(error))
 
     def setup(self, fabric: Fabric) -> None:
         self.network = _wrap(fabric, self.module)
@@ -187,11 +217,17 @@ class JointStage:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.module = Pair(_new_codec(config), _new_denoiser(config))
+        self.module = Pair(_new_codec(config), _new_denoiser(config, 0))
         self.codec, self.denoiser = self.module.codec, self.module.denoiser
         self.trained_codec = self.module.codec
         self.process = _process(config)
         self.lpips = _load_lpips()
+
+    def start_crops(self) -> int:
+        return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
+
+    def start(self, photos: Tensor) -> None:
+        start_from_klt(self.trained_codec, photos)
 
     def setup(self, fabric: Fabric) -> None:
         self.codec = _wrap(fabric, self.module.codec, self.aux_parameters())
@@ -232,9 +268,16 @@ def _new_codec(config: TrainConfig) -> BlurCodec:
     return codec
 
 
-def _new_denoiser(config: TrainConfig) -> Denoiser:
+def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
+    """levels: qualities of its codec, whose errors it may be told."""
     sizes = DenoiserConfig.small() if config.size == "small" else DenoiserConfig.paper()
-    denoiser = Denoiser(dataclasses.replace(sizes, residual_to_base=config.prediction == "x"))
+    denoiser = Denoiser(
+        dataclasses.replace(
+            sizes,
+            residual_to_base=config.prediction == "x",
+            error_levels=levels if config.prediction == "residual" else 0,
+        )
+    )
     if config.init and config.stage != "joint":  # there, `init` is the codec's
         kind = "denoiser" if config.stage == "denoiser" else "deterministic decoder"
         zoo.initialise_denoiser(denoiser, config.init, kind)

@@ -1,0 +1,64 @@
+"""What is known of a picture before its diffusion: the decoded one, and how wrong it usually is."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blurlib.diffusion.dct import dct2, frequencies
+
+BANDS = 18  # half octaves, from 1/√2 cycles per pixel (the finest diagonal) down to waves of 512
+
+
+class Prior(NamedTuple):
+    """u_x ~ N(mean, variance), every frequency by itself.
+
+    mean: (B, 3, H, W), DCT of the decoded picture, pixels in [−1, 1].
+    variance: (B, 1, H, W), float64, above 0: the expected squared error of the mean.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+
+def error_spectrum(error: Tensor) -> Tensor:
+    """Mean power of each band of frequencies, in logarithms: (BANDS,), float64, finest first.
+
+    error: (N, C, H, W), pixels. Bands of waves that are longer than the pictures get the power of
+    the longest ones they have. Raises ValueError for an error of 0 throughout a band.
+    """
+    power = dct2(error).double().square().mean(dim=(0, 1)).flatten()
+    band = _band(*error.shape[-2:]).round().long().flatten().to(power.device)
+    count = band.bincount(minlength=BANDS)
+    total = power.new_zeros(BANDS).index_add_(0, band, power)
+    present = count > 0
+    mean = (total[present] / count[present]).cpu()
+    if not (mean > 0).all():
+        raise ValueError("the error is 0 throughout a band of frequencies: it has no logarithm")
+    last = present.cumsum(0).cpu() - 1  # the band itself, or the next finer one that is there
+    return mean.log()[last.clamp(min=0)]
+
+
+def error_variance(spectra: Tensor, quality: Tensor, H: int, W: int) -> Tensor:
+    """The variance of a `Prior` for pictures of H×W, linear in logarithms between the bands and
+    between the qualities.
+
+    spectra: (levels, BANDS), of `error_spectrum`, one per quality 1 … levels.
+    quality: (B,), from 1 to levels. Returns (B, 1, H, W), float64.
+    """
+    by_band = _between(spectra.double(), quality.to(spectra.device).double() - 1)
+    return _between(by_band.T, _band(H, W).to(spectra.device)).exp().permute(2, 0, 1)[:, None]
+
+
+def _band(H: int, W: int) -> Tensor:
+    """Half octaves below 1/√2 cycles per pixel, (H, W), float64, at most BANDS − 1."""
+    cycles = frequencies(H, W).sqrt() / (2 * math.pi)
+    return (-2 * torch.log2(cycles) - 1).clamp(0, BANDS - 1)
+
+
+def _between(rows: Tensor, position: Tensor) -> Tensor:
+    """Rows (n, …) at real positions from 0 to n − 1, linear in between: (*position.shape, …)."""
+    below = position.floor().long().clamp(max=len(rows) - 2)
+    part = (position - below).reshape(*position.shape, *[1] * (rows.ndim - 1))
+    return torch.lerp(rows[below], rows[below + 1], part)
