@@ -419,7 +419,9 @@ def training_panels(root: Path) -> list[plotting.Lines]:
         more = step[-1] * np.geomspace(1, 10, 20)[1:]
         fitted = [law.at(n) if n > learning.WARM * step[-1] else np.nan for n in (*step, *more)]
         curves = {"loss": [*log["loss"], *[np.nan] * len(more)], "power law": fitted}
-        panels.append(plotting.Lines([*step.tolist(), *more.tolist()], curves, "steps", "loss", name, "log"))
+        panels.append(
+            plotting.Lines([*step.tolist(), *more.tolist()], curves, "steps", "loss", name, "log")
+        )
     return panels
 
 

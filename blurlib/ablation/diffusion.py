@@ -103,9 +103,9 @@ class Plan:
     def small(cls, codec: str, data: str, **changes: Any) -> Plan:
         """Three to four hours of one CPU core. `changes` are fields of this class."""
         training = TrainConfig(
-            stage="denoiser", codec=codec, data=data, rho=0.4, lpips_t_max=1.0, batch=2, crop=128,
-            steps=1500, lr=5e-4, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1,
-            accelerator="cpu",
+            stage="denoiser", codec=codec, data=data, prediction="residual", spacing="logsnr",
+            rho=0.4, lpips_t_max=1.0, batch=2, crop=128, steps=1500, lr=1e-3, decay=0.5, warmup=100,
+            ema=0.998, checkpoint_every=300.0, threads=1, accelerator="cpu",
         )  # fmt: skip
         return cls(**{"training": training, **changes})
 

@@ -185,15 +185,6 @@ class BlurDiffusion:
         mean = torch.addcmul((1 - gain * t.alpha).to(u_t) * u_b, gain.to(u_t), u_t)
         return Estimate(mean, moved.to(u_t), left.to(u_t))
 
-    def known(self, t: Time, H: int, W: int) -> Tensor:
-        """Part of the picture's variance given the prior that u_t explains, (B,), float64, from 0
-        to 1; without a prior 1, for then all that is known of the picture is u_t."""
-        t = self.marginal(t, H, W)
-        if self.prior is None:
-            return torch.ones_like(t.sigma).flatten()
-        _, moved, left = self._wiener(t)
-        return (moved**2 / (moved**2 + left**2)).flatten()
-
     def _wiener(self, t: Marginal) -> tuple[Tensor, Tensor, Tensor]:
         """gain (B, 1, H, W), moved and left (B, 1, 1, 1) of `estimate`, float64."""
         if self.prior is None:

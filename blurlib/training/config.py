@@ -44,8 +44,7 @@ class TrainConfig:
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
             deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5.
-        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. For
-            "residual" it fades by itself, and 1 is meant.
+        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
         data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
             of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.
         held_out: every so many-th photo (of Vimeo-90k: clip), from the first in order of name, is

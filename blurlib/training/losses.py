@@ -84,8 +84,7 @@ def perceptual_diffusion(
     config: TrainConfig,
     draws: Draws,
 ) -> PerceptualDiffusion:
-    """Loss of each photo at a random time. LPIPS counts where t < `lpips_t_max`, and for "residual"
-    as far as z_t tells more than the reconstruction does (`Estimate.known`).
+    """Loss of each photo at a random time; LPIPS counts where t < `lpips_t_max`.
 
     Args:
         output: of the codec for x.
@@ -100,7 +99,7 @@ def perceptual_diffusion(
         t,
         draws.normal(x),
     )
-    weight = (t < config.lpips_t_max).to(x) * process.known(t, *x.shape[-2:]).to(x)
+    weight = (t < config.lpips_t_max).to(x)
     perceptual = weight * lpips((result.x_hat + 1) / 2, x)
     scale = _scale(config)
     loss = (1 - config.rho) * scale * result.per_sample + config.rho * perceptual
