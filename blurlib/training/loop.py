@@ -200,7 +200,7 @@ def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State
     if photos and (crops := stage.start_crops()):
         with contextlib.closing(photos.batches(0, range(START_BATCH))) as batches:
             some = torch.cat(list(itertools.islice(batches, crops // START_BATCH)))
-        stage.start(some.cpu().float() / 255)
+        stage.start(some.float() / 255)
     stage.module.to(memory_format=torch.channels_last).train()
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)

@@ -101,7 +101,7 @@ class CodecStage:
         return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
 
     def start(self, photos: Tensor) -> None:
-        start_from_klt(self.trained_codec, photos)
+        start_from_klt(self.trained_codec, photos.cpu())
 
     def setup(self, fabric: Fabric) -> None:
         self.network = _wrap(fabric, self.module, self.aux_parameters())
@@ -144,8 +144,9 @@ class DenoiserStage:
     @torch.no_grad()
     def start(self, photos: Tensor) -> None:
         """The spectrum of the codec's error at each quality."""
-        for i in range(self.codec.config.levels):
-            error = [2 * (self.codec(x, i + 1.0).x_hat - x) for x in photos.split(1)]
+        codec = self.codec.to(photos.device)
+        for i in range(codec.config.levels):
+            error = [2 * (codec(x, i + 1.0).x_hat - x) for x in photos.split(8)]
             self.module.error_spectra[i] = error_spectrum(torch.cat(error))
 
     def setup(self, fabric: Fabric) -> None:
@@ -227,7 +228,7 @@ class JointStage:
         return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
 
     def start(self, photos: Tensor) -> None:
-        start_from_klt(self.trained_codec, photos)
+        start_from_klt(self.trained_codec, photos.cpu())
 
     def setup(self, fabric: Fabric) -> None:
         self.codec = _wrap(fabric, self.module.codec, self.aux_parameters())
