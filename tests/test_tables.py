@@ -50,6 +50,26 @@ def test_the_direct_decoder_beats_webp_in_ms_ssim(tables):
     assert cheaper == [True] * 6
 
 
+def test_photos_that_the_diffusion_decoder_brings_nearer_are_counted(tables):
+    """From the files themselves."""
+    direct, other = (
+        {
+            (row["quality"], row["image"]): row["lpips"]
+            for row in json.loads((ROOT / tables.KODAK / f"msssim-small-{name}.json").read_text())[
+                "rows"
+            ]
+        }
+        for name in ("direct", "diffusion")
+    )
+    text = tables.nearer_photos(ROOT, "msssim-small-direct", "msssim-small-diffusion")
+    for line in text.splitlines()[2:]:
+        quality, *_, nearer = (cell.strip() for cell in line.strip("|").split("|"))
+        keys = [key for key in other if key[0] == float(quality)]
+        count = sum(other[key] < direct[key] for key in keys)
+        assert nearer == f"{count} of {len(keys)}"
+    assert len(text.splitlines()) > 2
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A root with the results and a page; figures and tables are made when asked for."""

@@ -70,6 +70,20 @@ def bd_rates(root: Path, codec: str) -> str:
     )
 
 
+def nearer_photos(root: Path, direct: str, other: str) -> str:
+    """On how many photos the other decoder has the lower LPIPS, at each quality that it decoded."""
+    rows = []
+    files = [results.read(root / KODAK / f"{name}.json") for name in (direct, other)]
+    lpips = [pd.Series({(r.quality, r.image): r.lpips for r in file.rows}) for file in files]
+    for quality, own in lpips[1].groupby(level=0):
+        beside = lpips[0].reindex(own.index)
+        rows.append(
+            [f"{quality:g}", f"{beside.mean():.4f}", f"{own.mean():.4f}",
+             f"{(own < beside).sum()} of {len(own)}"]
+        )  # fmt: skip
+    return _markdown(["quality", "LPIPS, direct", "LPIPS, diffusion", "photos nearer"], rows)
+
+
 def round_trip(root: Path, model: str) -> str:
     """How many files a new process decodes to the same ŷ, and how close the estimate is."""
     rows = _check(root, f"roundtrip-{model}")["rows"]
@@ -531,6 +545,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
     "kodak-diffusion": lambda root: rate_distortion(root, "msssim-small-diffusion"),
+    "kodak-nearer": lambda root: nearer_photos(
+        root, "msssim-small-direct", "msssim-small-diffusion"
+    ),
     "laplacian": lambda root: laplacian(root, "msssim-small"),
     "kodak-roundtrip": lambda root: round_trip(root, "msssim-small"),
     "against-vtm": against_vtm,
