@@ -1,5 +1,6 @@
 """From the direct reconstruction to the perceptual one, with an untrained denoiser."""
 
+import math
 from functools import partial
 
 import pytest
@@ -21,14 +22,25 @@ from blurlib.diffusion import (
 )
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_codec) -> DiffusionDecoder:
+@pytest.fixture(scope="module", params=["x", "residual"])
+def decoder(tiny_codec, request) -> DiffusionDecoder:
     torch.manual_seed(0)
-    config = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 16))
-    denoiser = Denoiser(config)
+    residual = request.param == "residual"
+    denoiser = Denoiser(
+        DenoiserConfig(
+            patch=4,
+            widths=(8, 8, 8),
+            blocks=1,
+            cond_channels=(0, 16, 16),
+            residual_to_base=not residual,
+            error_levels=tiny_codec.config.levels if residual else 0,
+        )
+    )
     with torch.no_grad():  # an untrained denoiser returns its base: let it do something
         torch.nn.init.normal_(denoiser.head.weight, std=0.1)
-    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0))
+        if residual:
+            denoiser.error_spectra -= 4 + torch.arange(len(denoiser.error_spectra))[:, None]
+    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0), request.param)
     return DiffusionDecoder(denoiser, process, tiny_codec.model_id).eval()
 
 
@@ -77,12 +89,37 @@ def test_forward_and_decompress_lead_to_the_same_picture(decoder, tiny_codec, ph
 
 def test_the_denoiser_is_given_the_direct_reconstruction(decoder, tiny_codec, photo):
     """An untrained head returns base: the result is then the direct reconstruction, clamped."""
+    if decoder.process.prediction == "residual":
+        pytest.skip("samples the prior around it: test_prior.py")
     plain = DiffusionDecoder(
         Denoiser(decoder.denoiser.config), decoder.process, tiny_codec.model_id
     ).eval()
     output = decoded(tiny_codec, photo)
     *_, last = plain.sample(output, steps=4)
     torch.testing.assert_close(last.x_hat, output.x_hat.clamp(0, 1), rtol=0, atol=1e-5)
+
+
+def test_photos_of_several_qualities_are_a_batch(decoder, tiny_codec, photo):
+    """Each has the errors of its own quality."""
+    if decoder.process.prediction != "residual":
+        pytest.skip("asks nothing of the quality")
+    x = torch.cat([photo(64, 64), photo(64, 64).flip(-1)])
+    with torch.no_grad():
+        both = tiny_codec.eval()(x, torch.tensor([1.0, 2.0]))
+        one = [tiny_codec(x[i : i + 1], 1.0 + i) for i in range(2)]
+    together = decoder.variance(both)
+    for i, alone in enumerate(one):
+        assert torch.equal(together[i], decoder.variance(alone)[0])
+    assert (together[0] > 2 * together[1]).all()
+    with pytest.raises(ValueError, match="known for qualities 1 to"):
+        decoder.variance(both._replace(quality=both.quality + 99))
+
+
+def test_residuals_need_the_errors(decoder, tiny_codec):
+    plain = Denoiser(DenoiserConfig(patch=4, widths=(8,), blocks=1))
+    process = BlurDiffusion(BlurSchedule(), "residual")
+    with pytest.raises(ValueError, match="error_levels is 0"):
+        DiffusionDecoder(plain, process, tiny_codec.model_id)
 
 
 def test_a_saved_decoder_samples_the_same(decoder, tiny_codec, photo, tmp_path):
@@ -145,7 +182,7 @@ def test_shuffled_conditioning_wrecks_the_picture(tiny_codec, astronaut):
     optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
     for _ in range(150):
         eps, t = torch.randn_like(x), torch.rand(len(x))
-        predict = partial(decoder.predict, given=given)
+        predict = partial(decoder.predict, output=output._replace(reconstruction=given))
         loss = diffusion_loss(process, predict, 2 * x - 1, t, eps).per_sample.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -220,13 +257,16 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
     base = 2 * output.reconstruction.x_hat - 1
     with torch.no_grad():
         by_hand = decoder.denoiser(base, torch.zeros(1), base, output.reconstruction.pyramid)
+    if decoder.process.prediction == "residual":  # the variance at quality 2 is e⁻⁵ throughout
+        by_hand = base + math.exp(-2.5) * by_hand
     calls = []
     monkeypatch.setattr(torch, "randn", lambda *_, **__: calls.append("noise"))
     deterministic.denoiser.register_forward_hook(lambda *_: calls.append("network"))
     picture = deterministic.decode(output)
     assert calls == ["network"]
     assert picture.shape == (1, 3, 70, 90)
-    assert torch.equal(picture, ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1))
+    expected = ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close(picture, expected, rtol=0, atol=1e-6)
     assert not torch.allclose(picture, output.x_hat, atol=1e-3)
 
 

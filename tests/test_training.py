@@ -20,7 +20,7 @@ from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.transforms import TransformConfig
 from blurlib.diffusion import DenoiserConfig
 from blurlib.metrics import Lpips
-from blurlib.training import loop, stages
+from blurlib.training import loop, losses, stages
 from blurlib.training.config import RECIPES, TrainConfig
 from blurlib.training.data import (
     Entry,
@@ -677,6 +677,12 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     assert all(math.isfinite(step.loss) for step in steps)
     decoder = zoo.load_denoiser(tmp_path / "run" / "model.safetensors")
     assert decoder.process.prediction == prediction
+    scale = {"residual": 0.1}.get(prediction, 5)
+    for step in steps:
+        total = (1 - config.rho) * scale * step.parts["diffusion"]
+        assert step.loss == pytest.approx(total + config.rho * step.parts["lpips"])
+    if prediction == "residual":
+        assert (decoder.denoiser.error_spectra != 0).all()
     output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
     *_, last = decoder.sample(output, steps=2)
     assert torch.isfinite(last.x_hat).all()
@@ -703,6 +709,26 @@ def test_a_deterministic_decoder_is_trained_without_noise(
     assert (decoder.decode(output) - x).abs().mean() < (output.x_hat - x).abs().mean()
 
 
+def test_times_are_spaced_as_the_steps_of_a_chain_are(monkeypatch, photos, tiny_codec_path):
+    """One in each equal part of the log-SNR."""
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+    seen, original = [], losses.diffusion_loss
+
+    def spy(process, predict, x, t, eps):
+        seen.append(process.schedule.logsnr(t))
+        return original(process, predict, x, t, eps)
+
+    monkeypatch.setattr(losses, "diffusion_loss", spy)
+    config = dataclasses.replace(
+        CONFIG, stage="denoiser", codec=str(tiny_codec_path), spacing="logsnr"
+    )
+    stage = stages.make(config)
+    x = next(ImageBank(entries(photos), 64, 0).batches(0, range(8))) / 255
+    stage.loss(x, 0, Draws(0, 0, range(8), 8))
+    part = ((seen[0] + 10) / 20 * 8).floor()  # log-SNR goes from −10 to 10
+    assert part.sort().values.tolist() == list(range(8))
+
+
 def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(
     photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec
 ):
@@ -720,7 +746,7 @@ def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(
         with torch.no_grad():
             output = tiny_codec.eval()(crops, quality)
         error = 4 * (output.x_hat - crops).square().mean()
-        expected = decoder.prior(output).variance.mean()
+        expected = decoder.variance(output).mean()
         assert expected.item() == pytest.approx(error.item(), rel=0.1)
 
 

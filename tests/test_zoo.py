@@ -128,7 +128,7 @@ def test_a_denoiser_starts_with_the_weights_of_another(denoiser_path):
     zoo.initialise_denoiser(same, denoiser_path, "denoiser")
     for a, b in zip(same.parameters(), source.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(zoo.WeightsError, match="another size than the one to train"):
+    with pytest.raises(zoo.WeightsError, match="another than the one to train"):
         zoo.initialise_denoiser(wider, denoiser_path, "denoiser")
     with pytest.raises(zoo.WeightsError, match="is a denoiser, and a deterministic decoder is"):
         zoo.initialise_denoiser(same, denoiser_path, "deterministic decoder")

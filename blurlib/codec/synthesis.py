@@ -63,29 +63,32 @@ class _OnTop(nn.Module):
             )
         return tiling.side(self.denoiser.config, B, H, W)
 
-    def prior(self, output: CodecOutput) -> Prior:
-        """The direct reconstruction, and how wrong those of its quality usually are."""
-        base = 2 * output.reconstruction.x_hat - 1
-        spectra, size = self.denoiser.error_spectra, base.shape[-2:]
-        return Prior(dct2(base), error_variance(spectra, output.quality, *size))
+    def variance(self, output: CodecOutput) -> Tensor:
+        """How wrong reconstructions of this quality usually are, (B, 1, H, W): of `Prior`."""
+        size = output.reconstruction.x_hat.shape[-2:]
+        return error_variance(self.denoiser.error_spectra, output.quality, *size)
 
 
 class DiffusionDecoder(_OnTop):
     """A denoiser, its diffusion process, and the id of the codec it belongs to.
 
-    The denoiser sees the noisy picture, the direct reconstruction and the main decoder's pyramid;
-    the process decides what noise and blur mean.
+    The denoiser sees the noisy picture (or what it adds to what is known), the direct
+    reconstruction and the main decoder's pyramid; the process decides what noise and blur mean.
+    Raises ValueError for a process of residuals and a denoiser that does not know the usual errors.
     """
 
     def __init__(self, denoiser: Denoiser, process: BlurDiffusion, codec_id: bytes):
         super().__init__(denoiser, codec_id)
+        if process.prediction == "residual" and not denoiser.config.error_levels:
+            raise ValueError("prediction is 'residual' and error_levels is 0: it must be above")
         self.process = process
 
     def given(self, output: CodecOutput) -> BlurDiffusion:
         """The process for these photos: with their prior, where the prediction needs one."""
         if self.process.prediction != "residual":
             return self.process
-        return self.process.given(self.prior(output))
+        base = 2 * output.reconstruction.x_hat - 1
+        return self.process.given(Prior(dct2(base), self.variance(output)))
 
     def predict(self, z_t: Tensor, t: Tensor, output: CodecOutput) -> Tensor:
         """Output of the denoiser, in pixels; z_t (`BlurDiffusion.network_input`) of the size of
@@ -189,5 +192,5 @@ class DeterministicDecoder(_OnTop):
         result = network(base, base.new_zeros(len(base)), base, pyramid)
         if not self.denoiser.config.error_levels:
             return result
-        usual = self.prior(output).variance.mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        usual = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt()
         return base + usual.to(base) * result

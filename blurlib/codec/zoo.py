@@ -87,7 +87,7 @@ def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike, kind: str) 
     try:
         denoiser.load_state_dict(tensors)
     except RuntimeError as error:
-        raise WeightsError(f"{path}: its network has another size than the one to train") from error
+        raise WeightsError(f"{path}: its network is another than the one to train") from error
 
 
 def sha256(name: str | os.PathLike) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from blurlib.diffusion.dct import dct2, frequencies
 
+ROWS = 64  # of a variance that are computed at once
 BANDS = 18  # half octaves, from 1/√2 cycles per pixel (the finest diagonal) down to waves of 512
 
 
@@ -25,8 +26,9 @@ class Prior(NamedTuple):
 def error_spectrum(error: Tensor) -> Tensor:
     """Mean power of each band of frequencies, in logarithms: (BANDS,), float64, finest first.
 
-    error: (N, C, H, W), pixels. Bands of waves that are longer than the pictures get the power of
-    the longest ones they have. Raises ValueError for an error of 0 throughout a band.
+    error: (N, C, H, W), pixels. The mean of the picture is in the last band. Bands of waves longer
+    than the pictures get the power of the longest ones there are. Raises ValueError for an error of
+    0 throughout a band.
     """
     power = dct2(error).double().square().mean(dim=(0, 1)).flatten()
     band = _band(*error.shape[-2:]).round().long().flatten().to(power.device)
@@ -45,16 +47,26 @@ def error_variance(spectra: Tensor, quality: Tensor, H: int, W: int) -> Tensor:
     between the qualities.
 
     spectra: (levels, BANDS), of `error_spectrum`, one per quality 1 … levels.
-    quality: (B,), from 1 to levels. Returns (B, 1, H, W), float64.
+    quality: (B,), from 1 to levels. Returns (B, 1, H, W), float64. Raises ValueError for a quality
+    outside of that.
     """
+    if not ((quality >= 1) & (quality <= len(spectra))).all():
+        raise ValueError(
+            f"the errors are known for qualities 1 to {len(spectra)}, got {quality.tolist()}"
+        )
     by_band = _between(spectra.double(), quality.to(spectra.device).double() - 1)
-    return _between(by_band.T, _band(H, W).to(spectra.device)).exp().permute(2, 0, 1)[:, None]
+    band = _band(H, W).to(spectra.device)
+    variance = band.new_empty(len(by_band), 1, H, W)
+    for own, row in zip(variance[:, 0], by_band, strict=True):
+        for at in range(0, H, ROWS):  # few at a time: what lies between takes memory
+            own[at : at + ROWS] = _between(row, band[at : at + ROWS]).exp_()
+    return variance
 
 
 def _band(H: int, W: int) -> Tensor:
     """Half octaves below 1/√2 cycles per pixel, (H, W), float64, at most BANDS − 1."""
-    cycles = frequencies(H, W).sqrt() / (2 * math.pi)
-    return (-2 * torch.log2(cycles) - 1).clamp(0, BANDS - 1)
+    cycles = frequencies(H, W).sqrt_().div_(2 * math.pi)
+    return cycles.log2_().mul_(-2).sub_(1).clamp_(0, BANDS - 1)
 
 
 def _between(rows: Tensor, position: Tensor) -> Tensor:

@@ -48,13 +48,18 @@ class Posterior(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """u_x given u_t and the prior, if both were Gaussian: mean (B, 3, H, W), frequencies.
-
-    moved, left: (B, 1, 1, 1), standard deviations over all frequencies: how far the mean has moved
-    from the prior's, and how far the picture still is from it. moved² + left² is the prior's.
+    """u_x given u_t and the prior, if both were Gaussian: mean (B, 3, H, W), frequencies; left
+    (B, 1, 1, 1), how far the picture still is from it: the standard deviation over all frequencies.
     """
 
     mean: Tensor
+    left: Tensor
+
+
+class Wiener(NamedTuple):
+    """gain (B, 1, H, W); moved and left, (B, 1, 1, 1): `BlurDiffusion.estimate`, float64."""
+
+    gain: Tensor
     moved: Tensor
     left: Tensor
 
@@ -77,8 +82,9 @@ class BlurDiffusion:
         "v"    v = α_t ε − σ_t x, frequency by frequency; between the two, and well conditioned;
         "residual"  (x − x̄)/left, x̄ and left of `estimate`: what the best linear estimate from z_t
                and the prior leaves, in units of its size. The network sees (x̄ − prior)/moved in
-               the place of z_t, so what it reads and writes has variance 1 at all times and
-               qualities, and one that says 0 is already an exact sampler of the prior.
+               the place of z_t. So what it reads and writes has variance 1 at all times and
+               qualities, on average over pictures of the prior; and one that says 0 samples the
+               prior, in the limit of many steps.
     prior: of the pictures at hand, for "residual"; `given` sets it.
 
     Coefficients are computed in float64 and rounded once to the dtype of the pictures.
@@ -175,32 +181,36 @@ class BlurDiffusion:
         """The Wiener filter: with the prior N(u_b, E), frequency by frequency,
 
         gain = α_t E/(α_t² E + σ_t²),   mean = u_b + gain · (u_t − α_t u_b),
-        moved² = mean of gain · α_t E,  left² = mean of E − gain · α_t E.
+        left² = mean of E − gain · α_t E.
 
         u_t: (B, 3, H, W), frequencies. Raises ValueError without a prior.
         """
         t = self.marginal(t, *u_t.shape[-2:])
-        gain, moved, left = self._wiener(t)
+        gain, _, left = self._wiener(t)
         u_b = self.prior.mean.to(u_t)
-        mean = torch.addcmul((1 - gain * t.alpha).to(u_t) * u_b, gain.to(u_t), u_t)
-        return Estimate(mean, moved.to(u_t), left.to(u_t))
+        mean = (u_t - t.alpha.to(u_t) * u_b).mul_(gain.to(u_t)).add_(u_b)
+        return Estimate(mean, left.to(u_t))
 
-    def _wiener(self, t: Marginal) -> tuple[Tensor, Tensor, Tensor]:
-        """gain (B, 1, H, W), moved and left (B, 1, 1, 1) of `estimate`, float64."""
+    def _wiener(self, t: Marginal) -> Wiener:
         if self.prior is None:
             raise ValueError("'residual' needs to know the pictures' prior: process.given(prior)")
         E = self.prior.variance
-        gain = t.alpha * E / (t.alpha**2 * E + t.sigma**2)
-        moved = (gain * t.alpha * E).mean(dim=(1, 2, 3), keepdim=True)
-        return gain, moved.sqrt(), (E.mean(dim=(1, 2, 3), keepdim=True) - moved).sqrt()
+        signal = t.alpha * E
+        gain = signal / (signal * t.alpha).add_(t.sigma**2)
+        moved = signal.mul_(gain).mean(dim=(1, 2, 3), keepdim=True)
+        left = E.mean(dim=(1, 2, 3), keepdim=True) - moved
+        return Wiener(gain, moved.sqrt(), left.sqrt())
 
     def network_input(self, u_t: Tensor, t: Time) -> Tensor:
-        """What the network sees of u_t (frequencies): z_t, or for "residual" (x̄ − prior)/moved.
-        Pixels, (B, 3, H, W)."""
+        """What the network sees of u_t (frequencies), in pixels, (B, 3, H, W): z_t, or for
+        "residual" what `estimate` adds to the prior's mean, over its standard deviation,
+        moved² = mean of gain · α_t E."""
         if self.prediction != "residual":
             return idct2(u_t)
-        known = self.estimate(u_t, t)
-        return idct2((known.mean - self.prior.mean.to(u_t)) / known.moved)
+        t = self.marginal(t, *u_t.shape[-2:])
+        gain, moved, _ = self._wiener(t)
+        news = u_t - t.alpha.to(u_t) * self.prior.mean.to(u_t)
+        return idct2(news.mul_((gain / moved).to(u_t)))
 
     def target(self, x: Tensor, eps: Tensor, t: Time) -> Tensor:
         """What the network should output at time t: x, ε, v = α_t ε − σ_t x, or (x − x̄)/left. All
@@ -278,7 +288,7 @@ class BlurDiffusion:
             "min-snr": snr.clamp(max=gamma),
         }
         if "residual" in (weight, self.prediction):
-            cost["residual"] = self._wiener(t)[2] ** -2 * torch.ones_like(snr)
+            cost["residual"] = self._wiener(t).left ** -2 * torch.ones_like(snr)
         return cost[weight] / cost[self.prediction]
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
 
-CHAIN_BYTES = (
-    200  # per pixel of a picture: noise, state, estimates, their DCTs, a result (measured)
-)
+# Per pixel of a picture: noise, state, estimates, their DCTs, the prior, a result (measured).
+CHAIN_BYTES = 230
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def _without_interrupts() -> Iterator[None]:
     """
     came: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda *_: came.append(1)) if in_main else None
+    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    if handler is not None:  # None: of another language, or not the main thread
+        signal.signal(signal.SIGINT, lambda *_: came.append(1))
     can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else None
     try:
@@ -88,7 +90,7 @@ def _without_interrupts() -> Iterator[None]:
     finally:
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if handler is not None:  # None: of another language, or not the main thread
+        if handler is not None:
             signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)

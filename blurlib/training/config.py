@@ -194,7 +194,9 @@ class TrainConfig:
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown field {sorted(unknown)[0]!r} in the recipe")
-        if values.get("objective") == "mse" and not {"lmbda_min", "lmbda_max"} <= values.keys():
+        of_codec = values.get("stage", "codec") == "codec"
+        mse = of_codec and values.get("objective") == "mse"
+        if mse and not {"lmbda_min", "lmbda_max"} <= values.keys():
             raise ValueError(
                 "objective is 'mse' without lmbda_min and lmbda_max, whose defaults are for "
                 "'ms-ssim': 0.001 and 0.06 are usual for 'mse'"

@@ -130,7 +130,7 @@ def perceptual_regression(
     x_hat = decoder.predict(output)
     mse = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
     if config.prediction == "residual":
-        mse = mse / decoder.prior(output).variance.mean((1, 2, 3)).to(mse)
+        mse = mse / decoder.variance(output).mean((1, 2, 3)).to(mse)
     perceptual = lpips((x_hat + 1) / 2, x)
     loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
     return PerceptualRegression(loss, mse, perceptual)

@@ -126,7 +126,8 @@ class CodecStage:
 
 
 class DenoiserStage:
-    """(1 − ρ) · 5 · diffusion + ρ · LPIPS on what a frozen codec decodes at all its qualities."""
+    """(1 − ρ) · diffusion + ρ · LPIPS, scaled as in `losses`, on what a frozen codec decodes at all
+    its qualities."""
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -139,7 +140,7 @@ class DenoiserStage:
         self.lpips = _load_lpips()
 
     def start_crops(self) -> int:
-        return ERROR_CROPS if self.config.prediction == "residual" and not self.config.init else 0
+        return ERROR_CROPS if self.config.prediction == "residual" else 0
 
     @torch.no_grad()
     def start(self, photos: Tensor) -> None:
@@ -181,7 +182,8 @@ class DenoiserStage:
 
 
 class DeterministicStage(DenoiserStage):
-    """(1 − ρ) · 5 · MSE + ρ · LPIPS: the network of a denoiser, in one evaluation without noise."""
+    """(1 − ρ) · MSE + ρ · LPIPS, scaled as in `losses`: the network of a denoiser, in one
+    evaluation without noise."""
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         with torch.no_grad():
