@@ -211,8 +211,8 @@ print(json.dumps(decode(H, W, Tiling(memory=memory), solver)))
     [
         ("small", 512, 768, 200, "ancestral", "x", False),
         ("small", 1344, 2048, 1400, "multistep", "x", False),
-        ("small", 1024, 1536, 360, "multistep", "residual", True),
-        ("small", 1536, 2048, 700, "ancestral", "residual", True),
+        ("small", 1024, 1536, 370, "multistep", "residual", True),
+        ("small", 1536, 2048, 720, "ancestral", "residual", True),
         ("small", 2048, 3008, 1500, "ancestral", "x", True),
         ("paper", 512, 768, 1024, "ancestral", "x", True),
     ],
