@@ -544,6 +544,8 @@ def blur_pictures(root: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: bd_rates(root, "msssim-small-direct"),
+    "kodak-mse": lambda root: rate_distortion(root, "mse-small-direct"),
+    "kodak-mse-bd": lambda root: bd_rates(root, "mse-small-direct"),
     "kodak-diffusion": lambda root: rate_distortion(root, "msssim-small-diffusion"),
     "kodak-nearer": lambda root: nearer_photos(
         root, "msssim-small-direct", "msssim-small-diffusion"
