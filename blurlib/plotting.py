@@ -29,7 +29,10 @@ from blurlib.training.run import Step
 
 INK = "#222222"
 PALE, PALE_INK = "#b5b5b5", "#777777"
-COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93", "#8d6e63", "#2a9d8f", "#e76f51")
+COLOURS = (
+    "#1b6ca8", "#d1495b", "#3a7d44", "#e0a100", "#6a4c93",
+    "#8d6e63", "#2a9d8f", "#e76f51", "#1c1c1c", "#c77dba",
+)  # fmt: skip
 
 
 def to_svg(figure: Figure, description: str) -> str:
