@@ -90,18 +90,25 @@ def make(config: TrainConfig) -> Stage:
     return kinds[config.stage](config)
 
 
-class CodecStage:
-    """R + λ·D over all qualities at once."""
+class _OfCodec:
+    """The start of the stages that train a codec."""
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        self.module = self.network = self.trained_codec = _new_codec(config)
+    config: TrainConfig
+    trained_codec: BlurCodec
 
     def start_crops(self) -> int:
         return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
 
     def start(self, photos: Tensor) -> None:
         start_from_klt(self.trained_codec, photos.cpu())
+
+
+class CodecStage(_OfCodec):
+    """R + λ·D over all qualities at once."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.module = self.network = self.trained_codec = _new_codec(config)
 
     def setup(self, fabric: Fabric) -> None:
         self.network = _wrap(fabric, self.module, self.aux_parameters())
@@ -212,7 +219,7 @@ class Pair(nn.Module):
         self.codec, self.denoiser = codec, denoiser
 
 
-class JointStage:
+class JointStage(_OfCodec):
     """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS], codec and denoiser at once.
 
     The direct decoder's picture is trained as what the denoiser starts from, and as nothing else.
@@ -225,12 +232,6 @@ class JointStage:
         self.trained_codec = self.module.codec
         self.process = _process(config)
         self.lpips = _load_lpips()
-
-    def start_crops(self) -> int:
-        return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
-
-    def start(self, photos: Tensor) -> None:
-        start_from_klt(self.trained_codec, photos.cpu())
 
     def setup(self, fabric: Fabric) -> None:
         self.codec = _wrap(fabric, self.module.codec, self.aux_parameters())
