@@ -333,13 +333,26 @@ def test_bits_are_the_entropy_of_the_normalised_table(hyper_latent):
     np.testing.assert_allclose(hyper_latent.bits(symbols).numpy(), expected)
 
 
-def test_training_values_are_those_of_coding_and_the_gradient_passes(hyper_latent):
+def test_h_s_learns_from_the_values_whose_rate_is_paid(hyper_latent):
     z = torch.randn(2, 6, 3, 3, requires_grad=True)
-    z_hat, bits = hyper_latent.noisy(z, rate_weight=1.0)
-    torch.testing.assert_close(z_hat, hyper_latent.values(hyper_latent.symbols(z)))
-    assert bits.shape == (2,)
+    noise = torch.rand(z.shape) - 0.5
+    z_hat, bits = hyper_latent.noisy(z, rate_weight=1.0, noise=lambda like: noise)
+    torch.testing.assert_close(z_hat, z + noise)
+    _, likelihood = hyper_latent.bottleneck(z + noise, training=True)
+    torch.testing.assert_close(bits, -likelihood.log2().sum((1, 2, 3)))
     (gradient,) = torch.autograd.grad(z_hat.sum(), z)
     assert torch.equal(gradient, torch.ones_like(z))
+
+
+def test_a_hyper_latent_that_rounds_to_a_constant_still_says_something_in_training(hyper_latent):
+    z = hyper_latent.medians.detach() + 0.2 * torch.sign(torch.randn(400, 6, 8, 8))
+    rounded = hyper_latent.symbols(z)
+    assert (rounded == rounded[:1, :, :1, :1]).all()
+    z_hat, _ = hyper_latent.noisy(z, rate_weight=1.0)
+    pairs = torch.stack([z - hyper_latent.medians, z_hat - hyper_latent.medians]).flatten(1)
+    heard = torch.corrcoef(pairs.detach())[0, 1].item()
+    expected = 0.2 / np.sqrt(0.2**2 + 1 / 12)  # the noise's variance is 1/12
+    assert heard == pytest.approx(expected, abs=0.02)
 
 
 def test_tables_stay_when_the_density_moves(hyper_latent):

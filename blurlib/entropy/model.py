@@ -160,7 +160,7 @@ class HyperLatent(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.bottleneck = NoisyBottleneck(channels)
+        self.bottleneck = NoisyBottleneck(channels, init_scale=4)  # about the range h_a starts with
         self.register_buffer("table", torch.zeros(channels, 0, dtype=torch.int32))
         self.register_buffer("offset", torch.zeros(channels, dtype=torch.int32))
         self.register_buffer("length", torch.zeros(channels, dtype=torch.int32))
@@ -183,15 +183,17 @@ class HyperLatent(nn.Module):
     def noisy(
         self, z: Tensor, rate_weight: float, noise: Noise = uniform_noise
     ) -> tuple[Tensor, Tensor]:
-        """Training: (straight-through ẑ, bits per image under uniform noise).
+        """Training: (z with uniform noise, its bits per image).
 
-        The gradient of the bits reaches z times `rate_weight`, and the densities in full: with
-        less than 1 at first, z carries something before its rate presses it flat.
+        Where rounding makes z constant, h_s would see nothing of it and never learn to use it;
+        with noise a z of small range still says something. The gradient of the bits reaches z
+        times `rate_weight`, and the densities in full: with less than 1 at first, z carries
+        something before its rate presses it flat.
         """
+        drawn = noise(z)
         weighted = torch.lerp(z.detach(), z, rate_weight)
-        _, likelihood = self.bottleneck(weighted + noise(z), training=True)
-        rounded = torch.round(z - self.medians) + self.medians
-        return z + (rounded - z).detach(), -likelihood.log2().sum((1, 2, 3))
+        _, likelihood = self.bottleneck(weighted + drawn, training=True)
+        return z + drawn, -likelihood.log2().sum((1, 2, 3))
 
     def symbols(self, z: Tensor) -> Tensor:
         """Integer symbols (B, N, h, w) from 0, clamped to the table."""
