@@ -43,7 +43,8 @@ class TrainConfig:
             chain of steps are.
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
-            deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5.
+            deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5, and
+            LPIPS is in units of that of the direct picture.
         lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
         data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
             of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.

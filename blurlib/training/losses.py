@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from blurlib.codec import BlurCodec, CodecOutput
@@ -17,6 +18,7 @@ from blurlib.training.draws import Draws
 # Bring the squared error nearer to the size of LPIPS: an MSE of about 0.02 on [−1, 1], and one of
 # about 1 in units of what the best linear estimate leaves.
 DIFFUSION_SCALE, RESIDUAL_SCALE = 5.0, 0.1
+LPIPS_FLOOR = 0.01  # of a direct picture: a flat one has next to none, and would rule the gradient
 
 
 class RateDistortion(NamedTuple):
@@ -100,7 +102,7 @@ def perceptual_diffusion(
         draws.normal(x),
     )
     weight = (t < config.lpips_t_max).to(x)
-    perceptual = weight * lpips((result.x_hat + 1) / 2, x)
+    perceptual = weight * _perceptual(result.x_hat, output, x, lpips, config)
     scale = _scale(config)
     loss = (1 - config.rho) * scale * result.per_sample + config.rho * perceptual
     return PerceptualDiffusion(loss, result.per_sample, perceptual)
@@ -110,9 +112,22 @@ def _scale(config: TrainConfig) -> float:
     return RESIDUAL_SCALE if config.prediction == "residual" else DIFFUSION_SCALE
 
 
+def _perceptual(
+    x_hat: Tensor, output: CodecOutput, x: Tensor, lpips: Lpips, config: TrainConfig
+) -> Tensor:
+    """LPIPS per photo, x̂ in [−1, 1]; for "residual" in units of that of the direct picture: from
+    the lowest quality to the highest it falls twentyfold, and the last would not be heard."""
+    perceptual = lpips((x_hat + 1) / 2, x)
+    if config.prediction != "residual":
+        return perceptual
+    with torch.no_grad():
+        usual = lpips(output.x_hat, x).clamp_min(LPIPS_FLOOR)
+    return perceptual / usual
+
+
 class PerceptualRegression(NamedTuple):
     """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]. For "residual",
-    0.1 · MSE in units of the usual error."""
+    0.1 · MSE in units of the usual error and LPIPS in units of the direct picture's."""
 
     loss: Tensor
     mse: Tensor
@@ -131,7 +146,7 @@ def perceptual_regression(
     mse = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
     if config.prediction == "residual":
         mse = mse / decoder.variance(output).mean((1, 2, 3)).to(mse)
-    perceptual = lpips((x_hat + 1) / 2, x)
+    perceptual = _perceptual(x_hat, output, x, lpips, config)
     loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
     return PerceptualRegression(loss, mse, perceptual)
 
