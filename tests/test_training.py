@@ -645,6 +645,16 @@ def test_resuming_with_another_configuration_is_refused(photos, tmp_path):
     assert (folder / "config.toml").read_text() == before
 
 
+def test_a_resumed_run_may_end_later_and_fall_sooner(photos, tmp_path):
+    folder = tmp_path / "run"
+    short = dataclasses.replace(CONFIG, steps=2, decay=0.5)
+    run(short, folder, photos)
+    longer = dataclasses.replace(short, steps=5, decay=1.0)
+    steps = run(longer, folder, photos, resume=True)
+    assert [step.step for step in steps] == [3, 4, 5]
+    assert [step.lr for step in steps] == [loop.learning_rate(i, 5, longer) for i in (2, 3, 4)]
+
+
 # The denoiser
 
 

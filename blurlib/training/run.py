@@ -18,9 +18,9 @@ from blurlib.images import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import Photos
 
-# Of the machine, or a new length for the run: these may change where a run is resumed.
+# Of the machine, or of where and how the run ends: these may change where a run is resumed.
 MAY_CHANGE = (
-    *("data", "bank_gb", "workers", "checkpoint_every", "threads", "steps"),
+    *("data", "bank_gb", "workers", "checkpoint_every", "threads", "steps", "decay"),
     *("accelerator", "devices", "nodes", "strategy"),
 )
 
