@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from compressai.entropy_models import EntropyBottleneck
 
@@ -145,6 +146,34 @@ def test_quantised_latents_lie_on_the_grid_and_near_y(model):
     for coded in latent.passes:
         assert torch.equal(coded.residual, coded.residual.round())
         assert np.isin(coded.sigma.numpy(), SIGMA_TABLE).all()
+
+
+@torch.no_grad()
+def test_rounding_that_weighs_the_rate_takes_the_cheaper_of_two_integers(model, monkeypatch):
+    """Against SciPy: every residual is the argmin of e² + w · (ln 2)/6 · bits over the nearest
+    integer and its neighbour towards 0; with some w both happen."""
+    weight = 2.0
+    monkeypatch.setattr(model, "rate_weight", weight)
+    prior, y = prior_and_y(3)
+    z = torch.zeros(1, 8, 2, 3, dtype=torch.int32)
+    latent = model.quantise(y, z, prior)
+    moved = []
+    for here, residual, sigma in latent.passes:
+        mu = latent.y_hat[:, here.channels][..., here.mask] - residual
+        exact, r, sigma = (
+            t.numpy() for t in (y[:, here.channels][..., here.mask] - mu, residual, sigma)
+        )
+        nearest = np.rint(exact)
+        both = np.stack([nearest, nearest - np.sign(nearest)])
+        mass = scipy.stats.norm.cdf((0.5 - np.abs(both)) / sigma)
+        mass -= scipy.stats.norm.cdf((-0.5 - np.abs(both)) / sigma)
+        bits = -np.log2(np.maximum(mass, PROBABILITY_FLOOR))
+        cost = (exact - both) ** 2 + weight * np.log(2) / 6 * bits
+        np.testing.assert_array_equal(r, np.where(cost[1] < cost[0], both[1], both[0]))
+        moved.append((r != nearest)[nearest != 0])
+    assert 0 < np.concatenate(moved, axis=None).mean() < 1
+    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z, prior)
+    assert torch.equal(decoded.y_hat, latent.y_hat)
 
 
 @torch.no_grad()

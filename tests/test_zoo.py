@@ -71,10 +71,13 @@ def test_the_model_id_is_the_start_of_the_sha256(tiny_codec_path):
 def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path, tmp_path):
     codec = zoo.load(tiny_codec_path)
     assert zoo.codec_bytes(codec) == tiny_codec_path.read_bytes()
-    codec.objective = "mse"
-    path = tmp_path / "objective.safetensors"
-    path.write_bytes(zoo.codec_bytes(codec))
-    assert zoo.load(path).objective == "mse"
+    for objective, weighs_rate in (("mse", True), ("ms-ssim", False)):
+        codec.objective = objective
+        path = tmp_path / f"{objective}.safetensors"
+        path.write_bytes(zoo.codec_bytes(codec))
+        loaded = zoo.load(path)
+        assert loaded.objective == objective
+        assert (loaded.entropy.rate_weight > 0) == weighs_rate
 
 
 def test_tables_come_from_the_file_and_are_not_computed_again(tiny_codec_path, tmp_path):

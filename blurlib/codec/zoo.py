@@ -26,6 +26,11 @@ ARCHITECTURE = 1  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
 
 
+# Of `LaplacianEntropyModel.quantise`, by objective. Squared errors of y stand for those of the photo,
+# which is no use to a codec for MS-SSIM: benchmarks/quantiser.py compares.
+RATE_WEIGHT = {"mse": 0.5}
+
+
 class WeightsError(ValueError):
     """The weights are missing, damaged, or of another kind of model."""
 
@@ -52,6 +57,7 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
         tensors.pop("entropy.gaussian_bits.floor.bound", None)  # a constant in the first weights
         codec.load_state_dict(tensors)
     codec.model_id, codec.objective = digest[:4], metadata.get("objective")
+    codec.entropy.rate_weight = RATE_WEIGHT.get(codec.objective, 0.0)
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
         part.to(memory_format=torch.channels_last)
     return codec.eval()

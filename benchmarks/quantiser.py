@@ -1,0 +1,106 @@
+"""What does rounding that weighs the rate gain (`LaplacianEntropyModel.quantise`)?
+
+Photos held out from training, as real files, with several weights: BD-rate over plain rounding,
+photo by photo. Kodak is not looked at, so that the weight may be chosen here.
+
+    python benchmarks/quantiser.py results/checks/quantiser.json [PHOTOS]
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from blurlib import images, metrics
+from blurlib.codec import BlurCodec, zoo
+from blurlib.evaluation.bd_rate import bd_rate
+from blurlib.evaluation.results import new_results
+from blurlib.evaluation.selection import select
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import find_photos
+
+MODELS = ("msssim-small", "mse-small")
+WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+QUALITIES = (1.0, 2.25, 3.5, 4.75, 6.0)
+COUNT, SIDE = 12, 256  # photos, evenly over those held out; the middle of each
+
+
+def main(out: Path, data: str) -> None:
+    torch.set_num_threads(1)
+    photos = [middle(path) for path in chosen(data)]
+    rows, header = [], {}
+    for model in MODELS:
+        codec = zoo.load(model)
+        shipped = codec.entropy.rate_weight
+        plain = [curve(codec, x, 0.0) for x in track(photos, f"{model}, plain")]
+        for weight in WEIGHTS:
+            rated = [curve(codec, x, weight) for x in track(photos, f"{model}, {weight:g}")]
+            row = {"model": model, "weight": weight, "ships": weight == shipped}
+            rows.append(row | dict(gains(plain, rated)))
+            print(rows[-1], flush=True)
+        found = select(model)
+        header[model] = new_results(
+            "held-out photos", found.codec, checkpoint=found.checkpoint, seed=0
+        ).header()
+    content = {
+        **header[MODELS[0]],
+        "codec": list(MODELS),
+        "settings": {"qualities": QUALITIES, "photos": len(photos), "side": SIDE},
+        "checkpoint": {model: of["checkpoint"] for model, of in header.items()},
+        "command": f"python benchmarks/quantiser.py {out.name} PHOTOS",
+        "rows": rows,
+    }
+    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+
+
+def chosen(data: str) -> list[Path]:
+    """`COUNT` of the held-out photos, evenly."""
+    found = [Path(entry.path) for entry in find_photos(TrainConfig(data=data), held_out=True)]
+    places = np.linspace(0, len(found) - 1, COUNT).round().astype(int)
+    return [found[i] for i in places]
+
+
+def middle(path: Path) -> Tensor:
+    """(3, SIDE, SIDE) uint8 from the middle of a photo."""
+    photo = images.read_image(path)
+    top, left = ((n - SIDE) // 2 for n in photo.shape[-2:])
+    return photo[:, top : top + SIDE, left : left + SIDE]
+
+
+def curve(codec: BlurCodec, photo: Tensor, weight: float) -> np.ndarray:
+    """(qualities, 3): bits per pixel of the file, PSNR and MS-SSIM in dB."""
+    codec.entropy.rate_weight = weight
+    points = []
+    for quality in QUALITIES:
+        data = codec.compress(images.to_float(photo)[None], quality)
+        x_hat = images.to_uint8(codec.decompress(data).x_hat[0])
+        ms_ssim = metrics.ms_ssim_db(metrics.ms_ssim(x_hat, photo))
+        rate = metrics.bpp(len(data), *photo.shape[-2:])
+        points.append((rate, metrics.psnr(x_hat, photo), ms_ssim))
+    return np.array(points)
+
+
+def gains(plain: list[np.ndarray], rated: list[np.ndarray]) -> Iterator[tuple[str, float]]:
+    """BD-rates in per cent, mean over the photos and its standard error; bytes at equal quality
+    setting."""
+    for column, name in ((1, "psnr"), (2, "ms_ssim")):
+        of = [
+            bd_rate(a[:, [0, column]], b[:, [0, column]]).value
+            for a, b in zip(plain, rated, strict=True)
+        ]
+        yield name, float(np.mean(of))
+        yield f"{name}_error", float(np.std(of, ddof=1) / len(of) ** 0.5)
+    saved = [b[:, 0] / a[:, 0] - 1 for a, b in zip(plain, rated, strict=True)]
+    yield "bytes", 100 * float(np.mean(saved))
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        sys.argv[2] if len(sys.argv) > 2 else str(images.home() / "datasets/train"),
+    )
