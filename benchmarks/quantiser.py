@@ -88,19 +88,13 @@ def curve(codec: BlurCodec, photo: Tensor, weight: float) -> np.ndarray:
 def gains(plain: list[np.ndarray], rated: list[np.ndarray]) -> Iterator[tuple[str, float]]:
     """BD-rates in per cent, mean over the photos and its standard error; bytes at equal quality
     setting."""
+    pairs = list(zip(plain, rated, strict=True))
     for column, name in ((1, "psnr"), (2, "ms_ssim")):
-        of = [
-            bd_rate(a[:, [0, column]], b[:, [0, column]]).value
-            for a, b in zip(plain, rated, strict=True)
-        ]
+        of = [bd_rate(a[:, [0, column]], b[:, [0, column]]).value for a, b in pairs]
         yield name, float(np.mean(of))
         yield f"{name}_error", float(np.std(of, ddof=1) / len(of) ** 0.5)
-    saved = [b[:, 0] / a[:, 0] - 1 for a, b in zip(plain, rated, strict=True)]
-    yield "bytes", 100 * float(np.mean(saved))
+    yield "bytes", 100 * float(np.mean([b[:, 0] / a[:, 0] - 1 for a, b in pairs]))
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        sys.argv[2] if len(sys.argv) > 2 else str(images.home() / "datasets/train"),
-    )
+    main(Path(sys.argv[1]), *(sys.argv[2:] or [str(images.home() / "datasets" / "train")]))

@@ -26,8 +26,8 @@ ARCHITECTURE = 1  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
 
 
-# Of `LaplacianEntropyModel.quantise`, by objective. Squared errors of y stand for those of the photo,
-# which is no use to a codec for MS-SSIM: benchmarks/quantiser.py compares.
+# Of `LaplacianEntropyModel.quantise`, by objective, else 0. A squared error of y stands for one of
+# the photo, so that a codec for MS-SSIM gains little: benchmarks/quantiser.py compares.
 RATE_WEIGHT = {"mse": 0.5}
 
 
