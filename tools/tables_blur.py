@@ -1,0 +1,134 @@
+"""Tables and the figure of the comparison of diffusions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from blurlib import plotting
+from blurlib.ablation.common import Spread
+from blurlib.ablation.verdict import Comparison, in_words
+from tables_markdown import markdown
+
+
+def read(root: Path) -> Comparison | None:
+    """What was measured; None before that."""
+    folder = root / "results/ablation/diffusion"
+    return Comparison.read(folder) if (folder / "about.json").is_file() else None
+
+
+def shown(root: Path, table: Callable[[Comparison], str]) -> str:
+    """A table of the comparison of diffusions; until that is made, what makes it."""
+    found = read(root)
+    if found is None:
+        return "Not measured yet: `blurlib ablate diffusion` makes this.\n"
+    return table(found)
+
+
+def setup(found: Comparison) -> str:
+    """How the decoders were trained, in a sentence."""
+    plan, training = found.about["plan"], found.about["plan"]["training"]
+    untuned = found.runs[found.runs["init"] == ""]
+    solver, spacing = found.usual
+    return (
+        f"{len(untuned)} runs of {training['steps']:,} steps on {training['batch']} crops of "
+        f"{training['crop']}×{training['crop']} pixels, learning rate {training['lr']:g}, "
+        f"ρ = {training['rho']:g}, on the frozen codec `{found.about['codec']}`; they took "
+        f"{untuned['seconds'].sum() / 3600:.1f} hours ({found.about['device']}). Chains are "
+        f"sampled with solver {solver} and spacing {spacing} unless a table says otherwise; "
+        f"{found.decodes['image'].nunique()} photos, files of quality "
+        f"{' and '.join(f'{q:g}' for q in plan['qualities'])}.\n"
+    )
+
+
+def decoders(found: Comparison) -> str:
+    """Every measure of every decoder at every number of steps."""
+    distances = [c for c in found.table if c.startswith(("FD-", "KD-", "FID", "KID"))]
+    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2, "ms_ssim": 4, "seconds": 2}
+    labels = {"direct": "direct", "deterministic": "deterministic", "isotropic": "isotropic"}
+    labels["blur"] = f"blur, {found.blur:g} px"
+    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM", "seconds": "seconds"}
+    head = ["quality", "decoder", "evaluations", *(titles.get(c, c) for c in columns)]
+    rows = []
+    for quality in found.qualities:
+        for decoder, label in labels.items():
+            for steps, group in found.group(decoder, quality).groupby("steps"):
+                values = [f"{Spread.of(group[c], digits)}" for c, digits in columns.items()]
+                rows.append([f"{quality:g}", label, f"{steps}", *values])
+    patches = found.table["patches"].max()
+    return markdown(head, rows) + (
+        f"\nMean ± standard deviation over seeds. The distances are over {patches:.0f} patches of "
+        "256 × 256 pixels. Seconds are CPU time of one thread: of the direct decoder all that a "
+        "file takes, of the others what they take on top.\n"
+    )
+
+
+def duels(found: Comparison) -> str:
+    """Blur against isotropic diffusion, step count by step count."""
+    head = ["quality", "steps", f"blur, {found.blur:g} px", "isotropic", "difference",
+            "seeds apart", "photos better with blur"]  # fmt: skip
+    rows = [
+        [f"{d.quality:g}", f"{d.steps}", f"{d.blur}", f"{d.isotropic}", f"{d.difference:+.4f}",
+         "one seed" if d.blur.seeds == 1 else "yes" if d.clear else "no",
+         f"{d.photos} of {d.total}"]
+        for d in found.duels()
+    ]  # fmt: skip
+    return markdown(head, rows)
+
+
+def sigma(found: Comparison) -> str:
+    """LPIPS by the strength of the blur."""
+    frame = found.by_sigma()
+    head = ["σ_B,max (px)", "held-out photos", *(f"{steps} steps" for steps in frame.columns[1:])]
+    rows = [[f"{sigma:g}", *(f"{v:.4f}" for v in row)] for sigma, row in frame.iterrows()]
+    return markdown(head, rows)
+
+
+def rho(found: Comparison) -> str:
+    """LPIPS, PSNR and distance after training on with each ρ."""
+    frame = found.by_rho()
+    names = {"lpips": "LPIPS", "psnr": "PSNR"}
+    digits = {"lpips": 4, "psnr": 2}
+    head = ["ρ", *(f"{names.get(c, c)}, {steps} steps" for c, steps in frame.columns)]
+    rows = [
+        [f"{rho:g}", *(f"{v:.{digits.get(c, 3)}f}" for (c, _), v in row.items())]
+        for rho, row in frame.iterrows()
+    ]
+    tuning = found.about["plan"]["tuning"]
+    return markdown(head, rows) + f"\n`{found.tuned}`, trained on for {tuning:,} steps each.\n"
+
+
+def solvers(found: Comparison) -> str:
+    """LPIPS by solver and spacing."""
+    frame = found.by_solver()
+    head = ["decoder", "solver", "spacing", *(f"{steps} steps" for steps in frame.columns)]
+    rows = [[*key, *(f"{v:.4f}" for v in row)] for key, row in frame.iterrows()]
+    return markdown(head, rows)
+
+
+def verdict(found: Comparison) -> str:
+    """Whether blur helps, in words."""
+    return in_words(found.duels()) + "\n"
+
+
+def pictures(root: Path) -> str:
+    """The figures of the comparison that have been made."""
+    names = {"blur-steps": "LPIPS over the number of network evaluations"}
+    names |= {path.stem: "Text" for path in sorted((root / "book/figures").glob("text-*.png"))}
+    files = {path.stem: path for path in (root / "book/figures").glob("*.*")}
+    lines = [f"![{names[n]}](figures/{files[n].name})\n" for n in names if n in files]
+    return "\n".join(lines) or "Not drawn yet.\n"
+
+
+def tracks(found: Comparison) -> dict[str, list[plotting.Track]]:
+    """LPIPS of every decoder over the number of steps, by quality."""
+    labels = {"isotropic": "isotropic", "blur": f"blur, {found.blur:g} px"}
+    labels |= {"deterministic": "deterministic", "direct": "direct"}
+    panels = {}
+    for quality in found.qualities:
+        spreads = {label: found.over_steps(name, quality) for name, label in labels.items()}
+        panels[f"quality {quality:g}"] = [
+            plotting.Track(
+                label, [*by], [s.mean for s in by.values()], [s.std for s in by.values()]
+            )
+            for label, by in spreads.items()
+        ]
+    return panels

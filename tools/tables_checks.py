@@ -1,0 +1,153 @@
+"""Tables of results/checks: do files decode elsewhere, what does noise do, how fast is it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tables_markdown import markdown
+
+
+def round_trip(root: Path, model: str) -> str:
+    """How many files a new process decodes to the same ŷ, and how close the estimate is."""
+    rows = _check(root, f"roundtrip-{model}")["rows"]
+    equal = sum(row["equal"] for row in rows)
+    worst = max(abs(r["bytes"] - r["estimated_bytes"]) for r in rows)
+    ratio = max(abs(r["bytes"] / r["estimated_bytes"] - 1) for r in rows)
+    return (
+        f"{equal} of {len(rows)} files decode to the same ŷ in a new process; a file differs from "
+        f"its estimate by at most {worst:.0f} bytes ({100 * ratio:.2f} %).\n"
+    )
+
+
+def noise(root: Path) -> str:
+    """What grey noise on the direct reconstruction does to the perceptual measures."""
+    checks = _check(root, "perception")
+    columns = ["lpips", "FD-AlexNet", "psnr"]
+    rows = [[f"{r['level']}", *(f"{r[c]:.3f}" for c in columns)] for r in checks["noise"]]
+    return markdown(["noise (levels)", "LPIPS", "FD-AlexNet", "PSNR (dB)"], rows)
+
+
+def portability(root: Path) -> str:
+    """Decodes of the same files under every setting, each in every combination with the others."""
+    checks = _check(root, "portability")
+    frame = pd.DataFrame(checks["matrix"])
+    names = {
+        "device": "device {}", "threads": "threads: {}", "batch": "batch of {}",
+        "channels_last": "channels-last: {}", "onednn": "oneDNN: {}",
+        "deterministic": "deterministic algorithms: {}",
+    }  # fmt: skip
+    rows = []
+    for setting, name in names.items():
+        others = [other for other in names if other != setting]
+        usual = (frame[others] == frame[others].iloc[0]).all(axis=1)
+        for value, own in frame.groupby(setting):
+            shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+            rows.append([name.format(shown), *_decodes(own, own[usual[own.index]])])
+    rows.append(["**all of these**", *_decodes(frame, frame)])
+    for row in checks["elsewhere"]:
+        own = pd.DataFrame([row])
+        name = ", ".join(f"{k} {v}" for k, v in row["environment"].items())
+        name = name or f"PyTorch {row['torch'].partition('+')[0]}"
+        rows.append([f"new process, {name}", *_decodes(own, own)])
+    golden = {row["golden"] for row in checks["elsewhere"]}
+    errors = sum(row["golden_errors"] for row in checks["elsewhere"])
+    head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move, alone"]
+    return markdown(head, rows) + (
+        f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]}. CUDA was "
+        f"{'part of it' if checks['cuda'] else 'not run: there was no such device'}. The new "
+        f"processes also decoded the {max(golden)} files of `tests/golden`, with {errors} errors.\n"
+    )
+
+
+def _decodes(frame: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
+    counts = [f"{frame[c].sum():,}" for c in ("decodes", "mismatches", "checksum_errors")]
+    largest = alone["largest_delta"].max()
+    return [*counts, f"{largest:.1e}" if largest else "0"]
+
+
+def portability_noise(root: Path) -> str:
+    """Failures under rounding noise, what the bound expects, and the bound for one photo."""
+    checks = _check(root, "rounding-noise")
+    rows = [
+        [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
+         f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
+         f"{row['unnoticed']}", f"{row['failures_without_noise']}"]
+        for row in checks["noise"]
+    ]  # fmt: skip
+    head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed",
+            "failed without noise"]  # fmt: skip
+    double, single = (
+        next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
+        for precision in ("float64", "float32")
+    )
+    cost = checks["time"]
+    return markdown(head, rows) + (
+        f"\nA photo of 768×512 rounds D = {double['decisions_768x512']:,} values. In float64 one "
+        f"ulp moves them by {double['mean_delta']:.1e} of a grid step on average and by "
+        f"{double['largest_delta']:.1e} at most; the nearest value of all these files is "
+        f"{double['nearest_boundary']:.1e} from its boundary. So at most one such photo in "
+        f"{1 / double['bound_768x512']:.0e} fails. In float32 the same bound is "
+        f"{_short(single['bound_768x512'])}. The bound takes positions as uniform: within 1/64 of "
+        f"a boundary lie {double['near_over_uniform']:.2f} times as many values as that would "
+        f"have.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
+        f"{cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:.1e}" if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def decode_speed(root: Path) -> str:
+    """Decoding a 768×512 photo beside CompressAI's raster-scan model."""
+    checks = _check(root, "decode-speed")
+    names = {
+        "ours": checks["codec"],
+        "mbt2018": f"mbt2018 ({checks['mbt2018']['weights']} weights)",
+    }
+    rows = [
+        [name, f"{checks[key]['bytes']:,}", f"{checks[key]['symbols']:,}",
+         f"{checks[key]['runs_of']['g_ep']:,}", f"{checks['seconds'][f'{key}_y_hat_s']:.2f}",
+         f"{checks['seconds'][f'{key}_full_s']:.2f}"]
+        for key, name in names.items()
+    ]  # fmt: skip
+    rows.append(["ratio", *[""] * 3, *(f"{checks[f'ratio_{k}']:.1f}" for k in ("y_hat", "full"))])
+    head = ["codec", "bytes", "symbols", "runs of the parameter network", "to ŷ (s)",
+            "to the picture (s)"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def training_speed(root: Path, machine: str) -> str:
+    """Images per second of every way to train, beside our loop in the same round."""
+    content = _check(root, f"training-speed-{machine}")
+    frame = pd.DataFrame(content["rows"])
+    names = list(dict.fromkeys(frame["loop"]))
+    speed, cpu = (
+        frame.pivot(index="round", columns="loop", values=column)[names]
+        for column in ("images_per_second", "cpu_seconds_per_image")
+    )
+    beside, beside_cpu = speed.div(speed["blurlib"], axis=0), cpu.div(cpu["blurlib"], axis=0)
+    rows = [
+        [name, *(_range(table[name]) for table in (speed, beside, beside_cpu))] for name in names
+    ]
+    head = ["loop", "images/s", "images/s, times ours", "processor time per image, times ours"]
+    of = content["settings"]
+    busy = " and ".join(f"{100 * v:.0f} % in {k}" for k, v in content["busy"].items())
+    gain, gain_cpu = 1 / beside["compressai"], beside_cpu["compressai"]
+    return markdown(head, rows) + (
+        f"\n{content['device']}: batch {of['batch']}, {of['crop']} px, {of['precision']}, "
+        f"{len(speed)} rounds: medians, and lowest to highest round. Processor time is that of the "
+        f"training process, without workers. Ours makes {_range(gain)} times as many images per "
+        f"second as CompressAI's loop, which takes {_range(gain_cpu)} times our processor time. "
+        f"Operators were running for this share of the time: {busy}.\n"
+    )
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
+
+
+def _check(root: Path, name: str) -> dict:
+    return json.loads((root / f"results/checks/{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,89 @@
+"""Tables of the ablation of the entropy model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from blurlib.ablation import entropy_report
+from blurlib.ablation.entropy_report import Ablation
+from blurlib.codec import zoo
+from tables_markdown import markdown
+
+
+def shown(root: Path, table: Callable[[Ablation], str]) -> str:
+    """A table of the ablation; what its folder does not have yet is said to be missing."""
+    found = entropy_report.read(root / "results/ablation/entropy")
+    return table(found) or "The committed runs do not have this.\n"
+
+
+def setup(found: Ablation) -> str:
+    """What was trained and coded, in a sentence each."""
+    of, first = found.setup, found.runs[0]
+    seeds = sorted({run["seed"] for run in found.runs})
+    model = zoo.name_of(bytes.fromhex(of["codec"][:8])) or f"the codec {of['codec'][:8]}"
+    photos = found.kodak["image"].nunique()
+    which = f"{photos} photos of Kodak" if photos < 24 else "the 24 photos of Kodak"
+    return (
+        f"{len(found.titles)} variants with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} "
+        f"each, on the frozen transforms of {model}: {of['steps']:,} steps of {of['batch']} "
+        f"latents, drawn from {of['crops']:,} crops of {of['crop']}×{of['crop']} pixels. "
+        f"Coded: {which}, at the qualities {', '.join(f'{q:g}' for q in of['qualities'])}.\n\n"
+        f"Command: `{first['command']}`. Commit {first['commit'][:12]}; {first['device']}; "
+        f"PyTorch {first['versions']['torch']}.\n"
+    )
+
+
+def variants(found: Ablation) -> str:
+    """What every variant saves and costs."""
+    head = ["entropy model", "seeds", "passes", "weights", "over hyperprior", "the same in PSNR",
+            "over local context", "training step (s)", "encode (s)", "decode (s)"]  # fmt: skip
+    rows = [
+        [row.title, f"{row.seeds}", f"{row.passes}", f"{row.parameters:,}",
+         f"{row.over_hyperprior}", f"{row.over_hyperprior_psnr}", f"{row.over_local}",
+         f"{row.step_s:.2f}", f"{row.encode_s:.2f}", f"{row.decode_s:.2f}"]
+        for row in entropy_report.contributions(found).itertuples()
+    ]  # fmt: skip
+    return markdown(head, rows)
+
+
+def verdicts(found: Ablation) -> str:
+    """The sentences that follow from the numbers."""
+    return "".join(f"- {line}\n" for line in entropy_report.verdicts(found))
+
+
+def positions(found: Ablation) -> str:
+    """A_j, σ_j and half-width of the full variant."""
+    rows = [
+        [f"{group}", f"{row.amplitude}", f"{row.sigma}", f"{row.half_width}"]
+        for group, row in entropy_report.learned(found).iterrows()
+    ]
+    return markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
+
+
+def zeroed(found: Ablation) -> str:
+    """Real bytes of the full variant without its transformer."""
+    rows = [
+        [part, f"{quality:g}", f"{row.more}", f"{row.grown} of {row.files}"]
+        for (part, quality), row in entropy_report.zeroing(found).iterrows()
+    ]
+    return markdown(["put to 0", "quality", "bytes", "files that grow"], rows)
+
+
+def sizes(found: Ablation) -> str:
+    """What the full variant saves at several sizes of the same photos."""
+    rows = [
+        [f"{size:g}", f"{row.photos}", f"{row.bpp:.3f}", f"{row.over_hyperprior}",
+         f"{row.over_local}"]
+        for size, row in entropy_report.sizes(found).iterrows()
+    ]  # fmt: skip
+    head = ["megapixels", "photos", "bpp", "bytes over hyperprior", "bytes over local context"]
+    return markdown(head, rows)
+
+
+def bits(found: Ablation) -> str:
+    """Where the bits of the full variant go."""
+    frame = entropy_report.bits(found)
+    rows = [
+        [f"{quality:g}", f"{row.sum() / 8e3:.1f}", *(f"{v:.1f} %" for v in 100 * (row / row.sum()))]
+        for quality, row in frame.iterrows()
+    ]
+    return markdown(["quality", "kB", *frame.columns], rows)
