@@ -63,6 +63,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "portability": checks.portability,
     "portability-noise": checks.portability_noise,
     "decode-speed": checks.decode_speed,
+    "quantiser": checks.quantiser,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }
 

@@ -145,6 +145,23 @@ def training_speed(root: Path, machine: str) -> str:
     )
 
 
+def quantiser(root: Path) -> str:
+    """What rounding that weighs the rate gains on photos held out from training."""
+    content = _check(root, "quantiser")
+    rows = [
+        [row["model"], f"{row['weight']:g}{' (ships)' if row['ships'] else ''}",
+         f"{row['psnr']:+.1f} ± {row['psnr_error']:.1f} %",
+         f"{row['ms_ssim']:+.1f} ± {row['ms_ssim_error']:.1f} %", f"{row['bytes']:+.1f} %"]
+        for row in content["rows"]
+    ]  # fmt: skip
+    head = ["weights", "w", "BD-rate, PSNR", "BD-rate, MS-SSIM", "bytes at the same quality setting"]
+    of = content["settings"]
+    return markdown(head, rows) + (
+        f"\n{of['photos']} photos of {of['side']}×{of['side']}, real files, {len(of['qualities'])} "
+        f"qualities from {min(of['qualities']):g} to {max(of['qualities']):g}.\n"
+    )
+
+
 def _range(values: pd.Series) -> str:
     return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
 
