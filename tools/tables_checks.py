@@ -154,7 +154,7 @@ def quantiser(root: Path) -> str:
          f"{row['ms_ssim']:+.1f} ± {row['ms_ssim_error']:.1f} %", f"{row['bytes']:+.1f} %"]
         for row in content["rows"]
     ]  # fmt: skip
-    head = ["weights", "w", "BD-rate, PSNR", "BD-rate, MS-SSIM", "bytes at the same quality setting"]
+    head = ["weights", "w", "BD-rate, PSNR", "BD-rate, MS-SSIM", "bytes at equal quality setting"]
     of = content["settings"]
     return markdown(head, rows) + (
         f"\n{of['photos']} photos of {of['side']}×{of['side']}, real files, {len(of['qualities'])} "
