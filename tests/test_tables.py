@@ -113,4 +113,4 @@ def test_every_picture_that_the_book_shows_exists():
 
 def test_an_unknown_table_is_an_error(tables):
     with pytest.raises(KeyError, match="no-such"):
-        tables.fill("<!-- table: no-such -->\n<!-- /table -->\n", ROOT)
+        tables.fill("<!-- table: no-such -->\n<!-- /table -->\n", {})

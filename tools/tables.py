@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
+# All but "trained", which is made of the same runs as a figure.
 TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct": lambda root: measured.rate_distortion(root, "msssim-small-direct"),
     "kodak-direct-bd": lambda root: measured.bd_rates(root, "msssim-small-direct"),
@@ -45,7 +46,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "perception": measured.perception,
     "noise": checks.noise,
     "against-published": measured.against_published,
-    "trained": training.trained,
     "blur-setup": lambda root: blur.shown(root, blur.setup),
     "blur-verdict": lambda root: blur.shown(root, blur.verdict),
     "blur-duels": lambda root: blur.shown(root, blur.duels),
@@ -96,14 +96,25 @@ class Figure(NamedTuple):
         self.path.write_text(plotting.to_svg(self.draw(), self.digest), encoding="utf-8")
 
 
-def tables(root: Path) -> dict[Path, str]:
-    """Every file of results/tables and its text."""
-    folder = root / "results/tables"
-    files = {folder / f"{name}.md": make(root) for name, make in TABLES.items()}
-    return {**files, folder / "averages.csv": measured.every_average(root)}
+def stale(root: Path, write: bool) -> list[Path]:
+    """Files that differ from what the results say; rewritten if `write`."""
+    found = []
+    runs = training.runs(root)  # with the law of each: a figure and a table show the same fit
+    for figure in figures(root, runs):
+        if figure.is_stale():
+            found.append(figure.path)
+            if write:
+                figure.write()
+    for path, text in texts(root, runs).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            found.append(path)
+            if write:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    return found
 
 
-def figures(root: Path) -> Iterator[Figure]:
+def figures(root: Path, runs: Sequence[training.Run]) -> Iterator[Figure]:
     """Every figure of the book that is drawn from results."""
     for name, (column, title, beside) in FIGURES.items():
         lines = report.lines(column, beside, root / "results")
@@ -111,7 +122,7 @@ def figures(root: Path) -> Iterator[Figure]:
         curves = [plotting.Curve(*line) for line in lines]
         draw = partial(plotting.rate_distortion, curves, title)
         yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
-    panels = training.panels(root)
+    panels = training.panels(runs)
     content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
     yield Figure(root / "book/figures/training.svg", content, partial(plotting.lines, panels))
     if (found := blur.read(root)) is not None:
@@ -120,35 +131,23 @@ def figures(root: Path) -> Iterator[Figure]:
         yield Figure(root / "book/figures/blur-steps.svg", [*panels.items()], draw)
 
 
-def fill(text: str, root: Path) -> str:
-    """`text` with every block regenerated."""
-    makers = {**TABLES, "blur-pictures": blur.pictures}  # of what is not in results/
-    return BLOCK.sub(lambda m: f"{m[1]}\n{makers[m['name']](root)}\n{m[3]}", text)
-
-
-def stale(root: Path, write: bool) -> list[Path]:
-    """Files that differ from what the results say; rewritten if `write`."""
-    found = []
-    for figure in figures(root):
-        if figure.is_stale():
-            found.append(figure.path)
-            if write:
-                figure.write()
-    for path, text in tables(root).items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            found.append(path)
-            if write:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+def texts(root: Path, runs: Sequence[training.Run]) -> dict[Path, str]:
+    """Every file of results/tables, and every page with its blocks filled in."""
+    tables = {name: make(root) for name, make in TABLES.items()}
+    tables["trained"] = training.trained(runs)
+    folder = root / "results/tables"
+    files = {folder / f"{name}.md": text for name, text in tables.items()}
+    files[folder / "averages.csv"] = measured.every_average(root)
+    blocks = {**tables, "blur-pictures": blur.pictures(root)}  # which figures there are
     for pattern in PLACES:
         for path in sorted(root.glob(pattern)):
-            text = path.read_text(encoding="utf-8")
-            filled = fill(text, root)
-            if filled != text:
-                found.append(path)
-                if write:
-                    path.write_text(filled, encoding="utf-8")
-    return found
+            files[path] = fill(path.read_text(encoding="utf-8"), blocks)
+    return files
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """`text` with what is between markers replaced by the block of that name."""
+    return BLOCK.sub(lambda m: f"{m[1]}\n{blocks[m['name']]}\n{m[3]}", text)
 
 
 if __name__ == "__main__":

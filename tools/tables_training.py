@@ -1,6 +1,8 @@
 """What the training of the codecs that ship took and would still give, and what they learned."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,34 +13,42 @@ from blurlib.evaluation import learning
 from tables_markdown import markdown, percent
 
 
-def runs(root: Path) -> dict[str, pd.DataFrame]:
-    """The logs of the codecs that ship, in short, by name."""
+class Run(NamedTuple):
+    """A codec's log, in short, and the law that its loss follows."""
+
+    name: str
+    log: pd.DataFrame
+    law: learning.Forecast
+
+
+def runs(root: Path) -> list[Run]:
+    """Of the codecs that ship."""
     files = sorted((root / "results/training").glob("*.csv"))
     logs = {path.stem: pd.read_csv(path) for path in files}
-    return {name: log for name, log in logs.items() if "distortion" in log}
+    return [
+        Run(name, log, learning.forecast(log)) for name, log in logs.items() if "distortion" in log
+    ]
 
 
-def trained(root: Path) -> str:
+def trained(runs: Sequence[Run]) -> str:
     """What the training of each codec took, and what its loss would be after ten times as much."""
-    rows = []
-    for name, log in runs(root).items():
-        found = learning.forecast(log)
-        rows.append(
-            [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
-             f"{found.now:.3f}", f"{log['loss'].tail(5).mean():.3f}",
-             f"{found.floor:.2f} + {found.scale:.2f} n^-{found.exponent:.2f}",
-             percent(100 * (found.tenfold / found.now - 1)), percent(100 * found.missed)]
-        )  # fmt: skip
+    rows = [
+        [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
+         f"{law.now:.3f}", f"{log['loss'].tail(5).mean():.3f}",
+         f"{law.floor:.2f} + {law.scale:.2f} n^-{law.exponent:.2f}",
+         percent(100 * (law.tenfold / law.now - 1)), percent(100 * law.missed)]
+        for name, log, law in runs
+    ]  # fmt: skip
     head = ["weights", "steps", "hours", "loss at the peak rate", "loss at the end", "law",
             "after ten times the steps", "law of the first half"]  # fmt: skip
     return markdown(head, rows)
 
 
-def panels(root: Path) -> list[plotting.Lines]:
+def panels(runs: Sequence[Run]) -> list[plotting.Lines]:
     """Loss over steps, and the law that it follows up to ten times as many."""
     drawn = []
-    for name, log in runs(root).items():
-        law, step = learning.forecast(log), log["step"].to_numpy()
+    for name, log, law in runs:
+        step = log["step"].to_numpy()
         more = step[-1] * np.geomspace(1, 10, 20)[1:]
         fitted = [law.at(n) if n > learning.WARM * step[-1] else np.nan for n in (*step, *more)]
         curves = {"loss": [*log["loss"], *[np.nan] * len(more)], "power law": fitted}
