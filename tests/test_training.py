@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
@@ -32,6 +31,7 @@ from blurlib.training.data import (
 )
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import distortion, draw_quality, lmbda, rate_distortion
+from stand_ins import Distance
 
 CONFIG = TrainConfig(objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2)
 
@@ -48,12 +48,13 @@ def photos(astronaut, tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch, tiny_entropy):
-    """`size = "small"` means a model that takes milliseconds."""
+    """`size = "small"` means a model that takes milliseconds, and no weights of LPIPS are read."""
     transform = TransformConfig(widths=(16, 16), blocks=(1, 1))
     codec = CodecConfig(tiny_entropy, transform, levels=3)
     denoiser = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 16))
     monkeypatch.setattr(CodecConfig, "small", lambda: codec)
     monkeypatch.setattr(DenoiserConfig, "small", lambda: denoiser)
+    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
 
 
 def run(config: TrainConfig, folder: Path, photos, **kwargs) -> list[loop.Step]:
@@ -658,22 +659,10 @@ def test_a_resumed_run_may_end_later_and_fall_sooner(photos, tmp_path):
 # The denoiser
 
 
-class Distance(nn.Module):
-    """Stands in for LPIPS: a mean absolute difference with its interface."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, x, y, normalize=False):
-        return self.weight * (x - y).abs().mean((1, 2, 3), keepdim=True)
-
-
 @pytest.mark.parametrize("prediction", ["x", "v", "residual"])
 def test_a_denoiser_is_trained_on_its_frozen_codec(
-    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo, prediction
+    photos, tmp_path, tiny_codec_path, tiny_codec, photo, prediction
 ):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     config = dataclasses.replace(
         CONFIG,
         stage="denoiser",
@@ -702,7 +691,6 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
 def test_a_deterministic_decoder_is_trained_without_noise(
     photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec, photo, prediction
 ):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
     config = dataclasses.replace(
         CONFIG, stage="deterministic", codec=str(tiny_codec_path), rho=0.5, steps=60, lr=3e-3,
@@ -725,7 +713,6 @@ def test_a_deterministic_decoder_is_trained_without_noise(
 
 def test_times_are_spaced_as_the_steps_of_a_chain_are(monkeypatch, photos, tiny_codec_path):
     """One in each equal part of the log-SNR."""
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     seen, original = [], losses.diffusion_loss
 
     def spy(process, predict, x, t, eps):
@@ -744,10 +731,9 @@ def test_times_are_spaced_as_the_steps_of_a_chain_are(monkeypatch, photos, tiny_
 
 
 def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(
-    photos, tmp_path, monkeypatch, tiny_codec_path, tiny_codec
+    photos, tmp_path, tiny_codec_path, tiny_codec
 ):
     """Summed over the frequencies, the variance is the squared error at that quality."""
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     config = dataclasses.replace(
         CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction="residual"
     )
@@ -766,9 +752,8 @@ def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(
 
 @pytest.mark.parametrize("stage", ["denoiser", "deterministic"])
 def test_a_run_starts_with_the_weights_of_another_of_its_kind(
-    photos, tmp_path, monkeypatch, tiny_codec_path, stage
+    photos, tmp_path, tiny_codec_path, stage
 ):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
     config = dataclasses.replace(CONFIG, stage=stage, codec=str(tiny_codec_path), steps=2)
     run(config, tmp_path / "run", photos)
     model = tmp_path / "run" / "model.safetensors"
@@ -782,8 +767,7 @@ def test_a_run_starts_with_the_weights_of_another_of_its_kind(
 
 
 @pytest.mark.parametrize("prediction", ["x", "eps"])
-def test_codec_and_denoiser_are_trained_together(photos, tmp_path, monkeypatch, photo, prediction):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+def test_codec_and_denoiser_are_trained_together(photos, tmp_path, photo, prediction):
     config = dataclasses.replace(CONFIG, stage="joint", prediction=prediction, steps=4)
     folder = tmp_path / "run"
     steps = run(config, folder, photos)
@@ -796,8 +780,7 @@ def test_codec_and_denoiser_are_trained_together(photos, tmp_path, monkeypatch, 
     assert torch.isfinite(last.x_hat).all()
 
 
-def test_the_joint_loss_reaches_codec_and_denoiser(photos, monkeypatch):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+def test_the_joint_loss_reaches_codec_and_denoiser(photos):
     config = dataclasses.replace(CONFIG, stage="joint", rho=0.3, lpips_t_max=1.0)
     stage = stages.make(config)
     x = next(ImageBank(entries(photos), 64, 0).batches(0, range(2))) / 255
@@ -813,8 +796,7 @@ def test_the_joint_loss_reaches_codec_and_denoiser(photos, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"stage": "codec", "objective": "mse"}])
-def test_the_first_steps_of_the_paper_recipe(photos, tmp_path, monkeypatch, changes):
-    monkeypatch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+def test_the_first_steps_of_the_paper_recipe(photos, tmp_path, changes):
     paper = TrainConfig.recipe(
         "paper", **changes, crop=64, batch=1, warmup=20, precision="32-true", accelerator="cpu"
     )
