@@ -48,11 +48,13 @@ class BlurlibCodec:
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        weight = self.codec.entropy.rate_weight
+        encoder = {"rate_weight": weight} if weight else {}
         if self.on_top is None:
-            return {"decoder": self.decoder, "objective": self.codec.objective}
+            return {"decoder": self.decoder, "objective": self.codec.objective, **encoder}
         sampling = asdict(self.sampling) if self.decoder == "diffusion" else {}
         weights = {"denoiser": self.on_top_sha256, "memory": self.tiling.memory}
-        return {"decoder": self.decoder, **weights, **sampling}
+        return {"decoder": self.decoder, **weights, **sampling, **encoder}
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self.codec.compress(images.to_float(image)[None], quality)
