@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from blurlib import cli, images
 from blurlib.ablation import entropy as ablation
 from blurlib.ablation import entropy_report as report
+from blurlib.ablation.common import Spread
 from blurlib.ablation.latents import Latents, batches
 from blurlib.ablation.variants import FULL, HYPERPRIOR, LOCAL, variants
 from blurlib.codec import zoo
@@ -411,6 +413,18 @@ def test_the_verdict_follows_from_the_numbers(made_up):
     table.loc[table["variant"] == FULL, "bpp"] *= 1.25
     table.to_csv(made_up / "kodak.csv", index=False)
     assert "is missed" in report.verdicts(report.read(made_up))[0]
+
+
+def test_a_mean_is_certain_by_the_t_test():
+    """Against SciPy's own test."""
+    generator = np.random.default_rng(0)
+    found = []
+    for seeds in (2, 3, 3, 3, 5, 5, 10):
+        values = generator.normal(1, 0.5, seeds)
+        expected = scipy.stats.ttest_1samp(values, 0).pvalue < 0.05
+        assert Spread.of(values).certain() == expected
+        found.append(expected)
+    assert {True, False} == {bool(x) for x in found}
 
 
 def test_a_run_without_a_record_does_not_count(made_up):

@@ -494,8 +494,9 @@ def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch
     assert len(loop.read_log(tmp_path / "run")) == 6
 
 
+@pytest.mark.parametrize("length", [{"steps": 100}, {"steps": 0, "max_minutes": 60.0}])
 def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
-    photos, tmp_path, monkeypatch
+    photos, tmp_path, monkeypatch, length
 ):
     loss = stages.CodecStage.loss
     at = []
@@ -506,13 +507,16 @@ def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
         return result._replace(total=result.total * (math.inf if step >= 2 else 1))
 
     monkeypatch.setattr(stages.CodecStage, "loss", not_finite_from_the_third)
-    config = dataclasses.replace(CONFIG, steps=100)
+    monkeypatch.setattr(loop, "MEASURED_STEPS", range(1, 3))
+    config = dataclasses.replace(CONFIG, **length)
     folder = tmp_path / "run"
     with pytest.raises(loop.NotFiniteError, match=r"step 3 and the 19 after it were not finite"):
         run(config, folder, photos)
     assert len(at) == 22
-    assert TrainConfig.recipe(str(folder / "not_finite.toml")) == config
     log = loop.read_log(folder)
+    kept = TrainConfig.recipe(str(folder / "not_finite.toml"))
+    assert kept == dataclasses.replace(config, steps=log[-1].steps)  # measured, if it was not given
+    assert kept.steps > 22
     assert log[-1].not_finite == 20
     assert all(value.isfinite().all() for value in checkpoint(folder)["model"].values())
     # That configuration repeats it.
@@ -538,6 +542,14 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(photos, tmp_path
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob(".*.tmp"))
     assert [step.step for step in run(longer, folder, photos, resume=True)] == [3, 4]
+
+
+def test_the_log_of_a_run_that_left_no_checkpoint_is_not_gone_on_with(photos, tmp_path):
+    folder = tmp_path / "run"
+    run(dataclasses.replace(CONFIG, steps=2), folder, photos)
+    (folder / "checkpoint.pt").unlink()  # killed before the first was written
+    run(dataclasses.replace(CONFIG, steps=1), folder, photos)
+    assert [step.step for step in loop.read_log(folder)] == [1]
 
 
 def test_a_checkpoint_of_the_first_format_is_resumed(photos, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 
 from blurlib.evaluation import results
@@ -115,6 +116,12 @@ class Spread(NamedTuple):
         """Of one number per seed; what is nan counts for neither mean nor deviation."""
         values = pd.Series(values, dtype=float)
         return cls(float(values.mean()), float(values.std()), len(values), digits, percent)
+
+    def certain(self) -> bool:
+        """Whether the mean is further from 0 than seeds explain: |mean| > t · std/√n, with the
+        97.5 % quantile of Student's t at n − 1 degrees of freedom (4.3 for three seeds)."""
+        t = scipy.stats.t.ppf(0.975, self.seeds - 1)
+        return bool(abs(self.mean) > t * self.std / np.sqrt(self.seeds))
 
     def __str__(self) -> str:
         if np.isnan(self.mean):

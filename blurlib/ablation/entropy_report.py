@@ -229,6 +229,12 @@ def verdicts(ablation: Ablation) -> list[str]:
         )
     found += _compared(ablation, "even-5", "uneven", "five even groups", "uneven groups")
     found += _compared(
+        ablation, "uneven", LOCAL, "uneven groups alone", "uneven groups with local context"
+    )
+    found += _compared(
+        ablation, LOCAL, FULL, "contexts without the transformer", "contexts with the transformer"
+    )
+    found += _compared(
         ablation, f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"
     )
     encodings = {
@@ -245,6 +251,9 @@ def verdicts(ablation: Ablation) -> list[str]:
             f"({encodings[best]} over local context without a transformer); the Laplacian is "
             f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
         )
+    for other in sorted(encodings.keys() - {FULL}):
+        words = (f"models with {ablation.titles[other]}", "models with the Laplacian encoding")
+        found += _compared(ablation, other, FULL, *words)
     return found
 
 
@@ -265,7 +274,7 @@ def _compared(
     sure = ""
     if difference.seeds == 1:
         sure = " (one seed: this may be chance)"
-    elif abs(difference.mean) <= 2 * difference.std / np.sqrt(difference.seeds):
+    elif not difference.certain():
         sure = " (within the spread over seeds: this may be chance)"
     return [
         f"{fewer.capitalize()} need fewer bits than {more}; the BD-rate of {second_words} over "

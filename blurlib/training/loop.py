@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -13,7 +14,6 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Terminated(SystemExit):
         self.message = f"stopped after step {step}"
 
 
-@dataclass
+@dataclasses.dataclass
 class _State:
     """Everything a checkpoint holds. Random numbers are not in it: they follow from the step."""
 
@@ -359,7 +359,9 @@ class _Run:
         first = self.state.step - self.state.not_finite_in_a_row + 1
         if self.fabric.is_global_zero:
             note = f"# Not finite from step {first} on; every step repeats from (seed, step).\n"
-            self.folder.write("not_finite.toml", (note + self.config.to_toml()).encode())
+            # The length is part of it, also where it was measured: the learning rate follows it.
+            config = dataclasses.replace(self.config, steps=self.state.steps)
+            self.folder.write("not_finite.toml", (note + config.to_toml()).encode())
         raise NotFiniteError(
             f"step {first} and the {self.state.step - first} after it were not finite; "
             f"{self.folder.path / 'not_finite.toml'} repeats the run, and the checkpoint beside it "

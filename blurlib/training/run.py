@@ -76,12 +76,15 @@ class RunFolder:
                     )
 
     def prepare(self, config: TrainConfig) -> None:
-        """Write the configuration, and clear what a kill left half done."""
+        """Write the configuration, and clear what a kill left half done: without a checkpoint
+        nothing of a run is left to go on from, so that its log goes too."""
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink()
         self.write("config.toml", config.to_toml().encode())
-        if self.log.exists() and not self.log.read_bytes().endswith(b"\n"):
+        if not self.checkpoint.is_file():
+            self.log.unlink(missing_ok=True)
+        elif self.log.exists() and not self.log.read_bytes().endswith(b"\n"):
             with open(self.log, "a") as file:
                 file.write("\n")
 
