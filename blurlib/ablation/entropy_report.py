@@ -252,8 +252,8 @@ def verdicts(ablation: Ablation) -> list[str]:
             f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
         )
     for other in sorted(encodings.keys() - {FULL}):
-        words = (f"models with {ablation.titles[other]}", "models with the Laplacian encoding")
-        found += _compared(ablation, other, FULL, *words)
+        theirs = f"models with the encoding “{_encoding(other)}”"
+        found += _compared(ablation, other, FULL, theirs, "models with the Laplacian encoding")
     return found
 
 
