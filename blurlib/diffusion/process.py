@@ -308,11 +308,12 @@ def diffusion_loss(
     weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all alike,
         which is the weight named like the prediction.
     """
-    z_t = process.q_sample(x, t, eps)
-    seen = process.network_input(dct2(z_t), t) if process.prediction == "residual" else z_t
+    H, W = x.shape[-2:]
+    at = process.marginal(t, H, W)
+    z_t = process.q_sample(x, at, eps)
+    seen = process.network_input(dct2(z_t), at) if process.prediction == "residual" else z_t
     output = predict(seen, t).to(x)
-    error = output - process.target(x, eps, t)
+    error = output - process.target(x, eps, at)
     if weight is not None and weight != process.prediction:
-        factor = process.loss_weight(weight, t, *x.shape[-2:], gamma)
-        error = factor.sqrt().to(x) * dct2(error)
-    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), process.x_hat(z_t, output, t))
+        error = process.loss_weight(weight, at, H, W, gamma).sqrt().to(x) * dct2(error)
+    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), process.x_hat(z_t, output, at))
