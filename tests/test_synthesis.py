@@ -257,8 +257,10 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
     base = 2 * output.reconstruction.x_hat - 1
     with torch.no_grad():
         by_hand = decoder.denoiser(base, torch.zeros(1), base, output.reconstruction.pyramid)
+    unit = 1.0
     if decoder.process.prediction == "residual":  # the variance at quality 2 is e⁻⁵ throughout
-        by_hand = base + math.exp(-2.5) * by_hand
+        unit = math.exp(-2.5)
+        by_hand = base + unit * by_hand
     calls = []
     monkeypatch.setattr(torch, "randn", lambda *_, **__: calls.append("noise"))
     deterministic.denoiser.register_forward_hook(lambda *_: calls.append("network"))
@@ -268,6 +270,8 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
     expected = ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1)
     torch.testing.assert_close(picture, expected, rtol=0, atol=1e-6)
     assert not torch.allclose(picture, output.x_hat, atol=1e-3)
+    with torch.no_grad():
+        assert deterministic.predict(output).unit.item() == pytest.approx(unit)
 
 
 def test_the_deterministic_decoder_refuses_what_a_diffusion_decoder_refuses(

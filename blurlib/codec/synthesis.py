@@ -160,6 +160,14 @@ class DiffusionDecoder(_OnTop):
         return last.x_hat
 
 
+class Correction(NamedTuple):
+    """x_hat: (B, 3, H, W), pixels in [−1, 1]; unit: (B, 1, 1, 1), the size of the usual error of
+    the direct reconstruction, in which the network speaks, or 1 where it does not know that."""
+
+    x_hat: Tensor
+    unit: Tensor
+
+
 class DeterministicDecoder(_OnTop):
     """The same U-Net without noise and without time: what a diffusion decoder has to beat.
 
@@ -168,8 +176,8 @@ class DeterministicDecoder(_OnTop):
     errors, times their size, as "residual" does at t = 1.
     """
 
-    def predict(self, output: CodecOutput) -> Tensor:
-        """The picture it makes of the reconstruction, in pixels of [−1, 1]."""
+    def predict(self, output: CodecOutput) -> Correction:
+        """What it makes of the reconstruction."""
         return self._predict(output, self.denoiser)
 
     @torch.no_grad()
@@ -184,13 +192,14 @@ class DeterministicDecoder(_OnTop):
         side = self._side(output.model_id, tiling, B, *padded)
         tiled = partial(predict_tiled, self.denoiser, side=side, overlap=tiling.overlap)
         H, W = output.size
-        return ((self._predict(output, tiled)[..., :H, :W] + 1) / 2).clamp(0, 1)
+        x_hat = self._predict(output, tiled).x_hat
+        return ((x_hat[..., :H, :W] + 1) / 2).clamp(0, 1)
 
-    def _predict(self, output: CodecOutput, network: Callable[..., Tensor]) -> Tensor:
+    def _predict(self, output: CodecOutput, network: Callable[..., Tensor]) -> Correction:
         x_hat, pyramid = output.reconstruction
         base = 2 * x_hat - 1
         result = network(base, base.new_zeros(len(base)), base, pyramid)
         if not self.denoiser.config.error_levels:
-            return result
-        usual = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return base + usual.to(base) * result
+            return Correction(result, base.new_ones(len(base), 1, 1, 1))
+        unit = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(base)
+        return Correction(base + unit * result, unit)

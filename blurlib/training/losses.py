@@ -142,10 +142,8 @@ def perceptual_regression(
     config: TrainConfig,
 ) -> PerceptualRegression:
     """`perceptual_diffusion` without noise and time; arguments as there."""
-    x_hat = decoder.predict(output)
-    mse = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
-    if config.prediction == "residual":
-        mse = mse / decoder.variance(output).mean((1, 2, 3)).to(mse)
+    x_hat, unit = decoder.predict(output)
+    mse = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
     perceptual = _perceptual(x_hat, output, x, lpips, config)
     loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
     return PerceptualRegression(loss, mse, perceptual)
