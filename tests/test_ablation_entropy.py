@@ -318,6 +318,15 @@ def test_minutes_become_steps_that_the_folder_keeps(setup, cache, tmp_path):
 # What is refused
 
 
+def test_a_quality_that_the_codec_does_not_have_is_refused_before_anything_is_written(
+    setup, cache, tmp_path
+):
+    wrong = dataclasses.replace(setup, qualities=(1.0, 9.0))
+    with pytest.raises(ValueError, match="qualities has 9: they are from 1 to "):
+        list(ablation.ablate(wrong, tmp_path / "out", cache))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_variant_is_refused_with_those_that_there_are(setup, cache, tmp_path):
     with pytest.raises(ValueError, match=r"no variant 'swin': there are hyperprior, even-2.*full$"):
         next(ablation.ablate(setup, tmp_path, cache, ["swin", FULL]))

@@ -649,6 +649,23 @@ def test_resuming_nothing_is_refused(photos, tmp_path):
         run(CONFIG, tmp_path / "run", photos, resume=True)
 
 
+def test_a_gpu_that_is_not_there_is_refused(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU: use 'cpu' or 'auto'"):
+        run(dataclasses.replace(CONFIG, steps=1, accelerator="cuda"), tmp_path / "run", photos)
+
+
+def test_a_folder_of_which_all_is_held_out_is_refused(tmp_path, astronaut):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images.write_image(folder / "only.png", astronaut[:, :80, :80])
+    config = dataclasses.replace(CONFIG, data=str(folder), held_out=100)
+    with pytest.raises(ValueError, match=r"all it has is held out .*held_out 0"):
+        find_photos(config)
+    assert len(find_photos(config, held_out=True)) == 1
+    assert len(find_photos(dataclasses.replace(config, held_out=0))) == 1
+
+
 def test_resuming_with_another_configuration_is_refused(photos, tmp_path):
     folder = tmp_path / "run"
     run(dataclasses.replace(CONFIG, steps=1), folder, photos)

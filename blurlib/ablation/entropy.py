@@ -231,6 +231,9 @@ def _in_worker(bench: Bench, task: Task) -> Run:
 
 def _with_qualities(setup: Setup, codec: BlurCodec) -> Setup:
     """Four qualities over the codec's range where none are given, on quarters."""
+    levels = codec.config.levels
+    if wrong := [q for q in setup.qualities if not 1 <= q <= levels]:
+        raise ValueError(f"qualities has {wrong[0]:g}: they are from 1 to {levels}")
     if setup.qualities:
         return setup
     four = np.linspace(1, codec.config.levels, 4)

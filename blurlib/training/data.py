@@ -90,14 +90,20 @@ def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
     """The photos of `config.data` to train on, or those held out.
 
     Raises:
-        ValueError: no place is given, or it has no photos.
+        ValueError: no place is given, or it has no photos, or none but those held out.
     """
     if not config.data:
         raise ValueError("data is empty: name a folder of training photos")
     groups = _groups(config.data)
     every = config.held_out or len(groups) + 1
     kept = (i for i in range(len(groups)) if (config.held_out > 0 and i % every == 0) == held_out)
-    return [entry for i in kept for entry in groups[i]]
+    entries = [entry for i in kept for entry in groups[i]]
+    if not entries and not held_out:
+        raise ValueError(
+            f"{config.data}: all it has is held out (every {every}th from the first); held_out 0 "
+            "trains on all"
+        )
+    return entries
 
 
 def _groups(data: str) -> Sequence[Sequence[Entry]]:

@@ -154,12 +154,15 @@ def launch(config: TrainConfig) -> Fabric:
     """Fabric as configured, its processes started.
 
     Raises:
-        ValueError: a launcher such as torchrun started another number of processes.
+        ValueError: there is no GPU where one is asked for; a launcher such as torchrun started
+            another number of processes.
     """
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    if config.accelerator == "cuda" and not on_gpu:
+        raise ValueError("accelerator is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
     mixed = _InputsAsTheyAre("bf16-mixed", "cuda" if on_gpu else "cpu")
     fabric = Fabric(
-        accelerator=config.accelerator,
+        accelerator="cuda" if on_gpu else "cpu",  # Apple's GPUs have no float64
         strategy=config.strategy,
         devices=config.devices,
         num_nodes=config.nodes,
