@@ -154,6 +154,9 @@ def test_the_two_blocks_share_one_positional_encoding_and_the_second_is_shifted(
     [
         ("window", 0, "window is 0: it must be at least 2"),
         ("window", 1, "window is 1: it must be at least 2"),
+        ("window", 7.5, "window is 7.5: .*a whole number"),
+        ("window", "8", "window is '8': .*a whole number"),
+        ("heads", True, "heads is True: .*a whole number"),
         ("hyper", 0, "hyper is 0: it must be at least 1"),
         ("parameters", 0, "parameters is 0: it must be at least 1"),
         ("heads", 0, "heads is 0: it must be at least 1"),

@@ -5,6 +5,12 @@ from __future__ import annotations
 UNEVEN_HEAD = (16, 16, 32, 64)  # ELIC (He et al. 2022); the fifth group takes the other M - 128
 
 
+def check_count(name: str, value: int, least: int) -> None:
+    """ValueError unless `value` is a whole number of at least `least`; it names the field."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}: it must be at least {least}, a whole number")
+
+
 def uneven_groups(M: int) -> tuple[int, ...]:
     """Groups (16, 16, 32, 64, M - 128).
 
@@ -27,13 +33,16 @@ def even_groups(M: int, count: int) -> tuple[int, ...]:
         ValueError: count is not from 1 to M.
     """
     if not 1 <= count <= M:
-        raise ValueError(f"M is {M}: it cannot be cut into {count} even groups")
+        raise ValueError(f"count is {count}: there can be 1 to M = {M} even groups")
     size, larger = divmod(M, count)
     return (size + 1,) * larger + (size,) * (count - larger)
 
 
 def check_groups(groups: tuple[int, ...], M: int) -> tuple[int, ...]:
-    """Return `groups` unchanged if they are positive and sum to M, else raise ValueError."""
-    if not groups or min(groups) < 1 or sum(groups) != M:
-        raise ValueError(f"groups are {groups}: they must be positive and sum to M = {M}")
-    return groups
+    """`groups` as a tuple if they are positive whole numbers and sum to M, else ValueError."""
+    whole = isinstance(groups, (tuple, list)) and all(type(n) is int and n > 0 for n in groups)
+    if not whole or sum(groups) != M:
+        raise ValueError(
+            f"groups are {groups}: they must be positive and sum to M = {M}, whole numbers"
+        )
+    return tuple(groups)

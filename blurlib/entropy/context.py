@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blurlib.entropy.attention import TransformerBlock
+from blurlib.entropy.channel_groups import check_count
 from blurlib.entropy.checkerboard import CheckerboardConv2d, anchor_mask
 from blurlib.entropy.position import Encoding, check_encoding, positional_encoding
 
@@ -48,8 +49,7 @@ class ContextConfig:
     def __post_init__(self):
         minima = {"hyper": 1, "channel": 0, "local": 0, "attention": 0, "parameters": 1}
         for name, least in {**minima, "heads": 1, "window": 2}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+            check_count(name, getattr(self, name), least)
         if self.keys not in get_args(Keys):
             raise ValueError(f"keys is {self.keys!r}: it must be 'anchors' or 'non-anchors'")
         check_encoding(self.position)

@@ -19,7 +19,7 @@ from compressai.entropy_models import EntropyBottleneck
 from compressai.ops import LowerBound
 from torch import Tensor, nn
 
-from blurlib.entropy.channel_groups import check_groups, uneven_groups
+from blurlib.entropy.channel_groups import check_count, check_groups, uneven_groups
 from blurlib.entropy.checkerboard import pass_masks
 from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
@@ -57,9 +57,9 @@ class EntropyConfig:
     context: ContextConfig = field(default_factory=ContextConfig)
 
     def __post_init__(self):
-        if self.N < 1:
-            raise ValueError(f"N is {self.N}: it must be at least 1")
-        groups = tuple(self.groups) or uneven_groups(self.M)
+        check_count("M", self.M, 1)
+        check_count("N", self.N, 1)
+        groups = self.groups or uneven_groups(self.M)
         object.__setattr__(self, "groups", check_groups(groups, self.M))
 
     @property
