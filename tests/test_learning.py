@@ -25,6 +25,13 @@ def test_a_power_law_is_found_and_continued(law):
     assert found.now == pytest.approx(floor + scale * 8000**-exponent, rel=1e-4)
     assert found.tenfold == pytest.approx(floor + scale * 80_000**-exponent, rel=1e-3)
     assert abs(found.missed) < 1e-3
+    assert not found.bounded
+
+
+def test_a_loss_that_falls_with_the_logarithm_of_the_steps_has_no_forecast():
+    """n^−c with c → 0: the fit ends where it may look no further."""
+    found = forecast(log(0.0, 0.0, 1.0).assign(loss=lambda f: 3 - 0.05 * np.log(f["step"])))
+    assert found.bounded
 
 
 def test_noise_moves_the_forecast_little_and_the_miss_shows_it():

@@ -36,7 +36,8 @@ def trained(runs: Sequence[Run]) -> str:
         [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
          f"{law.now:.3f}", f"{log['loss'].tail(5).mean():.3f}",
          f"{law.floor:.2f} + {law.scale:.2f} n^-{law.exponent:.2f}",
-         percent(100 * (law.tenfold / law.now - 1)), percent(100 * law.missed)]
+         "–" if law.bounded else percent(100 * (law.tenfold / law.now - 1)),
+         percent(100 * law.missed)]
         for name, log, law in runs
     ]  # fmt: skip
     head = ["weights", "steps", "hours", "loss at the peak rate", "loss at the end", "law",
@@ -45,11 +46,12 @@ def trained(runs: Sequence[Run]) -> str:
 
 
 def panels(runs: Sequence[Run]) -> list[plotting.Lines]:
-    """Loss over steps, and the law that it follows up to ten times as many."""
+    """Loss over steps, and the law that it follows: up to ten times as many, if it says anything
+    of them."""
     drawn = []
     for name, log, law in runs:
         step = log["step"].to_numpy()
-        more = step[-1] * np.geomspace(1, 10, 20)[1:]
+        more = step[-1] * np.geomspace(1, 1 if law.bounded else 10, 20)[1:]
         fitted = [law.at(n) if n > learning.WARM * step[-1] else np.nan for n in (*step, *more)]
         curves = {"loss": [*log["loss"], *[np.nan] * len(more)], "power law": fitted}
         drawn.append(

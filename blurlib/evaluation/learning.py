@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import curve_fit
 
+EXPONENTS = (0.05, 2.0)  # between which a fit looks
 WARM = 0.1  # part of the steps at the peak learning rate that is left out: no power law holds there
 
 
@@ -25,6 +26,11 @@ class Forecast(NamedTuple):
     now: float
     tenfold: float
     missed: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the fit ended at a bound of its exponent: then it forecasts nothing."""
+        return bool(np.isclose(self.exponent, EXPONENTS, rtol=0.01).any())
 
     def at(self, n: float) -> float:
         """The law after n steps."""
@@ -56,6 +62,6 @@ def _law(n, floor: float, scale: float, exponent: float):
 def _fit(log: pd.DataFrame) -> tuple[float, float, float]:
     step, loss = log["step"].to_numpy(float), log["loss"].to_numpy()
     start = (loss.min() / 2, loss[0] * step[0] ** 0.5, 0.5)
-    bounds = ([0, 0, 0.05], [np.inf, np.inf, 2])
+    bounds = ([0, 0, EXPONENTS[0]], [np.inf, np.inf, EXPONENTS[1]])
     fitted, _ = curve_fit(_law, step, loss, start, bounds=bounds, max_nfev=20_000)
     return tuple(map(float, fitted))
