@@ -279,6 +279,10 @@ def describe(config: TrainConfig, photos: int, options: argparse.Namespace) -> d
     header = new_results(name, SimpleNamespace(name="training-speed", settings=settings)).header()
     unused = ("checkpoint", "lpips", "protocol")
     header = {key: value for key, value in header.items() if key not in unused}
+    header["command"] = (
+        f"python benchmarks/training_speed.py {options.out.name} --device {options.device} "
+        f"--rounds {options.rounds} --steps {options.steps}"
+    )
     return header | {"seed": config.seed, "device": device_name(options), "load": os.getloadavg()}
 
 
