@@ -31,6 +31,7 @@ from blurlib.training.data import (
 )
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import distortion, draw_quality, lmbda, rate_distortion
+from blurlib.training.run import RunFolder
 from stand_ins import Distance
 
 CONFIG = TrainConfig(objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2)
@@ -232,6 +233,18 @@ def test_photos_that_cannot_be_used_are_counted_and_named(photos, unusable, tmp_
     run(dataclasses.replace(CONFIG, steps=1), tmp_path / "run", [*photos, *unusable])
     lines = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == [str(path) for path in unusable]
+
+
+def test_every_process_names_what_it_skipped(photos, unusable, tmp_path):
+    bank = ImageBank(entries([*photos, unusable[2]]), crop=64, seed=0)
+    folder = RunFolder(tmp_path / "run")
+    folder.note_skipped(bank, rank=1)
+    assert [path.name for path in folder.path.iterdir()] == ["skipped-1.txt"]
+    assert "grey" in (folder.path / "skipped-1.txt").read_text()
+    bank.skipped.clear()
+    for rank in (0, 2):
+        folder.note_skipped(bank, rank)
+    assert {path.name for path in folder.path.iterdir()} == {"skipped.txt", "skipped-1.txt"}
 
 
 def test_nothing_to_train_on_is_refused(tmp_path):

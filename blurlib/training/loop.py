@@ -268,7 +268,7 @@ class _Run:
         to = self.folder.log if self.fabric.is_global_zero else os.devnull
         # Readers are ended here: at the exit of Python they would be waited for, and not told.
         with contextlib.closing(crops), open(to, "a") as log:
-            self._note_skipped()
+            self.folder.note_skipped(self.photos, self.fabric.global_rank)
             while not state.steps or state.step < state.steps:
                 step, stop = self._step(crops)
                 log.write(json.dumps(step._asdict()) + "\n")
@@ -341,9 +341,9 @@ class _Run:
         return self.fabric.broadcast(left)
 
     def _save(self) -> None:
+        self.folder.note_skipped(self.photos, self.fabric.global_rank)
         if not self.fabric.is_global_zero:
             return
-        self._note_skipped()
         self.folder.save(self.state.to_dict())
         if self.preview is not None:
             x = self.preview[None].to(self.fabric.device).float() / 255
@@ -353,10 +353,6 @@ class _Run:
                 x_hat = x_hat.clamp(0, 1).mul(255).round().byte().cpu()
                 both = torch.cat([self.preview, x_hat], dim=2)
                 write_image(self.folder.path / "validation.png", both, overwrite=True)
-
-    def _note_skipped(self) -> None:
-        if self.fabric.is_global_zero:
-            self.folder.note_skipped(self.photos)
 
     def _give_up(self) -> None:
         first = self.state.step - self.state.not_finite_in_a_row + 1

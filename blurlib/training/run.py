@@ -100,9 +100,14 @@ class RunFolder:
     def load(self) -> dict[str, Any]:
         return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
 
-    def note_skipped(self, photos: Photos) -> None:
+    def note_skipped(self, photos: Photos, rank: int = 0) -> None:
+        """Every process knows what it skipped itself; of rank 1 on, a list that is not empty has a
+        file of its own."""
         lines = [f"{skipped.entry}: {skipped.reason}\n" for skipped in photos.skipped]
-        self.write("skipped.txt", "".join(lines).encode())
+        if lines or rank == 0:
+            self.path.mkdir(parents=True, exist_ok=True)  # of a process on another machine
+            name = f"skipped-{rank}.txt" if rank else "skipped.txt"
+            self.write(name, "".join(lines).encode())
 
 
 def read_log(run: Path) -> list[Step]:
