@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from blurlib import images, metrics
 from blurlib.codec import BlurCodec, zoo
 from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos
 
@@ -32,8 +32,8 @@ COUNT, SIDE = 12, 256  # photos, evenly over those held out; the middle of each
 
 def main(out: Path, data: str) -> None:
     torch.set_num_threads(1)
-    photos = [middle(path) for path in chosen(data)]
-    rows, header = [], {}
+    photos = [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data)]
+    rows = []
     for model in MODELS:
         codec = zoo.load(model)
         shipped = codec.entropy.rate_weight
@@ -43,15 +43,11 @@ def main(out: Path, data: str) -> None:
             row = {"model": model, "weight": weight, "ships": weight == shipped}
             rows.append(row | dict(gains(plain, rated)))
             print(rows[-1], flush=True)
-        found = select(model)
-        header[model] = new_results(
-            "held-out photos", found.codec, checkpoint=found.checkpoint, seed=0
-        ).header()
+    settings = {"qualities": QUALITIES, "photos": len(photos), "side": SIDE}
+    made = SimpleNamespace(name=MODELS, settings=settings)
     content = {
-        **header[MODELS[0]],
-        "codec": list(MODELS),
-        "settings": {"qualities": QUALITIES, "photos": len(photos), "side": SIDE},
-        "checkpoint": {model: of["checkpoint"] for model, of in header.items()},
+        **new_results("held-out photos", made, seed=0).header(),
+        "checkpoint": {model: zoo.sha256(model) for model in MODELS},
         "command": f"python benchmarks/quantiser.py {out.name} PHOTOS",
         "rows": rows,
     }
@@ -63,13 +59,6 @@ def chosen(data: str) -> list[Path]:
     found = [Path(entry.path) for entry in find_photos(TrainConfig(data=data), held_out=True)]
     places = np.linspace(0, len(found) - 1, COUNT).round().astype(int)
     return [found[i] for i in places]
-
-
-def middle(path: Path) -> Tensor:
-    """(3, SIDE, SIDE) uint8 from the middle of a photo."""
-    photo = images.read_image(path)
-    top, left = ((n - SIDE) // 2 for n in photo.shape[-2:])
-    return photo[:, top : top + SIDE, left : left + SIDE]
 
 
 def curve(codec: BlurCodec, photo: Tensor, weight: float) -> np.ndarray:

@@ -140,6 +140,12 @@ class ImageError(ValueError):
 # ---------------------------------------------------------------- tensors
 
 
+def centre(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle `height` × `width` pixels of an image (…, H, W) that is at least as large."""
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    return image[..., top : top + height, left : left + width]
+
+
 def to_float(image: Tensor) -> Tensor:
     """``uint8`` in 0..255 → ``float32`` in [0, 1], any shape."""
     return image.to(torch.float32) / 255

@@ -512,3 +512,13 @@ def test_decode_image_is_read_image(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(QUADRANTS).save(buffer, "PNG")
     assert (pixels(images.decode_image(buffer.getvalue())) == QUADRANTS).all()
+
+
+@pytest.mark.parametrize(("H", "W"), [(5, 7), (4, 6), (1, 1), (5, 2)])
+def test_the_centre_of_an_image_leaves_as_much_on_either_side(H, W):
+    image = torch.arange(3 * 5 * 7).reshape(3, 5, 7)
+    part = images.centre(image, H, W)
+    assert part.shape == (3, H, W)
+    top, left = divmod(int(part[0, 0, 0]), 7)
+    assert 0 <= (5 - H - top) - top <= 1
+    assert 0 <= (7 - W - left) - left <= 1

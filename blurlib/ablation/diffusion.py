@@ -306,9 +306,8 @@ def held_out_photos(plan: Plan) -> list[tuple[str, Tensor]]:
     for entry in find_photos(plan.training, held_out=True):
         photo = read_photo(entry, CROP)
         if isinstance(photo, Tensor) and len(crops) < plan.held_out:
-            top, left = ((side - CROP) // 2 for side in photo.shape[1:])
             name = Path(entry.member or entry.path).name
-            crops.append((name, photo[:, top : top + CROP, left : left + CROP]))
+            crops.append((name, images.centre(photo, CROP, CROP)))
     if not crops:
         raise ValueError(
             f"{plan.training.data}: none of the held-out photos is in colour and at least "

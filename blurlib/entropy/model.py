@@ -311,6 +311,8 @@ class LaplacianEntropyModel(nn.Module):
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
             exact = y[:, here.channels][..., here.mask] - mu
             nearest = exact.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
+            if not self.rate_weight:
+                return nearest
             smaller = nearest - nearest.sign()
             price = self.rate_weight * math.log(2) / 6
             saved = price * (coded_bits(nearest, sigma) - coded_bits(smaller, sigma))

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from blurlib.images import write_image
+from blurlib.images import centre, write_image
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
@@ -373,9 +373,7 @@ def _preview_photo(config: TrainConfig) -> Tensor | None:
     for entry in find_photos(config, held_out=True):
         photo = read_photo(entry, 64)
         if isinstance(photo, Tensor):
-            H, W = (min(side // 64 * 64, PREVIEW_SIDE) for side in photo.shape[1:])
-            top, left = (photo.shape[1] - H) // 2, (photo.shape[2] - W) // 2
-            return photo[:, top : top + H, left : left + W]
+            return centre(photo, *(min(side // 64 * 64, PREVIEW_SIDE) for side in photo.shape[1:]))
     return None
 
 
