@@ -70,7 +70,7 @@ class Setup:
         steps: of every run; 0 means from `minutes`.
         minutes: CPU time that the slowest variant is to train for.
         crops, crop: how many latents there are to train on, and the side of each in pixels.
-        batch, lr, warmup, z_warmup: as in `TrainConfig`; z_warmup 0 is a fifth of the steps.
+        batch, lr, warmup, z_warmup: as in `TrainConfig`; z_warmup 0 is half of the steps.
         kodak: set that is coded at each of `qualities` (none: four over the codec's range).
         large: set of large photos that is coded at `MEGAPIXELS`; empty: not done.
     """
@@ -100,7 +100,7 @@ class Setup:
         """The same as a configuration of training; it refuses what cannot work."""
         return TrainConfig(
             data=self.data, crop=self.crop, batch=self.batch, steps=self.steps, lr=self.lr,
-            warmup=self.warmup, z_warmup=self.z_warmup or max(1, self.steps // 5), seed=seed,
+            warmup=self.warmup, z_warmup=self.z_warmup or max(1, self.steps // 2), seed=seed,
             bank_gb=0.0, workers=0,
         )  # fmt: skip
 
