@@ -277,6 +277,6 @@ def _compared(
     elif not difference.certain():
         sure = " (within the spread over seeds: this may be chance)"
     return [
-        f"{fewer.capitalize()} need fewer bits than {more}; the BD-rate of {second_words} over "
-        f"{first_words} is {difference}{sure}."
+        f"{fewer[0].upper()}{fewer[1:]} need fewer bits than {more}; the BD-rate of {second_words} "
+        f"over {first_words} is {difference}{sure}."
     ]
