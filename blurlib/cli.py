@@ -521,6 +521,9 @@ def ablate_diffusion(
     runs: Annotated[Path, typer.Option(help="Folder of training runs.")] = Path(
         "runs/ablation-diffusion"
     ),
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs, then decodes, side by side, one thread each.")
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and decoded, and stop.")
     ] = False,
@@ -547,7 +550,7 @@ def ablate_diffusion(
     command = f"blurlib ablate diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
     command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
     lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
-    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command)
+    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command, jobs)
     with _progress() as bar, contextlib.closing(progress):
         task = bar.add_task("reading", total=None)
         for at in progress:

@@ -162,6 +162,30 @@ def test_a_comparison_that_was_cut_off_ends_the_same(folder, tmp_path):
     assert everything(tmp_path / "out") == everything(place / "out")
 
 
+@pytest.mark.slow
+def test_two_jobs_give_the_results_of_one(plan, tmp_path, monkeypatch):
+    """With the real network and codec, since other processes know nothing of the one of
+    milliseconds; ρ = 0 asks for no LPIPS in the loss, whose weights might have to be downloaded."""
+    monkeypatch.undo()
+    training = dataclasses.replace(plan.training, codec="msssim-small", rho=0.0)
+    plan = dataclasses.replace(
+        plan, training=training, blurs=(10.0,), seeds=(0,), rhos=(0.0,), qualities=(1.0,),
+        steps=(1,), steps_of_rest=(1,), long=(2,), solver_steps=(1,),
+    )  # fmt: skip
+    outs = [tmp_path / f"{jobs} jobs" for jobs in (1, 2)]
+    for jobs, out in enumerate(outs, 1):
+        runs = tmp_path / f"runs of {jobs}"
+        *_, last = compare(plan, out, runs, LPIPS, FEATURES, jobs=jobs)
+        assert last.done == last.total
+    one, two = (everything(out) for out in outs)
+    abouts = [json.loads(content.pop("about.json")) for content in (one, two)]
+    assert [about["device"].rsplit(", ")[-1] for about in abouts] == [
+        "1 job × 1 thread",
+        "2 jobs × 1 thread",
+    ]
+    assert one == two
+
+
 def test_results_say_where_they_come_from_and_name_no_folder(folder):
     plan, place = folder
     text = (place / "out" / "about.json").read_text()

@@ -23,6 +23,7 @@ from blurlib.diffusion import Sampling
 from blurlib.evaluation import perception
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.perception import Features
+from blurlib.evaluation.processes import share
 from blurlib.metrics import Lpips
 
 DIRECT = "direct"
@@ -100,13 +101,19 @@ class Bench:
     work: Path
     device: str = "cpu"
 
-    def measure(self, paths: Sequence[Path], parts: Sequence[Part]) -> Iterator[float]:
-        """Measure what is missing; after each photo and quality, which part of all is done."""
+    def measure(
+        self, paths: Sequence[Path], parts: Sequence[Part], jobs: int = 1
+    ) -> Iterator[float]:
+        """Measure what is missing, files beside each other in `jobs` processes; after each photo
+        and quality, which part of all is done."""
         qualities = sorted({quality for part in parts for quality in part.qualities})
-        files = [(i, path, quality) for i, path in enumerate(paths) for quality in qualities]
-        for n, (i, path, quality) in enumerate(files):
-            self._measure(path, quality, _ways(parts, i, quality))
-            yield (n + 1) / len(files)
+        files = [
+            (path, quality, tuple(_ways(parts, i, quality)))
+            for i, path in enumerate(paths)
+            for quality in qualities
+        ]
+        for n, _ in enumerate(share(self._measure, files, jobs), 1):
+            yield n / len(files)
 
     def rows(self, paths: Sequence[Path], parts: Sequence[Part]) -> list[Decode]:
         """What `measure` has measured of these, in the order of the parts, photos and qualities."""
@@ -146,8 +153,9 @@ class Bench:
             **{name: float(f"{value:.6g}") for name, value in values.items()},
         }
 
-    def _measure(self, path: Path, quality: float, ways: Sequence[tuple]) -> None:
+    def _measure(self, file: tuple[Path, float, tuple]) -> None:
         """One photo at one quality, in all the ways that are missing."""
+        path, quality, ways = file
         present = self._read(path, quality)
         missing = [way for way in ways if self._way(*way) not in present]
         if not missing:

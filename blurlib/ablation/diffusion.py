@@ -20,6 +20,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -33,6 +34,7 @@ from blurlib.ablation.decodes import DIRECT, ONCE, Bench, Contestant, Part, text
 from blurlib.codec import BlurCodec, zoo
 from blurlib.diffusion import Sampling, Solver, Spacing
 from blurlib.evaluation.perception import Features
+from blurlib.evaluation.processes import share
 from blurlib.metrics import Lpips
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, read_photo
@@ -226,6 +228,7 @@ def compare(
     lpips: Lpips,
     features: Features,
     command: str = "blurlib ablate diffusion",
+    jobs: int = 1,
 ) -> Iterator[Progress]:
     """Train what is missing, choose, measure what is missing, write `out`.
 
@@ -235,6 +238,7 @@ def compare(
     Args:
         lpips: what chooses and measures: a network that nothing here was trained with.
         features: of the distances between sets.
+        jobs: processes that train, and then decode, beside each other, with one thread each.
 
     Raises:
         ValueError: a run in `runs` was made with another configuration; the codec, photos or data
@@ -245,23 +249,42 @@ def compare(
     first = plan.first()
     total = len(first) + len(plan.seeds) - 1 + len(plan.rhos) + 2
     with one_thread():
-        for n, run in enumerate(first):
-            yield from _trained(run, folder, n, total)
+        yield from _all_trained(first, folder, 0, total, jobs)
         yield Progress(len(first), total, "choosing the best blur on held-out photos")
         choice = _judged(plan, codec, folder, judges, lpips)
         blur, best = chosen(choice, plan.candidates()[1:]), chosen(choice, plan.candidates())
         second = plan.second(blur, best, folder)
-        for n, run in enumerate(second):
-            yield from _trained(run, folder, len(first) + 1 + n, total)
+        yield from _all_trained(second, folder, len(first) + 1, total, jobs)
         every_run = [*first, *second]
         bench = _bench(codec, every_run, folder, lpips, features, plan)
         paths, parts = images.dataset(plan.photos), plan.parts(blur, best, folder)
-        for done in bench.measure(paths, parts):
+        for done in bench.measure(paths, parts, jobs):
             yield Progress(total - 1 + done, total, f"decoding {plan.photos}")
-    _write(plan, out, bench, paths, parts, every_run, choice, folder, command)
+    _write(plan, out, bench, paths, parts, every_run, choice, folder)
+    about = json.dumps(
+        _about(plan, bench, command, jobs), indent=1, sort_keys=True, ensure_ascii=False
+    )
+    images.atomic_write(out / "about.json", f"{about}\n".encode(), overwrite=True)
 
 
 # ---------------------------------------------------------------- training
+
+
+def _all_trained(
+    runs: Sequence[Run], folder: Path, before: int, total: int, jobs: int
+) -> Iterator[Progress]:
+    """Train runs, `before` having been done; with several jobs progress is only of whole runs."""
+    if jobs == 1:
+        for n, run in enumerate(runs):
+            yield from _trained(run, folder, before + n, total)
+        return
+    for n, (run, _) in enumerate(share(partial(_in_worker, folder), runs, jobs), 1):
+        yield Progress(before + n, total, f"trained {run.name}")
+
+
+def _in_worker(folder: Path, run: Run) -> None:
+    for _ in _trained(run, folder, 0, 1):
+        pass
 
 
 def _trained(run: Run, folder: Path, n: int, total: int) -> Iterator[Progress]:
@@ -391,9 +414,9 @@ def _bench(
 
 def _write(
     plan: Plan, out: Path, bench: Bench, paths: Sequence[Path], parts: Sequence[Part],
-    every_run: Sequence[Run], choice: pd.DataFrame, folder: Path, command: str,
+    every_run: Sequence[Run], choice: pd.DataFrame, folder: Path,
 ) -> None:  # fmt: skip
-    """The folder of results."""
+    """The tables of the folder of results."""
     out.mkdir(parents=True, exist_ok=True)
     rows = bench.rows(paths, parts)
     shown = [path for i, path in enumerate(paths) if i % plan.every == 0]
@@ -406,9 +429,6 @@ def _write(
         content = table.to_csv(index=False, lineterminator="\n")
         images.atomic_write(out / name, content.encode(), overwrite=True)
     images.atomic_write(out / "decodes.csv", text(rows).encode(), overwrite=True)
-    about = _about(plan, bench, command)
-    content = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
-    images.atomic_write(out / "about.json", f"{content}\n".encode(), overwrite=True)
 
 
 def _record(run: Run, folder: Path, bench: Bench) -> dict[str, Any]:
@@ -430,11 +450,11 @@ def _record(run: Run, folder: Path, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _about(plan: Plan, bench: Bench, command: str) -> dict[str, Any]:
+def _about(plan: Plan, bench: Bench, command: str, jobs: int) -> dict[str, Any]:
     """Where the results come from, without the names of anybody's folders."""
     training = asdict(plan.training)
     training |= {name: Path(training[name]).name for name in ("codec", "data")}
-    about = circumstances(command, jobs=1)
+    about = circumstances(command, jobs)
     if bench.device == "cuda":
         about["device"] = torch.cuda.get_device_name()
     return about | {

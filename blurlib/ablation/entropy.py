@@ -257,7 +257,7 @@ def _agreed(
     before = json.loads(file.read_text()) if file.is_file() else {}
     steps = setup.steps or before.get("steps") or _steps_within(setup, latents, chosen, codec)
     setup = replace(setup, steps=steps)
-    # The number and not "default", so that models trained with another default are not taken for it.
+    # The number and not "default": models trained with another default must not be taken for it.
     setup = replace(setup, z_warmup=setup.training(0).z_warmup)
     now = {
         "codec": zoo.sha256(setup.codec),
