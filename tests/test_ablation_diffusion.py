@@ -67,6 +67,7 @@ def plan(places) -> Plan:
         training, blurs=(2.0, 10.0), seeds=(0, 1), rhos=(0.5,), tuning=1, held_out=2,
         choosing=Sampling(2), photos=photos, qualities=(1.0, 3.0), steps=(1, 2), steps_of_rest=(2,),
         long=(3,), solver_steps=(2,), solver_every=2,
+        start_scales=(0.5, 1.0),
     )  # fmt: skip
 
 
@@ -115,6 +116,7 @@ def test_every_decoder_decodes_the_same_files_with_equal_training(folder):
     rows = pd.DataFrame(decodes.read((place / "out" / "decodes.csv").read_text()))
     assert rows.groupby(["image", "quality"])["bytes"].nunique().eq(1).all()
     usual = rows[(rows["spacing"] == "logsnr") & (rows["solver"] == "ancestral")]
+    usual = usual[usual["start_scale"] == 1]
     for name in untuned[untuned["decoder"] == "isotropic"]["run"]:
         mine = usual[(usual["run"] == name) & usual["steps"].isin(plan.steps)]
         assert len(mine) == 2 * 2 * len(plan.steps)
@@ -128,6 +130,7 @@ def test_distances_are_over_all_patches_and_only_of_whole_sets(folder):
     # Solvers other than the usual one see every second photo only.
     assert set(distances["solver"]) == {"", "ancestral"}
     assert set(distances["spacing"]) == {"", "logsnr"}
+    assert set(distances["start_scale"]) == {0, 1}
 
 
 def test_nothing_is_written_beside_the_photos(folder):
@@ -340,6 +343,6 @@ def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
     assert sigma.loc[0, "held out"] == pytest.approx(judged["isotropic-0"])
     assert list(told.by_rho().index) == [0.5]
     solvers = told.by_solver()
-    assert len(solvers) == 2 * 3 * 2
+    assert len(solvers) == 2 * 3 * (2 + 1)  # two spacings, and another start with one of them
     # Only the first photo was decoded with all solvers, so only it may count.
-    assert solvers.loc[("isotropic", "ancestral", "logsnr"), 2] == pytest.approx(0.45)
+    assert solvers.loc[("isotropic", "ancestral", "logsnr", 1.0), 2] == pytest.approx(0.45)

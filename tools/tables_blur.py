@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from blurlib import plotting
 from blurlib.ablation.common import Spread
 from blurlib.ablation.verdict import Comparison, in_words
@@ -27,13 +29,14 @@ def setup(found: Comparison) -> str:
     """How the decoders were trained, in a sentence."""
     plan, training = found.about["plan"], found.about["plan"]["training"]
     untuned = found.runs[found.runs["init"] == ""]
-    solver, spacing = found.usual
+    usual = found.usual
     return (
         f"{len(untuned)} runs of {training['steps']:,} steps on {training['batch']} crops of "
         f"{training['crop']}×{training['crop']} pixels, learning rate {training['lr']:g}, "
         f"ρ = {training['rho']:g}, on the frozen codec `{found.about['codec']}`; they took "
         f"{untuned['seconds'].sum() / 3600:.1f} hours ({found.about['device']}). Chains are "
-        f"sampled with solver {solver} and spacing {spacing} unless a table says otherwise; "
+        f"sampled with solver {usual['solver']}, spacing {usual['spacing']} and "
+        f"{usual['start_scale']:g} times the noise at the start unless a table says otherwise; "
         f"{found.decodes['image'].nunique()} photos, files of quality "
         f"{' and '.join(f'{q:g}' for q in plan['qualities'])}.\n"
     )
@@ -97,10 +100,13 @@ def rho(found: Comparison) -> str:
 
 
 def solvers(found: Comparison) -> str:
-    """LPIPS by solver and spacing."""
+    """LPIPS by solver, spacing and the scale of the start."""
     frame = found.by_solver()
-    head = ["decoder", "solver", "spacing", *(f"{steps} steps" for steps in frame.columns)]
-    rows = [[*key, *(f"{v:.4f}" for v in row)] for key, row in frame.iterrows()]
+    head = ["decoder", "solver", "spacing", "start", *(f"{steps} steps" for steps in frame.columns)]
+    rows = [
+        [*names, f"{start:g}", *("–" if np.isnan(v) else f"{v:.4f}" for v in row)]
+        for (*names, start), row in frame.iterrows()
+    ]
     return markdown(head, rows)
 
 

@@ -68,9 +68,8 @@ def decoders(runs: Path, codec_name: str = "") -> dict[str, BlurlibCodec]:
     on_top = {
         title: load(folder / run / "model.safetensors") for title, (load, run) in trained.items()
     }
-    ours = {
-        title: BlurlibCodec("", codec, d, sampling=Sampling(STEPS)) for title, d in on_top.items()
-    }
+    sampling = Sampling(STEPS, **found.usual)
+    ours = {title: BlurlibCodec("", codec, d, sampling=sampling) for title, d in on_top.items()}
     return {"direct": BlurlibCodec("", codec), **ours}
 
 

@@ -46,7 +46,8 @@ class Decode(NamedTuple):
 
     Attributes:
         run, weights: of the `Contestant`.
-        solver, spacing, steps: of the `Sampling`; no solver where there is no chain.
+        solver, spacing, start_scale, steps: of the `Sampling`; where there is no chain, no solver
+            and a start_scale of 0.
         seconds: of CPU time (of wall time on a GPU); of the direct decoder all that it takes to
             decode the file, of the others what they take on top.
     """
@@ -55,6 +56,7 @@ class Decode(NamedTuple):
     weights: str
     solver: str
     spacing: str
+    start_scale: float
     steps: int
     image: str
     quality: float
@@ -68,7 +70,7 @@ class Decode(NamedTuple):
     @property
     def way(self) -> tuple:
         """What decoded it, without the file."""
-        return self[:5]
+        return self[:6]
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,8 @@ class Bench:
     def _way(self, run: str, sampling: Sampling) -> tuple:
         contestant = self.contestants[run]
         if not isinstance(contestant.decoder, DiffusionDecoder):
-            return (run, contestant.weights, "", "", 1 if contestant.decoder else 0)
-        how = (sampling.solver, sampling.spacing, sampling.steps)
+            return (run, contestant.weights, "", "", 0.0, 1 if contestant.decoder else 0)
+        how = (sampling.solver, sampling.spacing, sampling.start_scale, sampling.steps)
         return (run, contestant.weights, *how)
 
     # What is measured of one photo and quality

@@ -62,8 +62,8 @@ class Plan:
         steps: of the chains of all seeds; steps_of_rest: of the other blurs and ρ, which are
             decoded at the first quality only.
         long: more steps, for the first seed of isotropic diffusion and of the best blur, at the
-            first quality; their solvers and spacings are compared at `solver_steps` there, on every
-            `solver_every`-th photo.
+            first quality; their solvers are compared at `solver_steps` there, each with every
+            spacing and with every one of `start_scales`, on every `solver_every`-th photo.
     """
 
     training: TrainConfig
@@ -82,6 +82,7 @@ class Plan:
     long: tuple[int, ...] = (65,)
     solver_steps: tuple[int, ...] = (4, 8, 17)
     solver_every: int = 3
+    start_scales: tuple[float, ...] = (0.25, 0.5, 0.8, 1.0)
 
     def __post_init__(self) -> None:
         for name in ("blurs", "seeds", "qualities", "steps"):
@@ -179,22 +180,28 @@ class Plan:
         once = (DIRECT, *(self.deterministic(seed).name for seed in self.seeds))
         pair = (self.diffusion(0.0, self.seeds[0]).name, blur.name)
         one = self.qualities[:1]
-        solvers = tuple(
-            dataclasses.replace(self.choosing, steps=steps, solver=solver, spacing=spacing)
-            for solver in get_args(Solver)
-            for spacing in get_args(Spacing)
-            for steps in self.solver_steps
-        )
         return [
             Part(once, (ONCE,), self.qualities, self.every),
             Part(tuple(diffusions), self._chains(self.steps), self.qualities, self.every),
             Part(tuple(rest), self._chains(self.steps_of_rest), one, self.every),
             Part(pair, self._chains(self.long), one, self.every),
-            Part(pair, solvers, one, self.every * self.solver_every),
+            Part(pair, self._solvers(), one, self.every * self.solver_every),
         ]
 
     def _chains(self, steps: Sequence[int]) -> tuple[Sampling, ...]:
         return tuple(dataclasses.replace(self.choosing, steps=n) for n in steps)
+
+    def _solvers(self) -> tuple[Sampling, ...]:
+        """Every solver with every spacing, and with every scale of the start."""
+        how = [{"spacing": spacing} for spacing in get_args(Spacing)]
+        how += [{"start_scale": scale} for scale in self.start_scales]
+        samplings = [
+            dataclasses.replace(self.choosing, steps=steps, solver=solver, **changes)
+            for solver in get_args(Solver)
+            for changes in how
+            for steps in self.solver_steps
+        ]
+        return tuple(dict.fromkeys(samplings))
 
     def network_evaluations(self) -> int:
         """Of all chains on one photo that takes part in everything."""

@@ -13,7 +13,7 @@ from blurlib.ablation import decodes
 from blurlib.ablation.common import Spread
 from blurlib.ablation.decodes import DIRECT
 
-CHAIN = ("solver", "spacing", "steps")
+CHAIN = ("solver", "spacing", "start_scale", "steps")
 
 
 class Duel(NamedTuple):
@@ -83,14 +83,13 @@ class Comparison:
         return sorted(self.table["quality"].unique())
 
     @property
-    def usual(self) -> tuple[str, str]:
-        """Solver and spacing of every chain but those that compare them."""
+    def usual(self) -> dict[str, Any]:
+        """Solver, spacing and start_scale of every chain but those that compare them."""
         choosing = self.about["plan"]["choosing"]
-        return choosing["solver"], choosing["spacing"]
+        return {name: choosing[name] for name in CHAIN if name != "steps"}
 
     def _usual(self, rows: pd.DataFrame) -> pd.DataFrame:
-        solver, spacing = self.usual
-        return rows[(rows["solver"] == solver) & (rows["spacing"] == spacing)]
+        return rows[(rows[[*self.usual]] == pd.Series(self.usual)).all(axis=1)]
 
     def group(self, decoder: str, quality: float) -> pd.DataFrame:
         """The rows of all seeds of a decoder, of "blur" the best, sampled as usual."""
@@ -157,8 +156,8 @@ class Comparison:
         return table.pivot(index="rho", columns="steps", values=columns)
 
     def by_solver(self) -> pd.DataFrame:
-        """LPIPS of the first seeds by decoder, solver and spacing, over steps, on the photos that
-        all of these were measured on."""
+        """LPIPS of the first seeds by decoder, solver, spacing and start_scale, over steps, on the
+        photos that all of these were measured on."""
         counts = self.decodes.groupby("image")["solver"].nunique()
         common = self.decodes[self.decodes["image"].isin(counts[counts == counts.max()].index)]
         first = self.runs["seed"].iloc[0]
@@ -174,7 +173,7 @@ class Comparison:
             & (rows["quality"] == self.about["plan"]["qualities"][0])
         ]
         return rows.pivot_table(
-            index=["decoder", "solver", "spacing"], columns="steps", values="lpips"
+            index=["decoder", "solver", "spacing", "start_scale"], columns="steps", values="lpips"
         )
 
 
