@@ -56,6 +56,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation-entropy-setup": lambda root: entropy.shown(root, entropy.setup),
     "ablation-entropy": lambda root: entropy.shown(root, entropy.variants),
     "ablation-entropy-verdicts": lambda root: entropy.shown(root, entropy.verdicts),
+    "ablation-entropy-readings": lambda root: entropy.shown(root, entropy.readings),
     "ablation-entropy-positions": lambda root: entropy.shown(root, entropy.positions),
     "ablation-entropy-zeroed": lambda root: entropy.shown(root, entropy.zeroed),
     "ablation-entropy-sizes": lambda root: entropy.shown(root, entropy.sizes),

@@ -50,6 +50,13 @@ def verdicts(found: Ablation) -> str:
     return "".join(f"- {line}\n" for line in entropy_report.verdicts(found))
 
 
+def readings(found: Ablation) -> str:
+    """Which of the two places of the keys needs fewer bits."""
+    return "".join(
+        f"{line}\n" for line in entropy_report.verdicts(found) if "keys at" in line.lower()
+    )
+
+
 def positions(found: Ablation) -> str:
     """A_j, σ_j and half-width of the full variant."""
     rows = [
