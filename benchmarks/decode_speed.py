@@ -131,7 +131,7 @@ def main(out: Path) -> None:
     header = new_results("kodak", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header()
     content = {
         **header,
-        "command": f"python benchmarks/decode_speed.py {out}",
+        "command": f"python benchmarks/decode_speed.py {out.name}",
         "runs": RUNS,
         "image": images.kodak()[4].name,
         "quality": QUALITY,

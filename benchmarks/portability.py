@@ -211,7 +211,7 @@ def main() -> None:
     chosen = select(MODEL)
     content = {
         **new_results("embedded", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header(),
-        "command": f"python benchmarks/portability.py {arguments.out}"
+        "command": f"python benchmarks/portability.py {arguments.out.name}"
         + " --python PATH" * len(arguments.python),
         "cuda": torch.cuda.is_available(),
         "files": {"sizes": SIZES, "each": BATCH},

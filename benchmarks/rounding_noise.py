@@ -112,7 +112,7 @@ def main(out: Path) -> None:
     header = new_results("embedded", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header()
     content = {
         **header,
-        "command": f"python benchmarks/rounding_noise.py {out}",
+        "command": f"python benchmarks/rounding_noise.py {out.name}",
         "files": {"sizes": SIZES, "each": BATCH},
         "noise": [*noise(codec, torch.float64, LOUDER), *noise(codec, torch.float32, {})],
         "time": cost(codec),
