@@ -15,7 +15,7 @@ def test_uneven_groups_are_the_papers(M, groups):
     assert sum(groups) == M
 
 
-@pytest.mark.parametrize("M", [0, 100, 128])
+@pytest.mark.parametrize("M", [0, 100, 128, 200.5])
 def test_uneven_groups_need_more_than_128_channels(M):
     with pytest.raises(ValueError, match=f"M is {M}.*need M > 128"):
         uneven_groups(M)
@@ -36,7 +36,7 @@ def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
         assert list(groups) == sorted(groups, reverse=True)
 
 
-@pytest.mark.parametrize(("M", "count"), [(10, 11), (10, 0), (10, -1)])
+@pytest.mark.parametrize(("M", "count"), [(10, 11), (10, 0), (10, -1), (10, 2.5)])
 def test_impossible_even_groups_are_refused(M, count):
     with pytest.raises(ValueError, match=f"count is {count}: there can be 1 to M = {M} "):
         even_groups(M, count)
@@ -51,6 +51,12 @@ def test_groups_must_cover_the_channels(groups):
 def test_the_entropy_model_takes_any_groups_and_defaults_to_the_papers():
     assert EntropyConfig(M=192).groups == uneven_groups(192)
     assert EntropyConfig(M=20, groups=[5, 15]).groups == (5, 15)
+    for nothing in (None, 0, []):
+        with pytest.raises(ValueError, match=r"groups are .* sum to M"):
+            EntropyConfig(M=192, groups=nothing)
+    for context in (None, {"window": 0}):
+        with pytest.raises(ValueError, match=r"context is .* must be a ContextConfig"):
+            EntropyConfig(M=192, context=context)
     with pytest.raises(ValueError, match="sum to M = 20"):
         EntropyConfig(M=20, groups=(5, 5))
     with pytest.raises(ValueError, match=r"M is 128: the uneven groups .* need M > 128"):

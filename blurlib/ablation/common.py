@@ -114,7 +114,7 @@ class Spread(NamedTuple):
         cls, values: Sequence[float] | pd.Series, digits: int = 4, percent: bool = False
     ) -> Spread:
         """Of one number per seed; what is nan counts for neither mean nor deviation."""
-        values = pd.Series(values, dtype=float)
+        values = pd.Series(values, dtype=float).dropna()
         return cls(float(values.mean()), float(values.std()), len(values), digits, percent)
 
     def certain(self) -> bool:

@@ -90,8 +90,13 @@ class Setup:
     large: str = "clic2025-subset"
 
     def __post_init__(self):
-        if self.steps < 0 or self.minutes <= 0:
-            raise ValueError("steps must be >= 0 and minutes > 0")
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}: it must be at least 0")
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes is {self.minutes}: it must be above 0, such as 5")
+        if self.qualities and len(set(self.qualities)) < max(4, len(self.qualities)):
+            given = ", ".join(f"{quality:g}" for quality in self.qualities)
+            raise ValueError(f"qualities are {given}: a BD-rate takes at least 4, each once")
         if self.crops < self.batch:
             raise ValueError(f"crops is {self.crops}: there must be at least a batch, {self.batch}")
         self.training(0)
@@ -279,14 +284,17 @@ def _agreed(
 
 
 def _steps_within(setup: Setup, latents: Latents, chosen: list[Variant], codec: BlurCodec) -> int:
-    """How many steps the slowest of the variants, by its passes, takes within `minutes`."""
-    slowest = max(chosen, key=lambda v: (v.config.passes, v.config.context.attention))
+    """How many steps the slowest of the variants takes within `minutes`: all are timed."""
     config = replace(setup, steps=TIMED_STEPS).training(0)
-    with one_thread():
+
+    def seconds(variant: Variant) -> float:
+        steps = train(new_codec(codec, variant, 0), latents.open(), config)
         clock = CpuClock()
-        steps = train(new_codec(codec, slowest, 0), latents.open(), config)
         ends = [clock.seconds() for _ in steps]
-    return max(1, int(60 * setup.minutes * (len(ends) - 1) / (ends[-1] - ends[0])))
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+    with one_thread():
+        return max(1, int(60 * setup.minutes / max(map(seconds, chosen))))
 
 
 # ---------------------------------------------------------------- one run

@@ -186,7 +186,10 @@ def sizes(ablation: Ablation) -> pd.DataFrame:
     for size, part in table.groupby("megapixels"):
         full = part[part["variant"] == FULL]
         pixels = (full["width"] * full["height"]).sum()
-        changes = {anchor: _change(part, anchor) for anchor in (HYPERPRIOR, LOCAL)}
+        changes = {
+            anchor: Spread.of(_changes(part, anchor), 1, percent=True)
+            for anchor in (HYPERPRIOR, LOCAL)
+        }
         rows.append(
             (size, full["image"].nunique(), 8 * full["bytes"].sum() / pixels, *changes.values())
         )
@@ -194,13 +197,14 @@ def sizes(ablation: Ablation) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("megapixels")
 
 
-def _change(part: pd.DataFrame, anchor: str) -> Spread:
-    """Bytes of the full model over those of the anchor, geometric mean over qualities."""
+def _changes(part: pd.DataFrame, anchor: str) -> pd.Series:
+    """Bytes of the full model over those of the anchor in per cent, geometric mean over qualities,
+    by seed."""
     sums = part.groupby(["variant", "seed", "quality"])["bytes"].sum().unstack("variant")
     if anchor not in sums:
-        return Spread.of([])
+        return pd.Series(dtype=float)
     logs = np.log(sums[FULL] / sums[anchor]).dropna().groupby("seed").mean()
-    return Spread.of(100 * (np.exp(logs) - 1), 1, percent=True)
+    return 100 * (np.exp(logs) - 1)
 
 
 def bits(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
@@ -219,42 +223,98 @@ def bits(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
 
 def verdicts(ablation: Ablation) -> list[str]:
     """What the numbers say, one sentence each; only of variants that are there."""
-    found = []
+    pairs = (
+        ("even-5", "uneven", "five even groups", "uneven groups"),
+        ("uneven", LOCAL, "uneven groups alone", "uneven groups with local context"),
+        (LOCAL, FULL, "contexts without the transformer", "contexts with the transformer"),
+        (f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"),
+    )
+    found = _mark(ablation)
+    for first, second, *words in pairs:
+        found += _compared(ablation, first, second, *words)
+    found += _encodings(ablation)
+    found += _half_widths(ablation)
+    found += _zeroed(ablation)
+    for anchor, words in ((HYPERPRIOR, "the hyperprior alone"), (LOCAL, "local context")):
+        found += _by_size(ablation, anchor, words)
+    return found
+
+
+def _mark(ablation: Ablation) -> list[str]:
     full = against(ablation, FULL, HYPERPRIOR)
-    if full.seeds:
-        met = "reached" if full.mean <= MARK else "missed"
-        found.append(
-            f"After {ablation.setup['steps']:,} steps, all contexts together change the rate by "
-            f"{full} over the hyperprior alone: the mark of {MARK:+.0f} % is {met}."
-        )
-    found += _compared(ablation, "even-5", "uneven", "five even groups", "uneven groups")
-    found += _compared(
-        ablation, "uneven", LOCAL, "uneven groups alone", "uneven groups with local context"
-    )
-    found += _compared(
-        ablation, LOCAL, FULL, "contexts without the transformer", "contexts with the transformer"
-    )
-    found += _compared(
-        ablation, f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"
-    )
+    if not full.seeds:
+        return []
+    met = "reached" if full.mean <= MARK else "missed"
+    return [
+        f"After {ablation.setup['steps']:,} steps, all contexts together change the rate by "
+        f"{full} over the hyperprior alone: the mark of {MARK:+.0f} % is {met}."
+    ]
+
+
+def _encodings(ablation: Ablation) -> list[str]:
+    """The Laplacian's place among all encodings, and against each of them."""
     encodings = {
         name: against(ablation, name, LOCAL)
         for name in ablation.titles
         if name.startswith(FULL) and not name.endswith("non-anchors")
     }
     encodings = {name: spread for name, spread in encodings.items() if spread.seeds}
-    if len(encodings) > 1:
-        best = min(encodings, key=lambda name: encodings[name].mean)
-        ranks = sorted(encodings, key=lambda name: encodings[name].mean)
-        found.append(
-            f"Of the {len(encodings)} encodings, the best is “{_encoding(best)}” "
-            f"({encodings[best]} over local context without a transformer); the Laplacian is "
-            f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
-        )
+    if FULL not in encodings or len(encodings) < 2:
+        return []
+    ranks = sorted(encodings, key=lambda name: encodings[name].mean)
+    found = [
+        f"Of the {len(encodings)} encodings, the best is “{_encoding(ranks[0])}” "
+        f"({encodings[ranks[0]]} over local context without a transformer); the Laplacian is "
+        f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
+    ]
     for other in sorted(encodings.keys() - {FULL}):
         theirs = f"models with the encoding “{_encoding(other)}”"
         found += _compared(ablation, other, FULL, theirs, "models with the Laplacian encoding")
     return found
+
+
+def _half_widths(ablation: Ablation) -> list[str]:
+    """Whether early groups look further than late ones, as the paper says."""
+    rows = [pd.DataFrame(run["positions"]).set_index("group") for run in ablation.of(FULL)]
+    if not rows:
+        return []
+    widths = pd.DataFrame([row["half_width"] for row in rows])
+    first, last = widths.columns[0], widths.columns[-1]
+    difference = Spread.of(widths[first] - widths[last], 2)
+    early, late = (Spread.of(widths[group], 2) for group in (first, last))
+    says = "wider than" if difference.mean > 0 else "narrower than"
+    return [
+        f"The Laplacian of group {first} is {says} that of group {last}: half-widths of {early} "
+        f"and {late} positions{_doubt(difference)}."
+    ]
+
+
+def _zeroed(ablation: Ablation) -> list[str]:
+    frame = zeroing(ablation)
+    if frame.empty:
+        return []
+    rows = frame.loc["transformer"]
+    more = [spread.mean for spread in rows["more"]]
+    return [
+        f"With the output of its transformer put to 0, the full model needs {min(more):+.1f} to "
+        f"{max(more):+.1f} % bytes; {rows['grown'].sum()} of {rows['files'].sum()} files grow."
+    ]
+
+
+def _by_size(ablation: Ablation, anchor: str, words: str) -> list[str]:
+    """Whether what the full model saves over another depends on the size of the photo."""
+    table = ablation.resolution
+    if not {FULL, anchor} <= set(table.get("variant", ())):
+        return []
+    changes = {size: _changes(part, anchor) for size, part in table.groupby("megapixels")}
+    small, large = min(changes), max(changes)
+    difference = Spread.of(changes[large] - changes[small], 1)
+    says = "more" if difference.mean < 0 else "less"
+    ends = [f"{Spread.of(changes[s], 1, percent=True)} at {s:g} megapixels" for s in (small, large)]
+    return [
+        f"Over {words} all contexts save {says} on large photos than on small ones: "
+        f"{' and '.join(ends)}{_doubt(difference)}."
+    ]
 
 
 def _encoding(name: str) -> str:
@@ -271,12 +331,13 @@ def _compared(
     fewer, more = second_words, first_words
     if difference.mean > 0:
         fewer, more = more, fewer
-    sure = ""
-    if difference.seeds == 1:
-        sure = " (one seed: this may be chance)"
-    elif not difference.certain():
-        sure = " (within the spread over seeds: this may be chance)"
     return [
         f"{fewer[0].upper()}{fewer[1:]} need fewer bits than {more}; the BD-rate of {second_words} "
-        f"over {first_words} is {difference}{sure}."
+        f"over {first_words} is {difference}{_doubt(difference)}."
     ]
+
+
+def _doubt(difference: Spread) -> str:
+    if difference.seeds == 1:
+        return " (one seed: this may be chance)"
+    return "" if difference.certain() else " (within the spread over seeds: this may be chance)"

@@ -17,11 +17,12 @@ def uneven_groups(M: int) -> tuple[int, ...]:
     Early groups carry most of the bits, so they are small: what they decode helps all the rest.
 
     Raises:
-        ValueError: M <= 128 leaves nothing for the fifth group.
+        ValueError: M <= 128 leaves nothing for the fifth group; M is not a whole number.
     """
-    if M <= sum(UNEVEN_HEAD):
+    if not isinstance(M, int) or M <= sum(UNEVEN_HEAD):
         raise ValueError(
-            f"M is {M}: the uneven groups 16, 16, 32, 64, M-128 need M > {sum(UNEVEN_HEAD)}"
+            f"M is {M!r}: the uneven groups 16, 16, 32, 64, M-128 need M > {sum(UNEVEN_HEAD)}, a "
+            "whole number"
         )
     return (*UNEVEN_HEAD, M - sum(UNEVEN_HEAD))
 
@@ -32,8 +33,8 @@ def even_groups(M: int, count: int) -> tuple[int, ...]:
     Raises:
         ValueError: count is not from 1 to M.
     """
-    if not 1 <= count <= M:
-        raise ValueError(f"count is {count}: there can be 1 to M = {M} even groups")
+    if not isinstance(count, int) or not 1 <= count <= M:
+        raise ValueError(f"count is {count!r}: there can be 1 to M = {M} even groups")
     size, larger = divmod(M, count)
     return (size + 1,) * larger + (size,) * (count - larger)
 

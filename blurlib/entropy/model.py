@@ -59,7 +59,9 @@ class EntropyConfig:
     def __post_init__(self):
         check_count("M", self.M, 1)
         check_count("N", self.N, 1)
-        groups = self.groups or uneven_groups(self.M)
+        if not isinstance(self.context, ContextConfig):
+            raise ValueError(f"context is {self.context!r}: it must be a ContextConfig")
+        groups = uneven_groups(self.M) if self.groups == () else self.groups
         object.__setattr__(self, "groups", check_groups(groups, self.M))
 
     @property
