@@ -30,7 +30,13 @@ from blurlib.training.data import (
     read_photo,
 )
 from blurlib.training.draws import Draws, generator
-from blurlib.training.losses import distortion, draw_quality, lmbda, rate_distortion
+from blurlib.training.losses import (
+    distortion,
+    draw_quality,
+    lmbda,
+    random_view,
+    rate_distortion,
+)
 from blurlib.training.run import RunFolder
 from stand_ins import Distance
 
@@ -398,6 +404,35 @@ def test_strata_cover_the_interval_and_are_not_tied_to_each_other():
         pairs.append(torch.stack([draws.strata(), draws.strata()]))
         assert (pairs[-1] * 4).floor().sort(1).values.tolist() == [[0, 1, 2, 3]] * 2
     assert torch.corrcoef(torch.cat(pairs, 1))[0, 1].abs() < 0.1
+
+
+def test_views_are_all_ways_to_look_at_a_picture():
+    """Of a picture whose pixels say where they are: a view is a crop, mirrored, transposed, or its
+    2×2 means."""
+    place = torch.stack(torch.meshgrid(torch.arange(97.0), torch.arange(71.0), indexing="ij"))
+    found = []
+    for step in range(400):
+        seen = random_view(Draws(0, step, range(2), 2))(place)
+        transposed = bool(seen[0, 0, 0] == seen[0, -1, 0])
+        rows, columns = seen.mT if transposed else seen
+        halved = min(seen.shape[1:]) < 64
+        assert rows.shape == ((45, 32) if halved else (90, 64))
+        assert (rows == rows[:, :1]).all()
+        assert (columns == columns[:1]).all()
+        steps = rows[:, 0].diff(), columns[0].diff()
+        for step in steps:
+            assert step.unique().abs().tolist() == [2 if halved else 1]
+        crop = int(rows.min()), int(columns.min())
+        found.append((*crop, bool(steps[0][0] > 0), bool(steps[1][0] > 0), transposed, halved))
+    top, left, *choices = map(set, zip(*found, strict=True))
+    assert top == left == set(range(8))
+    assert choices == [{True, False}] * 4
+
+
+def test_a_view_is_the_same_for_all_processes():
+    x = torch.rand(1, 3, 64, 80)
+    whole, part = Draws(3, 4, range(4), 4), Draws(3, 4, range(2, 4), 4)
+    assert torch.equal(random_view(whole)(x), random_view(part)(x))
 
 
 # The loop

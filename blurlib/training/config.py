@@ -10,6 +10,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from blurlib.diffusion import BlurSchedule
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -42,6 +44,8 @@ class TrainConfig:
         spacing: how times are drawn for training: "uniform", or alike in log-SNR, as the times of a
             chain of steps are.
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
+        logsnr_min: log of signal over noise (power) where a chain starts, t = 1. −10 hides a photo;
+            of a "residual", whose power is a hundredth of a photo's, 0 hides nearly all.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
             deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5, and
             LPIPS is in units of that of the direct picture.
@@ -83,6 +87,7 @@ class TrainConfig:
     prediction: Literal["x", "eps", "v", "residual"] = "x"
     spacing: Literal["uniform", "logsnr"] = "uniform"
     sigma_blur_max: float = 20.0
+    logsnr_min: float = -10.0
     rho: float = 0.3
     lpips_t_max: float = 0.7
     data: str = ""
@@ -151,6 +156,9 @@ class TrainConfig:
                 f"sigma_blur_max is {self.sigma_blur_max}: it must be 0 (isotropic diffusion) or "
                 "more pixels, such as 20"
             )
+        BlurSchedule(self.sigma_blur_max, logsnr_min=self.logsnr_min)  # refuses what cannot be
+        if not 0 <= self.lpips_t_max <= 1:
+            raise ValueError(f"lpips_t_max is {self.lpips_t_max}: it must be from 0 to 1")
         if self.stage in ("denoiser", "deterministic") and not self.codec:
             raise ValueError("codec is empty: name the codec that the denoiser belongs to")
         if self.stage == "deterministic" and self.prediction not in ("x", "residual"):

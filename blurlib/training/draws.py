@@ -42,6 +42,10 @@ class Draws:
         drawn = (part + within) / self.total
         return drawn[self.samples.start : self.samples.stop].to(self.device)
 
+    def shared(self, n: int) -> int:
+        """From 0 to n − 1, the same for the global batch."""
+        return int(torch.randint(n, (), generator=self._shared))
+
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform in [−½, ½), of the shape of `like` (B, …)."""
         out = self._empty(like)

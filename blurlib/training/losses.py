@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import diffusion_loss
-from blurlib.metrics import Lpips, MsSsimLoss
+from blurlib.metrics import LPIPS_MIN_SIDE, Lpips, MsSsimLoss
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 
@@ -19,6 +21,7 @@ from blurlib.training.draws import Draws
 # about 1 in units of what the best linear estimate leaves.
 DIFFUSION_SCALE, RESIDUAL_SCALE = 5.0, 0.1
 LPIPS_FLOOR = 0.01  # of a direct picture: a flat one has next to none, and would rule the gradient
+SHIFTS = 8  # pixels that LPIPS may see a picture shifted by: fewer than this
 
 
 class RateDistortion(NamedTuple):
@@ -102,7 +105,7 @@ def perceptual_diffusion(
         draws.normal(x),
     )
     weight = (t < config.lpips_t_max).to(x)
-    perceptual = weight * _perceptual(result.x_hat, output, x, lpips, config)
+    perceptual = weight * _perceptual(result.x_hat, output, x, lpips, config, draws)
     scale = _scale(config)
     loss = (1 - config.rho) * scale * result.per_sample + config.rho * perceptual
     return PerceptualDiffusion(loss, result.per_sample, perceptual)
@@ -113,16 +116,44 @@ def _scale(config: TrainConfig) -> float:
 
 
 def _perceptual(
-    x_hat: Tensor, output: CodecOutput, x: Tensor, lpips: Lpips, config: TrainConfig
+    x_hat: Tensor,
+    output: CodecOutput,
+    x: Tensor,
+    lpips: Lpips,
+    config: TrainConfig,
+    draws: Draws,
 ) -> Tensor:
-    """LPIPS per photo, x̂ in [−1, 1]; for "residual" in units of that of the direct picture: from
-    the lowest quality to the highest it falls twentyfold, and the last would not be heard."""
-    perceptual = lpips((x_hat + 1) / 2, x)
+    """LPIPS per photo, x̂ in [−1, 1]; for "residual" in units of that of the direct picture: it is
+    several times smaller at the highest quality than at the lowest, and would not be heard there.
+    """
+    view = random_view(draws)
+    perceptual = lpips(view((x_hat + 1) / 2), view(x))
     if config.prediction != "residual":
         return perceptual
     with torch.no_grad():
-        usual = lpips(output.x_hat, x).clamp_min(LPIPS_FLOOR)
+        usual = lpips(view(output.x_hat), view(x)).clamp_min(LPIPS_FLOOR)
     return perceptual / usual
+
+
+def random_view(draws: Draws) -> Callable[[Tensor], Tensor]:
+    """A way to look at pictures (…, H, W), drawn once for the global batch: cropped by 7 pixels at
+    random sides, mirrored or not in both directions, transposed or not, and one time in three at
+    half the size.
+
+    A network learns patterns that please the network of LPIPS where they are, and no other. Seen
+    from elsewhere, fewer of them do (E-LPIPS: Kettunen et al. 2019, arXiv 1906.03973).
+    """
+    starts = draws.shared(SHIFTS), draws.shared(SHIFTS)
+    rows, columns = (slice(start, start + 1 - SHIFTS or None) for start in starts)
+    flipped = [axis for axis in (-2, -1) if draws.shared(2)]
+    transposed, halved = draws.shared(2) == 0, draws.shared(3) == 0
+
+    def view(x: Tensor) -> Tensor:
+        x = x[..., rows, columns].flip(flipped)
+        x = x.mT if transposed else x
+        return F.avg_pool2d(x, 2) if halved and min(x.shape[-2:]) >= 2 * LPIPS_MIN_SIDE else x
+
+    return view
 
 
 class PerceptualRegression(NamedTuple):
@@ -140,11 +171,12 @@ def perceptual_regression(
     x: Tensor,
     lpips: Lpips,
     config: TrainConfig,
+    draws: Draws,
 ) -> PerceptualRegression:
     """`perceptual_diffusion` without noise and time; arguments as there."""
     x_hat, unit = decoder.predict(output)
     mse = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
-    perceptual = _perceptual(x_hat, output, x, lpips, config)
+    perceptual = _perceptual(x_hat, output, x, lpips, config, draws)
     loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
     return PerceptualRegression(loss, mse, perceptual)
 

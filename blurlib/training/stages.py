@@ -196,7 +196,7 @@ class DeterministicStage(DenoiserStage):
         with torch.no_grad():
             output = self.codec(x, draw_quality(draws, self.codec.config.levels))
         result = perceptual_regression(
-            self._decoder(self.network), output, x, self.lpips, self.config
+            self._decoder(self.network), output, x, self.lpips, self.config, draws
         )
         parts = {"mse": result.mse.mean(), "lpips": result.lpips.mean()}
         return Loss(result.loss.mean(), parts)
@@ -289,7 +289,8 @@ def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
 
 
 def _process(config: TrainConfig) -> BlurDiffusion:
-    return BlurDiffusion(BlurSchedule(sigma_blur_max=config.sigma_blur_max), config.prediction)
+    schedule = BlurSchedule(config.sigma_blur_max, logsnr_min=config.logsnr_min)
+    return BlurDiffusion(schedule, config.prediction)
 
 
 def _load_lpips() -> Lpips:
