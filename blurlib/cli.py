@@ -350,8 +350,8 @@ def _training_memory(config) -> Iterator[None]:
             raise
         raise ValueError(
             f"out of memory with batch = {config.batch}, crop = {config.crop} and up to "
-            f"{config.bank_gb:g} GB of decoded photos (bank_gb): give a smaller --batch, or lower "
-            "crop or bank_gb in the recipe"
+            f"{config.bank_gb:g} GB of decoded photos (bank_gb): give a smaller --batch, lower "
+            "crop or bank_gb in the recipe, or set checkpointing = true for a denoiser"
         ) from error
 
 

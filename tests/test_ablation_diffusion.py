@@ -281,6 +281,7 @@ def test_the_shipped_plans_compare_what_was_promised(make):
     assert plan.rhos == (0, 0.3, 0.6, 0.9)
     assert {1, 2, 4, 8, 17, 65} == {*plan.steps, *plan.long}
     assert len(plan.seeds) == 3
+    assert (plan.training.prediction, plan.training.spacing) == ("residual", "logsnr")
     blur = plan.candidates()[2]
     names = [run.name for run in (*plan.first(), *plan.second(blur, blur, Path()))]
     assert len(names) == len(set(names)) == 3 + 3 + 4 + 2 + 4
@@ -341,7 +342,8 @@ def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
     assert list(sigma.columns) == ["held out", 2]
     judged = told.choice.groupby("run")["lpips"].mean()
     assert sigma.loc[0, "held out"] == pytest.approx(judged["isotropic-0"])
-    assert list(told.by_rho().index) == [0.5]
+    start = told.about["plan"]["training"]["rho"]
+    assert list(told.by_rho().index) == [("", start), (told.tuned, 0.5)]
     solvers = told.by_solver()
     assert len(solvers) == 2 * 3 * (2 + 1)  # two spacings, and another start with one of them
     # Only the first photo was decoded with all solvers, so only it may count.

@@ -57,10 +57,12 @@ def decoders(found: Comparison) -> str:
                 values = [f"{Spread.of(group[c], digits)}" for c, digits in columns.items()]
                 rows.append([f"{quality:g}", label, f"{steps}", *values])
     patches = found.table["patches"].max()
+    on_cpu = found.about["device"].startswith("cpu")
+    clock = "CPU time of one thread" if on_cpu else "time on the GPU"
     return markdown(head, rows) + (
         f"\nMean ± standard deviation over seeds. The distances are over {patches:.0f} patches of "
-        "256 × 256 pixels. Seconds are CPU time of one thread: of the direct decoder all that a "
-        "file takes, of the others what they take on top.\n"
+        f"256 × 256 pixels. Seconds are {clock}: of the direct decoder all that a file takes, of "
+        "the others what they take on top.\n"
     )
 
 
@@ -92,8 +94,11 @@ def rho(found: Comparison) -> str:
     digits = {"lpips": 4, "psnr": 2}
     head = ["ρ", *(f"{names.get(c, c)}, {steps} steps" for c, steps in frame.columns)]
     rows = [
-        [f"{rho:g}", *(f"{v:.{digits.get(c, 3)}f}" for (c, _), v in row.items())]
-        for rho, row in frame.iterrows()
+        [
+            f"{rho:g}" + ("" if init else ", the start"),
+            *(f"{v:.{digits.get(c, 3)}f}" for (c, _), v in row.items()),
+        ]
+        for (init, rho), row in frame.iterrows()
     ]
     tuning = found.about["plan"]["tuning"]
     return markdown(head, rows) + f"\n`{found.tuned}`, trained on for {tuning:,} steps each.\n"

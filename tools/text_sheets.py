@@ -74,7 +74,8 @@ def decoders(runs: Path, codec_name: str = "") -> dict[str, BlurlibCodec]:
 
 
 def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plotting.Panel]:
-    """The crop of the original and of every decoder's picture of the same file."""
+    """The crop of the original and of every decoder's picture of the same file, and how far they
+    are apart."""
     photo = which.read()
     data = ours["direct"].encode(photo, QUALITY)
     crop = (
@@ -84,10 +85,10 @@ def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plo
         plotting.Panel(f"original, {which.name}", f"file of {len(data):,} bytes", photo[crop])
     ]
     for title, codec in ours.items():
-        picture = codec.decode(data)
-        distance = metrics.lpips_distance(lpips, photo, picture)
-        caption = f"LPIPS {distance:.3f}, {metrics.psnr(photo, picture):.1f} dB"
-        panels.append(plotting.Panel(title, caption, picture[crop]))
+        picture = codec.decode(data)[crop]
+        distance = metrics.lpips_distance(lpips, photo[crop], picture)
+        caption = f"LPIPS {distance:.3f}, {metrics.psnr(photo[crop], picture):.1f} dB"
+        panels.append(plotting.Panel(title, caption, picture))
     return panels
 
 

@@ -4,6 +4,7 @@ all, so that nothing but the decoder differs between two rows."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +94,8 @@ class Bench:
 
     Attributes:
         codec: in eval mode; it stays on the CPU, the contestants may be elsewhere.
-        work: of each photo and quality a CSV of rows, and the features of the decoded pictures.
+        work: of each photo, by its content, and quality a CSV of rows, and the features of the
+            decoded pictures.
     """
 
     codec: BlurCodec
@@ -211,7 +213,8 @@ class Bench:
     # What is measured of one photo and quality
 
     def _file(self, path: Path, quality: float, suffix: str) -> Path:
-        return self.work / f"{path.stem}-q{quality:g}{suffix}"
+        content = hashlib.sha256(path.read_bytes() + self.features.sha256.encode()).hexdigest()
+        return self.work / f"{path.stem}-{content[:12]}-q{quality:g}{suffix}"
 
     def _read(self, path: Path, quality: float) -> dict[tuple, Decode]:
         """The rows there are by what decoded them."""

@@ -107,8 +107,8 @@ class Plan:
         """Three to four hours of one CPU core. `changes` are fields of this class."""
         training = TrainConfig(
             stage="denoiser", codec=codec, data=data, prediction="residual", spacing="logsnr",
-            rho=0.4, lpips_t_max=1.0, batch=2, crop=128, steps=1500, lr=1e-3, decay=0.5, warmup=100,
-            ema=0.998, checkpoint_every=300.0, threads=1, accelerator="cpu",
+            logsnr_min=0.0, rho=0.4, lpips_t_max=1.0, batch=2, crop=128, steps=1500, lr=1e-3,
+            decay=0.5, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1, accelerator="cpu",
         )  # fmt: skip
         return cls(**{"training": training, **changes})
 
@@ -116,8 +116,9 @@ class Plan:
     def paper(cls, codec: str, data: str, **changes: Any) -> Plan:
         """The paper's U-Net on a codec of the paper's size, everything measured: weeks of a GPU."""
         training = dataclasses.replace(
-            TrainConfig.recipe("paper", codec=codec, data=data), stage="denoiser", steps=500_000
-        )
+            TrainConfig.recipe("paper", codec=codec, data=data), stage="denoiser", steps=500_000,
+            prediction="residual", spacing="logsnr", logsnr_min=0.0,
+        )  # fmt: skip
         steps = (1, 2, 4, 8, 17, 65)
         everything = {
             "training": training, "tuning": 50_000, "tuning_lr": 5e-5, "held_out": 64,
@@ -352,13 +353,15 @@ def _judged(
     """choice.csv: LPIPS of every candidate on the held-out photos; judged once per weights."""
     file = folder / "choice.csv"
     candidates = [_contestant(run, folder) for run in plan.candidates()]
-    wanted = len(photos) * len(plan.qualities)
+    wanted = {(name, quality) for name, _ in photos for quality in plan.qualities}
     asked = json.dumps([asdict(plan.choosing), plan.qualities])
     for candidate in candidates:
         key = {"run": candidate.run, "weights": candidate.weights, "sampling": asked}
         present = read_table(file)
-        if len(present) and (present[[*key]] == pd.Series(key)).all(axis=1).sum() == wanted:
-            continue
+        if len(present):
+            own = present[(present[[*key]] == pd.Series(key)).all(axis=1)]
+            if set(zip(own["photo"], own["quality"], strict=True)) == wanted:
+                continue
         rows = [
             {"photo": name, "quality": quality, "lpips": round(value, 5)}
             for name, photo in photos

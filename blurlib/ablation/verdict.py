@@ -149,11 +149,15 @@ class Comparison:
         return wide
 
     def by_rho(self) -> pd.DataFrame:
-        """The runs trained on with each ρ: LPIPS, PSNR and distances by ρ and steps."""
-        table = self.table[self.table["init"] == self.tuned]
+        """The run with the lowest LPIPS and, from it, the runs trained on with each ρ: LPIPS, PSNR
+        and distances by (init, ρ) and steps; no init is the start itself."""
+        quality, steps = (self.about["plan"][name] for name in ("qualities", "steps_of_rest"))
+        table = self._usual(self.table)
+        table = table[(table["init"] == self.tuned) | (table["run"] == self.tuned)]
+        table = table[(table["quality"] == quality[0]) & table["steps"].isin(steps)]
         names = [name for name in table.columns if name.startswith(("FD-", "FID"))]
         columns = ["lpips", "psnr", *names]
-        return table.pivot(index="rho", columns="steps", values=columns)
+        return table.pivot(index=["init", "rho"], columns="steps", values=columns)
 
     def by_solver(self) -> pd.DataFrame:
         """LPIPS of the first seeds by decoder, solver, spacing and start_scale, over steps, on the

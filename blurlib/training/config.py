@@ -69,6 +69,8 @@ class TrainConfig:
         z_warmup: steps until the hyper-latent pays its rate in full.
         seed: of weights, crops, λ and noise; photo i of step s draws from (seed, s, i) alone.
         checkpoint_every: seconds between checkpoints.
+        checkpointing: the denoiser keeps less for its gradient and computes the rest again: less
+            memory, more time.
         threads: CPU threads; 0 leaves PyTorch's choice.
         accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: what to train on
             ("auto": a GPU if there is one), how many of them per machine, how many machines, how
@@ -107,6 +109,7 @@ class TrainConfig:
     ema: float = 0.998
     seed: int = 0
     checkpoint_every: float = 120.0
+    checkpointing: bool = False
     threads: int = 0
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
@@ -175,7 +178,7 @@ class TrainConfig:
     def _check_type(self, name: str, kind: type) -> None:
         value = getattr(self, name)
         allowed = (int, float) if kind is float else kind
-        if isinstance(value, bool) or not isinstance(value, allowed):
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, allowed):
             raise ValueError(f"{name} is {value!r}: it must be of type {kind.__name__}")
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{name} is {value}: it must be finite")

@@ -20,8 +20,8 @@ from blurlib.training.data import Photos
 
 # Of the machine, or of where and how the run ends: these may change where a run is resumed.
 MAY_CHANGE = (
-    *("data", "bank_gb", "workers", "checkpoint_every", "threads", "steps", "decay"),
-    *("accelerator", "devices", "nodes", "strategy"),
+    *("data", "bank_gb", "workers", "checkpoint_every", "steps", "decay"),
+    *("checkpointing", "threads", "accelerator", "devices", "nodes", "strategy"),
 )
 
 

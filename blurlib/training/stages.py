@@ -280,7 +280,8 @@ def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
             sizes,
             residual_to_base=config.prediction == "x",
             error_levels=levels if config.prediction == "residual" else 0,
-        )
+        ),
+        checkpointing=config.checkpointing,
     )
     if config.init and config.stage != "joint":  # there, `init` is the codec's
         kind = "denoiser" if config.stage == "denoiser" else "deterministic decoder"
