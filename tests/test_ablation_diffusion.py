@@ -61,7 +61,7 @@ def plan(places) -> Plan:
     codec, data, photos = places
     training = TrainConfig(
         stage="denoiser", codec=codec, data=data, held_out=2, crop=64, batch=1, steps=2, warmup=1,
-        accelerator="cpu",
+        accelerator="cpu", prediction="residual", spacing="logsnr", logsnr_min=0.0,
     )  # fmt: skip
     return Plan(
         training, blurs=(2.0, 10.0), seeds=(0, 1), rhos=(0.5,), tuning=1, held_out=2,
@@ -131,6 +131,20 @@ def test_distances_are_over_all_patches_and_only_of_whole_sets(folder):
     assert set(distances["solver"]) == {"", "ancestral"}
     assert set(distances["spacing"]) == {"", "logsnr"}
     assert set(distances["start_scale"]) == {0, 1}
+
+
+def test_chains_without_a_network_are_noise_that_depends_on_the_process_alone(folder):
+    plan, place = folder
+    rows = pd.DataFrame(decodes.read((place / "out" / "decodes.csv").read_text()))
+    silent = rows[rows["run"].str.startswith("silent")]
+    best = verdict.Comparison.read(place / "out").blur
+    assert set(silent["run"]) == {"silent-0", f"silent-{best:g}"}
+    assert set(silent["steps"]) == set(plan.steps)
+    direct = rows[rows["run"] == "direct"].set_index(["image", "quality"])["psnr"]
+    two = silent[silent["steps"] == 2].set_index(["image", "quality"])["psnr"]
+    assert (two < direct.reindex(two.index)).all()
+    table = verdict.Comparison.read(place / "out").table
+    assert set(table[table["run"].str.startswith("silent")]["decoder"]) == {"silent"}
 
 
 def test_nothing_is_written_beside_the_photos(folder):
@@ -293,7 +307,7 @@ def test_the_shipped_plans_compare_what_was_promised(make):
 @pytest.fixture
 def told(folder, tmp_path) -> "verdict.Comparison":
     """The comparison with other LPIPS: isotropic 0.5 and 0.52 by seed, the best blur 0.4 and 0.42
-    at one step, 0.51 and 0.53 else."""
+    at one step, 0.51 and 0.53 else; without a network, 0.57 with blur; all others 0.6."""
     _, place = folder
     out = tmp_path / "out"
     out.mkdir()
@@ -307,6 +321,8 @@ def told(folder, tmp_path) -> "verdict.Comparison":
             value = 0.5 + 0.02 * int(row.run[-1])
         elif row.run in (f"blur-{best:g}-0", f"blur-{best:g}-1"):
             value = (0.4 if row.steps == 1 else 0.51) + 0.02 * int(row.run[-1])
+        elif row.run == f"silent-{best:g}":
+            value = 0.57
         # Photos differ, by the same for all.
         rows.append(row._replace(lpips=value + (0.05 if row.image == "1.png" else -0.05)))
     (out / "decodes.csv").write_text(decodes.text(rows))
@@ -323,6 +339,8 @@ def test_duels_are_won_by_all_seeds_or_not_clear(told):
     assert (open_.clear, open_.photos) == (False, 0)
     assert math.isclose(open_.difference, 0.01, abs_tol=1e-9)
     assert (single.clear, single.blur.seeds) == (False, 1)
+    assert math.isclose(won.silent, -0.03, abs_tol=1e-9)
+    assert math.isnan(single.silent)
     assert np.isnan(single.blur.std)
     assert (str(won.blur), str(single.blur)) == ("0.4100 ± 0.0141", "0.5100")
 
@@ -334,6 +352,19 @@ def test_the_words_follow_from_the_numbers(told):
         "The seeds overlap at 2 (+0.0100, +2.0 %) steps."
     )
     assert "With one seed each, at 3 (+0.0100, +2.0 %) steps." in first
+
+
+def test_the_best_chain_is_held_against_the_decoder_without_one(told):
+    said = [line for line in verdict.against_one_step(told) if "LPIPS" in line]
+    assert said[1] == (
+        "Quality 3, LPIPS: diffusion is better, every seed than every seed. The deterministic "
+        "decoder has 0.6000 ± 0.0000, the best chain (blur, 1 step) 0.4100 ± 0.0141, the direct "
+        "picture 0.6000."
+    )
+    seeds = told.table["decoder"] == "deterministic"
+    told.table.loc[seeds, "lpips"] = [0.30 + 0.2 * seed for seed in told.table[seeds]["seed"]]
+    said = [line for line in verdict.against_one_step(told) if "LPIPS" in line]
+    assert "the deterministic decoder is better, but not every seed. " in said[1]
 
 
 def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):

@@ -7,7 +7,7 @@ import numpy as np
 
 from blurlib import plotting
 from blurlib.ablation.common import Spread
-from blurlib.ablation.verdict import Comparison, in_words
+from blurlib.ablation.verdict import Comparison, against_one_step, in_words
 from tables_markdown import markdown
 
 
@@ -69,11 +69,11 @@ def decoders(found: Comparison) -> str:
 def duels(found: Comparison) -> str:
     """Blur against isotropic diffusion, step count by step count."""
     head = ["quality", "steps", f"blur, {found.blur:g} px", "isotropic", "difference",
-            "seeds apart", "photos better with blur"]  # fmt: skip
+            "seeds apart", "photos better with blur", "difference without a network"]  # fmt: skip
     rows = [
         [f"{d.quality:g}", f"{d.steps}", f"{d.blur}", f"{d.isotropic}", f"{d.difference:+.4f}",
          "one seed" if d.blur.seeds == 1 else "yes" if d.clear else "no",
-         f"{d.photos} of {d.total}"]
+         f"{d.photos} of {d.total}", "–" if np.isnan(d.silent) else f"{d.silent:+.4f}"]
         for d in found.duels()
     ]  # fmt: skip
     return markdown(head, rows)
@@ -116,8 +116,8 @@ def solvers(found: Comparison) -> str:
 
 
 def verdict(found: Comparison) -> str:
-    """Whether blur helps, in words."""
-    return in_words(found.duels()) + "\n"
+    """Whether blur helps, and diffusion at all, in words."""
+    return "\n\n".join([in_words(found.duels()), *against_one_step(found)]) + "\n"
 
 
 def pictures(root: Path) -> str:

@@ -30,6 +30,9 @@ from blurlib.metrics import Lpips
 DIRECT = "direct"
 """The run that stands for the codec's own decoder."""
 
+SILENT = "silent"
+"""What the names of chains without a network begin with."""
+
 ONCE = Sampling(steps=1)
 """How a decoder without a chain is run."""
 

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blurlib import images
 from blurlib.ablation.common import Progress, circumstances, one_thread, read_table, replace_rows
-from blurlib.ablation.decodes import DIRECT, ONCE, Bench, Contestant, Part, text
+from blurlib.ablation.decodes import DIRECT, ONCE, SILENT, Bench, Contestant, Part, text
 from blurlib.codec import BlurCodec, zoo
-from blurlib.diffusion import Sampling, Solver, Spacing
+from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing
 from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
 from blurlib.metrics import Lpips
@@ -169,6 +170,10 @@ class Plan:
 
     # Decodes
 
+    def silent(self, sigma: float) -> str:
+        """The contestant with the process of `sigma` pixels of blur and no network."""
+        return f"{SILENT}-{sigma:g}"
+
     def parts(self, blur: Run, best: Run, folder: Path) -> list[Part]:
         """Which run is decoded how, of which files."""
         diffusions = {
@@ -180,10 +185,13 @@ class Plan:
         rest += [self.tuned(best, rho, folder).name for rho in self.rhos]
         once = (DIRECT, *(self.deterministic(seed).name for seed in self.seeds))
         pair = (self.diffusion(0.0, self.seeds[0]).name, blur.name)
+        silent = tuple(map(self.silent, dict.fromkeys(diffusions.values())))
+        if self.training.prediction != "residual":
+            silent = ()
         one = self.qualities[:1]
         return [
             Part(once, (ONCE,), self.qualities, self.every),
-            Part(tuple(diffusions), self._chains(self.steps), self.qualities, self.every),
+            Part((*diffusions, *silent), self._chains(self.steps), self.qualities, self.every),
             Part(tuple(rest), self._chains(self.steps_of_rest), one, self.every),
             Part(pair, self._chains(self.long), one, self.every),
             Part(pair, self._solvers(), one, self.every * self.solver_every),
@@ -208,11 +216,24 @@ class Plan:
         """Of all chains on one photo that takes part in everything."""
         blur = self.diffusion(self.blurs[-1], self.seeds[0])
         return sum(
-            len(part.runs)
+            sum(not run.startswith(SILENT) for run in part.runs)
             * len(part.qualities)
             * sum(sampling.steps for sampling in part.samplings)
             for part in self.parts(blur, blur, Path())
         )
+
+
+class Silent(nn.Module):
+    """In the place of a denoiser of residuals, one that says nothing: its chain draws noise with
+    the spectrum of the codec's usual errors. What two processes differ by here is no learning."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.config = denoiser.config
+        self.register_buffer("error_spectra", denoiser.error_spectra)
+
+    def forward(self, z_t: Tensor, *_: Any) -> Tensor:
+        return torch.zeros_like(z_t)
 
 
 class Run(NamedTuple):
@@ -320,6 +341,13 @@ def _contestant(run: Run, folder: Path) -> Contestant:
     return Contestant(run.name, _weights(path), load(path))
 
 
+def _silenced(name: str, contestant: Contestant) -> Contestant:
+    """The process of a contestant without its network."""
+    decoder = contestant.decoder
+    silent = DiffusionDecoder(Silent(decoder.denoiser), decoder.process, decoder.codec_id)
+    return Contestant(name, contestant.weights, silent.eval())
+
+
 def _weights(name: str | Path) -> str:
     return f"sha256:{zoo.sha256(name)[:8]}"
 
@@ -418,6 +446,10 @@ def _bench(
     for contestant in contestants.values():
         contestant.decoder.to(device)
     contestants[DIRECT] = Contestant(DIRECT, _weights(plan.training.codec), None)
+    if plan.training.prediction == "residual":
+        for run in plan.candidates():
+            name = plan.silent(run.config.sigma_blur_max)
+            contestants[name] = _silenced(name, contestants[run.name])
     work = folder / "decodes" / Path(plan.photos).name
     return Bench(codec, contestants, lpips, features, work, device)
 

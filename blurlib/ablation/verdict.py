@@ -11,7 +11,7 @@ import pandas as pd
 
 from blurlib.ablation import decodes
 from blurlib.ablation.common import Spread
-from blurlib.ablation.decodes import DIRECT
+from blurlib.ablation.decodes import DIRECT, SILENT
 
 CHAIN = ("solver", "spacing", "start_scale", "steps")
 
@@ -21,6 +21,7 @@ class Duel(NamedTuple):
 
     Attributes:
         difference: of mean LPIPS, blur minus isotropic: below 0, blur is better.
+        silent: the same of chains without a network, nan where there are none.
         clear: whether every seed of the better one is better than every seed of the other; never
             with a single seed.
         photos: of how many the mean over the seeds is better with blur; total: how many there are.
@@ -31,6 +32,7 @@ class Duel(NamedTuple):
     blur: Spread
     isotropic: Spread
     difference: float
+    silent: float
     clear: bool
     photos: int
     total: int
@@ -71,7 +73,9 @@ class Comparison:
         table = means.reset_index().merge(distances.drop(columns="weights"), "left", on=keys)
         kept = ["run", "decoder", "sigma_blur_max", "rho", "seed", "init"]
         table = table.merge(runs[kept], "left", on="run")
-        table["decoder"], table["init"] = table["decoder"].fillna(DIRECT), table["init"].fillna("")
+        untrained = table["run"].str.partition("-")[0].where(table["run"].str.startswith(SILENT))
+        table["decoder"] = table["decoder"].fillna(untrained).fillna(DIRECT)
+        table["init"] = table["init"].fillna("")
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         judged = choice.groupby("run")["lpips"].mean()
         sigmas = runs.set_index("run")["sigma_blur_max"]
@@ -126,10 +130,17 @@ class Comparison:
         return Duel(
             quality, steps, Spread.of(ours), Spread.of(theirs),
             difference=float(ours.mean() - theirs.mean()),
+            silent=self._silent(self.blur, quality, steps) - self._silent(0, quality, steps),
             clear=min(len(ours), len(theirs)) > 1
             and bool(ours.max() < theirs.min() or theirs.max() < ours.min()),
             photos=int((a < b).sum()), total=len(a),
         )  # fmt: skip
+
+    def _silent(self, sigma: float, quality: float, steps: int) -> float:
+        """LPIPS of a chain without a network; nan if there is none."""
+        table = self._usual(self.table)
+        table = table[(table["quality"] == quality) & (table["steps"] == steps)]
+        return float(table[table["run"] == f"{SILENT}-{sigma:g}"]["lpips"].mean())
 
     def by_sigma(self) -> pd.DataFrame:
         """Every blur's first seed at the first quality: LPIPS by σ_B,max and steps, and what the
@@ -204,3 +215,36 @@ def _among(what: str, duels: list[Duel]) -> str:
         for d in duels
     ]
     return f"{what} {', '.join(found)} steps."
+
+
+def against_one_step(comparison: Comparison) -> list[str]:
+    """Whether the best chain of all beats the deterministic decoder, by LPIPS and by the distance
+    between sets: a sentence for each quality and measure."""
+    distances = [name for name in comparison.table.columns if name.startswith(("FD-", "FID"))]
+    return [
+        _against_one_step(comparison, quality, column)
+        for quality in comparison.qualities
+        for column in ("lpips", *distances)
+    ]
+
+
+def _against_one_step(comparison: Comparison, quality: float, column: str) -> str:
+    once = comparison.group("deterministic", quality)[column]
+    chains = pd.concat(
+        rows.assign(decoder=decoder)
+        for decoder in ("blur", "isotropic")
+        for rows in [comparison.group(decoder, quality)]
+    ).groupby(["decoder", "steps"])[column]
+    decoder, steps = chains.mean().idxmin()
+    best = chains.get_group((decoder, steps))
+    apart = min(len(best), len(once)) > 1 and (best.max() < once.min() or once.max() < best.min())
+    better = "diffusion" if best.mean() < once.mean() else "the deterministic decoder"
+    digits = 4 if column == "lpips" else 3
+    measure = "LPIPS" if column == "lpips" else column
+    return (
+        f"Quality {quality:g}, {measure}: {better} is better, "
+        f"{'every seed than every seed' if apart else 'but not every seed'}. "
+        f"The deterministic decoder has {Spread.of(once, digits)}, the best chain "
+        f"({decoder}, {steps} {'step' if steps == 1 else 'steps'}) {Spread.of(best, digits)}, the "
+        f"direct picture {comparison.group(DIRECT, quality)[column].mean():.{digits}f}."
+    )
