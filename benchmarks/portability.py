@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,7 +145,7 @@ def matrix(codec: BlurCodec, files: dict[str, BlurFile], reference: list[Decoded
 def worker(folder: Path) -> None:
     """A new process: decodes every file of a folder and of tests/golden; JSON on stdout."""
     models: dict[bytes, BlurCodec] = {}
-    answer: dict = {"torch": torch.__version__, "files": {}}
+    answer: dict = {name: version(name) for name in ("torch", "constriction")} | {"files": {}}
     decisions = {}
     for path in [*sorted(folder.glob("*.blur")), *sorted(GOLDEN.glob("*.blur"))]:
         file = BlurFile.from_bytes(path.read_bytes())
@@ -185,6 +186,7 @@ def elsewhere(
             rows.append(
                 {
                     "torch": answer["torch"],
+                    "constriction": answer["constriction"],
                     "environment": variables,
                     **compare(reference, got),
                     "golden": len(golden),

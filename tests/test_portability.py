@@ -1,6 +1,7 @@
 """Rounding errors: what they may do, what they may not, and the checksum that tells."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from blurlib.entropy.coder import LOG2_SIGMA_MIN
 from blurlib.evaluation import portability
 from blurlib.evaluation.portability import Sensitivity
 
-CHECKS = Path(__file__).parents[1] / "results" / "checks"
+ROOT = Path(__file__).parents[1]
+CHECKS, GOLDEN = ROOT / "results" / "checks", ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,15 @@ def test_noise_moves_a_layer_by_so_many_units_in_the_last_place(own_codec, ulps)
     assert (np.abs(steps) == ulps).all()
     assert 0.4 < (steps > 0).mean() < 0.6
     np.testing.assert_array_equal(layer(features).detach().numpy(), exact)
+
+
+def test_noise_moves_what_positions_add_to_logits(own_codec):
+    position = own_codec.entropy.groups[1].global_.position
+    exact = position.bias().detach().numpy()
+    with portability.rounding_noise(own_codec, torch.Generator().manual_seed(0)):
+        moved = position.bias().detach().numpy()
+    assert (np.abs(moved - exact) == np.spacing(np.abs(exact))).all()
+    np.testing.assert_array_equal(position.bias().detach().numpy(), exact)
 
 
 def test_noise_reaches_everything_that_is_rounded(own_codec, files):
@@ -196,7 +207,12 @@ def test_the_committed_decodes_had_no_mismatch():
     rows = checks["matrix"] + checks["elsewhere"]
     assert sum(row["decodes"] for row in rows) >= 1000
     for row in rows:
-        assert row["mismatches"] == row["checksum_errors"] == row.get("golden_errors", 0) == 0
+        assert row["mismatches"] == row["checksum_errors"] == 0
+    for row in checks["elsewhere"]:
+        assert row["golden_errors"] == 0
+        assert row["golden"] == len(list(GOLDEN.glob("*.blur")))
+    oldest = re.search(r'"torch>=([\d.]+)', (ROOT / "pyproject.toml").read_text())[1]
+    assert any(row["torch"].startswith(f"{oldest}.") for row in checks["elsewhere"])
     settings = [
         {k: row[k] for k in ("threads", "batch", "channels_last", "onednn")} for row in rows[:32]
     ]
@@ -206,7 +222,7 @@ def test_the_committed_decodes_had_no_mismatch():
 def test_the_committed_noise_spares_float64_and_the_checksum_misses_nothing():
     rows = json.loads((CHECKS / "rounding-noise.json").read_text())["noise"]
     at_1_ulp = {row["precision"]: row for row in rows if row["ulps"] == 1}
-    assert all(row["decodes"] >= 1000 for row in at_1_ulp.values())
+    assert at_1_ulp["float64"]["decodes"] >= 1000
     assert at_1_ulp["float64"]["failures"] == 0
     assert at_1_ulp["float32"]["failures"] > 0
     assert all(row["unnoticed"] == 0 for row in rows)

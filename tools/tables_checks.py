@@ -49,13 +49,16 @@ def portability(root: Path) -> str:
     for row in checks["elsewhere"]:
         own = pd.DataFrame([row])
         name = ", ".join(f"{k} {v}" for k, v in row["environment"].items())
-        name = name or f"PyTorch {row['torch'].partition('+')[0]}"
+        name = name or (
+            f"PyTorch {row['torch'].partition('+')[0]}, constriction {row['constriction']}"
+        )
         rows.append([f"new process, {name}", *_decodes(own, own)])
     golden = {row["golden"] for row in checks["elsewhere"]}
     errors = sum(row["golden_errors"] for row in checks["elsewhere"])
     head = ["setting", "decodes", "another ŷ", "checksum errors", "largest move, alone"]
     return markdown(head, rows) + (
-        f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]}. CUDA was "
+        f"\nOtherwise PyTorch {checks['versions']['torch'].partition('+')[0]} and constriction "
+        f"{checks['versions']['constriction']}. CUDA was "
         f"{'part of it' if checks['cuda'] else 'not run: there was no such device'}. The new "
         f"processes also decoded the {max(golden)} files of `tests/golden`, with {errors} errors.\n"
     )
@@ -77,7 +80,7 @@ def portability_noise(root: Path) -> str:
         for row in checks["noise"]
     ]  # fmt: skip
     head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed",
-            "failed without noise"]  # fmt: skip
+            "failed without noise, not counted"]  # fmt: skip
     double, single = (
         next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
         for precision in ("float64", "float32")

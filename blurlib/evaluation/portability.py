@@ -11,13 +11,14 @@ and u + δ the same on the other machine, all earlier symbols being equal:
       P(a photo fails) ≤ Σᵢ |δᵢ| = D · mean |δ|,      D = 2 · M · (H/16) · (W/16) decisions.
 
 `Sensitivity` has what is to be measured: Σ |δ| under noise, the largest |δ|, and how close to a
-boundary the values come. The last two need no assumption: a file whose decisions all keep a larger
-distance than the largest |δ| decodes, whatever the noise. `failure_bound` is the sum.
+boundary the values come. The last two need no assumption on positions: a file whose decisions all
+keep a larger distance than the largest |δ| decodes under all noise that moves them no further.
+`failure_bound` is the sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from blurlib.codec.inspection import watched
 from blurlib.codec.model import BlurCodec
 from blurlib.entropy import CodePass, Latent
 from blurlib.entropy.coder import LOG2_SIGMA_MAX, LOG2_SIGMA_MIN, MU_STEPS, SIGMA_STEPS
+from blurlib.entropy.position import PositionalEncoding
 
 
 @contextmanager
@@ -37,24 +39,35 @@ def rounding_noise(
 ) -> Iterator[None]:
     """Inside, every layer that decoding repeats is off by ± `ulps` units in the last place.
 
-    That is every output of the gain, of h_s and of the context networks; the sign is random for
-    each value. What a block of layers returns is moved once more, so that residual sums and
-    attention, which are no layers, are not exact either.
+    That is every output of the gain, of h_s and of the context networks, and what positional
+    encodings add to logits; the sign is random for each value. What a block of layers returns is
+    moved once more, so that residual sums and attention, which are no layers, are not exact either.
     """
 
-    def move(module, inputs, output):
+    def move(output: Tensor) -> Tensor:
         size = output.abs()
         unit = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
         signs = torch.randint(2, output.shape, generator=generator, device=output.device)
         return output + (2 * signs - 1) * (ulps * unit)
 
+    def moving(bias: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        return lambda: move(bias())
+
     layers = [codec.gain, *codec.h_s.modules(), *codec.entropy.groups.modules()]
-    handles = [layer.register_forward_hook(move) for layer in layers]
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, output: move(output))
+        for layer in layers
+    ]
+    positions = [layer for layer in layers if isinstance(layer, PositionalEncoding)]
+    for position in positions:  # modules, but `bias` is not their forward
+        position.bias = moving(position.bias)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for position in positions:
+            del position.bias
 
 
 @contextmanager

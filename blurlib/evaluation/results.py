@@ -27,7 +27,7 @@ from blurlib.evaluation.baselines import Codec
 PROTOCOL = 2
 """Version of the measuring protocol; grows when a number would come out differently."""
 
-_VERSIONS_OF = ("blurlib", "torch", "numpy", "pillow", "pytorch-msssim", "lpips")
+_VERSIONS_OF = ("blurlib", "torch", "numpy", "pillow", "constriction", "pytorch-msssim", "lpips")
 
 Extra = Callable[[Tensor, float, bytes], Mapping[str, Any]]
 """(image, quality, file) → values worth keeping beside a row, such as a rate estimate."""
