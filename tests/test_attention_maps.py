@@ -107,6 +107,20 @@ def test_without_spatial_context_there_is_no_field(tiny_entropy, x):
         receptive_fields(codec, x, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("keys", "through", "words"),
+    [
+        ("anchors", "walls", "through is 'walls': .* everything, attention"),
+        ("non-anchors", "attention", "choose 'everything'"),
+    ],
+)
+def test_fields_that_cannot_be_told_apart_are_refused(tiny_entropy, x, keys, through, words):
+    context = dataclasses.replace(tiny_entropy.context, keys=keys)
+    codec = untrained(dataclasses.replace(tiny_entropy, context=context))
+    with pytest.raises(ValueError, match=words):
+        receptive_fields(codec, x, 2.0, through)
+
+
 def test_mean_distance():
     field = torch.zeros(2, 5, 5)
     field[0, 2, 3] = field[0, 1, 2] = 1.0

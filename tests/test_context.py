@@ -103,6 +103,17 @@ def test_finite_changes_of_one_anchor_reach_exactly_the_queries_that_see_it(keys
 
 
 @pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
+def test_values_at_non_anchors_are_not_looked_at_even_where_they_are_known(keys):
+    group = context(keys)
+    hyper, _, y = inputs()
+    anchors, known = anchor_mask(HEIGHT, WIDTH), group.known(hyper, y[:, :0])
+    decoded = group.non_anchor(known, torch.where(anchors, y, 0))
+    everything = group.non_anchor(known, y)
+    for a, b in zip(decoded, everything, strict=True):
+        assert torch.equal(a[..., ~anchors], b[..., ~anchors])
+
+
+@pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
 def test_an_anchor_sees_hyperprior_and_earlier_groups_at_once(keys):
     group = context(keys, previous=7)
     hyper, y_previous, _ = inputs(7)

@@ -7,7 +7,7 @@ field (Luo et al. 2016): gradients of what is predicted with respect to what it 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -56,17 +56,30 @@ def receptive_fields(
     Args:
         codec: in eval mode; it is given back as it was.
         x: one photo (1, 3, H, W) in [0, 1].
-        through: every path, or attention alone: without what the local context says directly.
+        through: every path, or attention alone: what arrives in the values of its keys, with the
+            local context held fixed.
         positions: how many random non-anchors; radius: largest |dy| and |dx|, in latent positions.
 
     Returns:
         (groups, 2·radius + 1, 2·radius + 1) float64, the middle is p.
 
     Raises:
-        ValueError: the codec has no checkerboard, so that nothing depends on anchors.
+        ValueError: the codec has no checkerboard, so that nothing depends on anchors; an unknown
+            `through`; "attention" where keys are at the non-anchors, which know of anchors from the
+            local context alone.
     """
-    if not codec.config.entropy.context.checkerboard:
+    if through not in get_args(Through):
+        raise ValueError(
+            f"through is {through!r}: it must be one of {', '.join(get_args(Through))}"
+        )
+    context = codec.config.entropy.context
+    if not context.checkerboard:
         raise ValueError("this entropy model has no local or global context: no field to show")
+    if through == "attention" and context.keys == "non-anchors":
+        raise ValueError(
+            "through is 'attention' and the keys are at non-anchors: all that they know of anchors "
+            "comes through the local context; choose 'everything'"
+        )
     with torch.no_grad():
         q = torch.tensor([quality], dtype=torch.float64)
         latent = codec.latent_of(codec.g_a(pad(x)), q)
