@@ -5,6 +5,7 @@ from pathlib import Path
 
 from blurlib.ablation import entropy_report
 from blurlib.ablation.entropy_report import Ablation
+from blurlib.ablation.variants import HYPERPRIOR
 from blurlib.codec import zoo
 from tables_markdown import markdown
 
@@ -17,19 +18,27 @@ def shown(root: Path, table: Callable[[Ablation], str]) -> str:
 
 def setup(found: Ablation) -> str:
     """What was trained and coded, in a sentence each."""
-    of, first = found.setup, found.runs[0]
-    seeds = sorted({run["seed"] for run in found.runs})
+    of = found.setup
+    counts = sorted({len(found.of(name)) for name in found.titles})
+    seeds = " to ".join(map(str, counts)) + (" seed" if counts == [1] else " seeds")
+    made = {key: _all([run[key] for run in found.runs]) for key in ("command", "commit", "device")}
+    torch = _all([run["versions"]["torch"] for run in found.runs])
     model = zoo.name_of(bytes.fromhex(of["codec"][:8])) or f"the codec {of['codec'][:8]}"
     photos = found.kodak["image"].nunique()
     which = f"{photos} photos of Kodak" if photos < 24 else "the 24 photos of Kodak"
     return (
-        f"{len(found.titles)} variants with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} "
-        f"each, on the frozen transforms of {model}: {of['steps']:,} steps of {of['batch']} "
-        f"latents, drawn from {of['crops']:,} crops of {of['crop']}×{of['crop']} pixels. "
-        f"Coded: {which}, at the qualities {', '.join(f'{q:g}' for q in of['qualities'])}.\n\n"
-        f"Command: `{first['command']}`. Commit {first['commit'][:12]}; {first['device']}; "
-        f"PyTorch {first['versions']['torch']}.\n"
+        f"{len(found.titles)} variants with {seeds} each, on the frozen transforms of {model}: "
+        f"{of['steps']:,} steps of {of['batch']} latents, drawn from {of['crops']:,} crops of "
+        f"{of['crop']}×{of['crop']} pixels. Coded: {which}, at the qualities "
+        f"{', '.join(f'{q:g}' for q in of['qualities'])}.\n\n"
+        f"Command: `{made['command']}`. Commit {made['commit']}; {made['device']}; PyTorch "
+        f"{torch}.\n"
     )
+
+
+def _all(values: list[str | None]) -> str:
+    """Every different value, in order of appearance."""
+    return ", ".join(dict.fromkeys(value or "unknown" for value in values))
 
 
 def variants(found: Ablation) -> str:
@@ -93,4 +102,9 @@ def bits(found: Ablation) -> str:
         [f"{quality:g}", f"{row.sum() / 8e3:.1f}", *(f"{v:.1f} %" for v in 100 * (row / row.sum()))]
         for quality, row in frame.iterrows()
     ]
-    return markdown(["quality", "kB", *frame.columns], rows)
+    alone = entropy_report.bits(found, HYPERPRIOR)
+    shares = 100 * alone["z"] / alone.sum(axis=1) if len(alone) else []
+    text = ", ".join(f"{share:.1f} %" for share in shares)
+    return markdown(["quality", "kB", *frame.columns], rows) + (
+        f"\nOf the hyperprior alone, z takes {text} at these qualities.\n" if text else ""
+    )
