@@ -17,7 +17,7 @@ from blurlib import images
 from blurlib.ablation import decodes, diffusion, verdict
 from blurlib.ablation.diffusion import Plan, chosen, compare
 from blurlib.codec import zoo
-from blurlib.diffusion import DenoiserConfig, Sampling
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
 from blurlib.evaluation.perception import FeatureNetwork
 from blurlib.metrics import Lpips
 from blurlib.training import stages
@@ -301,6 +301,31 @@ def test_the_shipped_plans_compare_what_was_promised(make):
     assert len(names) == len(set(names)) == 3 + 3 + 4 + 2 + 4
 
 
+def test_a_network_that_reads_the_noisy_picture_misses_its_own(tiny_codec, astronaut):
+    """One that returns what it is shown, and one that says nothing."""
+
+    class Echo:
+        process = BlurDiffusion(BlurSchedule(0.0), "x")
+
+        def given(self, output):
+            return self.process
+
+        def predict(self, shown, t, output):
+            return shown * self.factor
+
+    photos = [(f"{i}", astronaut[:, 90 * i : 90 * i + 256, :256]) for i in range(3)]
+    decoder = Echo()
+    for factor in (1.0, 0.0):
+        decoder.factor = factor
+        rows = diffusion.reads(decodes.Contestant("echo", "", decoder), tiny_codec, photos)
+        assert [row["logsnr"] for row in rows] == list(diffusion.READ_AT)
+        last = rows[-1]
+        if factor:
+            assert last["own"] < 0.01 < 0.1 < last["other"]
+        else:
+            assert last["own"] == last["other"] > 0.1
+
+
 # What it says
 
 
@@ -374,6 +399,11 @@ def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
     judged = told.choice.groupby("run")["lpips"].mean()
     assert sigma.loc[0, "held out"] == pytest.approx(judged["isotropic-0"])
     start = told.about["plan"]["training"]["rho"]
+    reading = told.by_reading()
+    assert list(reading.index) == list(itertools.product(("blur", "isotropic"), diffusion.READ_AT))
+    assert {spread.seeds for spread in reading["own"]} == {2}
+    own = told.reads[told.reads["run"].str.startswith("isotropic")].groupby("logsnr")["own"].mean()
+    assert reading.loc[("isotropic", 3.0), "own"].mean == pytest.approx(own[3.0])
     assert list(told.by_rho().index) == [("", start), (told.tuned, 0.5)]
     solvers = told.by_solver()
     assert len(solvers) == 2 * 3 * (2 + 1)  # two spacings, and another start with one of them

@@ -50,6 +50,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "blur-verdict": lambda root: blur.shown(root, blur.verdict),
     "blur-duels": lambda root: blur.shown(root, blur.duels),
     "blur-decoders": lambda root: blur.shown(root, blur.decoders),
+    "blur-reads": lambda root: blur.shown(root, blur.reading),
     "blur-sigma": lambda root: blur.shown(root, blur.sigma),
     "blur-rho": lambda root: blur.shown(root, blur.rho),
     "blur-solvers": lambda root: blur.shown(root, blur.solvers),

@@ -79,6 +79,15 @@ def duels(found: Comparison) -> str:
     return markdown(head, rows)
 
 
+def reading(found: Comparison) -> str:
+    """Whether the networks look at the noisy picture."""
+    rows = [
+        [decoder, f"{logsnr:g}", f"{row.own}", f"{row.other}"]
+        for (decoder, logsnr), row in found.by_reading().iterrows()
+    ]
+    return markdown(["decoder", "log-SNR", "its own noisy picture", "that of another photo"], rows)
+
+
 def sigma(found: Comparison) -> str:
     """LPIPS by the strength of the blur."""
     frame = found.by_sigma()

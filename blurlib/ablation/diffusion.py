@@ -9,6 +9,7 @@ held out from training; the set that is reported has no part in it. A folder of 
     about.json      command, commit, machine, versions, the codec and the plan
     runs.csv        a row per training run
     choice.csv      LPIPS of the candidates on the held-out photos
+    reads.csv       what the networks make of the noisy picture (`reads`)
     decodes.csv     a row per file and way to decode it (`decodes.Decode`)
     distances.csv   Fréchet and kernel distance over the patches of the whole set
 """
@@ -33,7 +34,7 @@ from blurlib.ablation.common import Progress, circumstances, one_thread, read_ta
 from blurlib.ablation.decodes import DIRECT, ONCE, SILENT, Bench, Contestant, Part, text
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing
+from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
 from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
 from blurlib.metrics import Lpips
@@ -43,6 +44,7 @@ from blurlib.training.loop import train
 from blurlib.training.run import RunFolder, read_log
 
 CROP = 256  # pixels: side of what is judged of a held-out photo
+READ_AT = (1.0, 3.0, 5.0, 7.0)  # log-SNRs, between where noise hides all and where it hides nothing
 
 
 @dataclass(frozen=True)
@@ -289,11 +291,26 @@ def compare(
         paths, parts = images.dataset(plan.photos), plan.parts(blur, best, folder)
         for done in bench.measure(paths, parts, jobs):
             yield Progress(total - 1 + done, total, f"decoding {plan.photos}")
-    _write(plan, out, bench, paths, parts, every_run, choice, folder)
-    about = json.dumps(
-        _about(plan, bench, command, jobs), indent=1, sort_keys=True, ensure_ascii=False
-    )
-    images.atomic_write(out / "about.json", f"{about}\n".encode(), overwrite=True)
+        read = [run for run in every_run if run.name in parts[1].runs]
+        errors = [row for run in read for row in reads(_contestant(run, folder), codec, judges)]
+        rows = bench.rows(paths, parts)
+        shown = [path for i, path in enumerate(paths) if i % plan.every == 0]
+        tables = {
+            "runs.csv": [_record(run, folder, bench) for run in every_run],
+            "choice.csv": choice,
+            "reads.csv": errors,
+            "distances.csv": bench.distances(shown, rows),
+        }
+    content = {
+        name: pd.DataFrame(table).to_csv(index=False, lineterminator="\n")
+        for name, table in tables.items()
+    }
+    about = _about(plan, bench, command, jobs)
+    content["decodes.csv"] = text(rows)
+    content["about.json"] = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    for name, written in content.items():
+        images.atomic_write(out / name, written.encode(), overwrite=True)
 
 
 # ---------------------------------------------------------------- training
@@ -414,6 +431,34 @@ def _distance(
     return lpips(x, picture).item()
 
 
+@torch.inference_mode()
+def reads(
+    contestant: Contestant, codec: BlurCodec, photos: Sequence[tuple[str, Tensor]]
+) -> list[dict[str, Any]]:
+    """Mean squared error of a denoiser's output on photos, shown the noisy picture that belongs to
+    them (own) and that of the next photo (other), at several log-SNRs and the middle quality.
+
+    A network that looks at the noisy picture is much worse with the wrong one.
+    """
+    x = images.to_float(torch.stack([photo for _, photo in photos]))
+    output = codec(x, (1 + codec.config.levels) / 2)
+    decoder = contestant.decoder
+    process, n = decoder.given(output), len(x)
+    rows = []
+    for logsnr in READ_AT:
+        t = process.schedule.time_of(logsnr).expand(n)
+        eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        z_t = process.q_sample(2 * x - 1, t, eps)
+        seen = process.network_input(dct2(z_t), t) if process.prediction == "residual" else z_t
+        target = process.target(2 * x - 1, eps, t)
+        errors = [
+            (decoder.predict(shown, t.to(x), output) - target).square().mean().item()
+            for shown in (seen, seen.roll(1, dims=0))
+        ]
+        rows.append({"run": contestant.run, "logsnr": logsnr, "own": errors[0], "other": errors[1]})
+    return rows
+
+
 def chosen(choice: pd.DataFrame, among: Sequence[Run]) -> Run:
     """The run whose LPIPS is lowest in the mean over the held-out photos and qualities; the first
     of equals.
@@ -452,25 +497,6 @@ def _bench(
             contestants[name] = _silenced(name, contestants[run.name])
     work = folder / "decodes" / Path(plan.photos).name
     return Bench(codec, contestants, lpips, features, work, device)
-
-
-def _write(
-    plan: Plan, out: Path, bench: Bench, paths: Sequence[Path], parts: Sequence[Part],
-    every_run: Sequence[Run], choice: pd.DataFrame, folder: Path,
-) -> None:  # fmt: skip
-    """The tables of the folder of results."""
-    out.mkdir(parents=True, exist_ok=True)
-    rows = bench.rows(paths, parts)
-    shown = [path for i, path in enumerate(paths) if i % plan.every == 0]
-    tables = {
-        "runs.csv": pd.DataFrame([_record(run, folder, bench) for run in every_run]),
-        "choice.csv": choice,
-        "distances.csv": pd.DataFrame(bench.distances(shown, rows)),
-    }
-    for name, table in tables.items():
-        content = table.to_csv(index=False, lineterminator="\n")
-        images.atomic_write(out / name, content.encode(), overwrite=True)
-    images.atomic_write(out / "decodes.csv", text(rows).encode(), overwrite=True)
 
 
 def _record(run: Run, folder: Path, bench: Bench) -> dict[str, Any]:

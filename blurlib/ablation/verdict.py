@@ -53,6 +53,7 @@ class Comparison:
     table: pd.DataFrame
     decodes: pd.DataFrame
     choice: pd.DataFrame
+    reads: pd.DataFrame
     runs: pd.DataFrame
     about: dict[str, Any]
     blur: float
@@ -61,9 +62,9 @@ class Comparison:
     @classmethod
     def read(cls, folder: Path) -> Comparison:
         """Of what `blurlib ablate diffusion` wrote."""
-        runs, choice, distances = (
+        runs, choice, reads, distances = (
             pd.read_csv(folder / f"{name}.csv", keep_default_na=False)
-            for name in ("runs", "choice", "distances")
+            for name in ("runs", "choice", "reads", "distances")
         )
         rows = decodes.read((folder / "decodes.csv").read_text(encoding="utf-8"))
         frame = pd.DataFrame(rows).drop(columns="weights")
@@ -80,7 +81,8 @@ class Comparison:
         judged = choice.groupby("run")["lpips"].mean()
         sigmas = runs.set_index("run")["sigma_blur_max"]
         best = judged[sigmas[judged.index] > 0].idxmin()
-        return cls(table, frame, choice, runs, about, float(sigmas[best]), str(judged.idxmin()))
+        blur, tuned = float(sigmas[best]), str(judged.idxmin())
+        return cls(table, frame, choice, reads, runs, about, blur, tuned)
 
     @property
     def qualities(self) -> list[float]:
@@ -141,6 +143,16 @@ class Comparison:
         table = self._usual(self.table)
         table = table[(table["quality"] == quality) & (table["steps"] == steps)]
         return float(table[table["run"] == f"{SILENT}-{sigma:g}"]["lpips"].mean())
+
+    def by_reading(self) -> pd.DataFrame:
+        """What the squared error of the network's output becomes with the noisy picture of another
+        photo, by decoder and log-SNR: own and other, `Spread` over the seeds."""
+        table = self.reads.merge(self.runs[["run", "decoder"]], on="run")
+        found = {
+            key: {name: Spread.of(part[name], 3) for name in ("own", "other")}
+            for key, part in table.groupby(["decoder", "logsnr"])
+        }
+        return pd.DataFrame.from_dict(found, orient="index")
 
     def by_sigma(self) -> pd.DataFrame:
         """Every blur's first seed at the first quality: LPIPS by σ_B,max and steps, and what the
