@@ -61,9 +61,7 @@ def verdicts(found: Ablation) -> str:
 
 def readings(found: Ablation) -> str:
     """Which of the two places of the keys needs fewer bits."""
-    return "".join(
-        f"{line}\n" for line in entropy_report.verdicts(found) if "keys at" in line.lower()
-    )
+    return "".join(f"{line}\n" for line in entropy_report.readings(found))
 
 
 def positions(found: Ablation) -> str:

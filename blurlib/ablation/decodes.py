@@ -33,6 +33,12 @@ DIRECT = "direct"
 SILENT = "silent"
 """What the names of chains without a network begin with."""
 
+
+def silent(sigma: float) -> str:
+    """The run that stands for the chain of a process with `sigma` pixels of blur and no network."""
+    return f"{SILENT}-{sigma:g}"
+
+
 ONCE = Sampling(steps=1)
 """How a decoder without a chain is run."""
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from blurlib import images
 from blurlib.ablation.common import Progress, circumstances, one_thread, read_table, replace_rows
-from blurlib.ablation.decodes import DIRECT, ONCE, SILENT, Bench, Contestant, Part, text
+from blurlib.ablation.decodes import DIRECT, ONCE, SILENT, Bench, Contestant, Part, silent, text
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
@@ -172,10 +172,6 @@ class Plan:
 
     # Decodes
 
-    def silent(self, sigma: float) -> str:
-        """The contestant with the process of `sigma` pixels of blur and no network."""
-        return f"{SILENT}-{sigma:g}"
-
     def parts(self, blur: Run, best: Run, folder: Path) -> list[Part]:
         """Which run is decoded how, of which files."""
         diffusions = {
@@ -187,13 +183,12 @@ class Plan:
         rest += [self.tuned(best, rho, folder).name for rho in self.rhos]
         once = (DIRECT, *(self.deterministic(seed).name for seed in self.seeds))
         pair = (self.diffusion(0.0, self.seeds[0]).name, blur.name)
-        silent = tuple(map(self.silent, dict.fromkeys(diffusions.values())))
-        if self.training.prediction != "residual":
-            silent = ()
+        residual = self.training.prediction == "residual"
+        untrained = map(silent, dict.fromkeys(diffusions.values())) if residual else ()
         one = self.qualities[:1]
         return [
             Part(once, (ONCE,), self.qualities, self.every),
-            Part((*diffusions, *silent), self._chains(self.steps), self.qualities, self.every),
+            Part((*diffusions, *untrained), self._chains(self.steps), self.qualities, self.every),
             Part(tuple(rest), self._chains(self.steps_of_rest), one, self.every),
             Part(pair, self._chains(self.long), one, self.every),
             Part(pair, self._solvers(), one, self.every * self.solver_every),
@@ -361,8 +356,8 @@ def _contestant(run: Run, folder: Path) -> Contestant:
 def _silenced(name: str, contestant: Contestant) -> Contestant:
     """The process of a contestant without its network."""
     decoder = contestant.decoder
-    silent = DiffusionDecoder(Silent(decoder.denoiser), decoder.process, decoder.codec_id)
-    return Contestant(name, contestant.weights, silent.eval())
+    untrained = DiffusionDecoder(Silent(decoder.denoiser), decoder.process, decoder.codec_id)
+    return Contestant(name, contestant.weights, untrained.eval())
 
 
 def _weights(name: str | Path) -> str:
@@ -493,7 +488,7 @@ def _bench(
     contestants[DIRECT] = Contestant(DIRECT, _weights(plan.training.codec), None)
     if plan.training.prediction == "residual":
         for run in plan.candidates():
-            name = plan.silent(run.config.sigma_blur_max)
+            name = silent(run.config.sigma_blur_max)
             contestants[name] = _silenced(name, contestants[run.name])
     work = folder / "decodes" / Path(plan.photos).name
     return Bench(codec, contestants, lpips, features, work, device)

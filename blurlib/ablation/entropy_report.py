@@ -227,17 +227,23 @@ def verdicts(ablation: Ablation) -> list[str]:
         ("even-5", "uneven", "five even groups", "uneven groups"),
         ("uneven", LOCAL, "uneven groups alone", "uneven groups with local context"),
         (LOCAL, FULL, "contexts without the transformer", "contexts with the transformer"),
-        (f"{FULL}-non-anchors", FULL, "keys at the non-anchors", "keys at the anchors"),
     )
     found = _mark(ablation)
     for first, second, *words in pairs:
         found += _compared(ablation, first, second, *words)
+    found += readings(ablation)
     found += _encodings(ablation)
     found += _half_widths(ablation)
     found += _zeroed(ablation)
     for anchor, words in ((HYPERPRIOR, "the hyperprior alone"), (LOCAL, "local context")):
         found += _by_size(ablation, anchor, words)
     return found
+
+
+def readings(ablation: Ablation) -> list[str]:
+    """Of `verdicts`, the one on the two causal readings of the global context."""
+    words = ("keys at the non-anchors", "keys at the anchors")
+    return _compared(ablation, f"{FULL}-non-anchors", FULL, *words)
 
 
 def _mark(ablation: Ablation) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from blurlib.ablation import decodes
 from blurlib.ablation.common import Spread
-from blurlib.ablation.decodes import DIRECT, SILENT
+from blurlib.ablation.decodes import DIRECT, SILENT, silent
 
 CHAIN = ("solver", "spacing", "start_scale", "steps")
 
@@ -133,8 +133,7 @@ class Comparison:
             quality, steps, Spread.of(ours), Spread.of(theirs),
             difference=float(ours.mean() - theirs.mean()),
             silent=self._silent(self.blur, quality, steps) - self._silent(0, quality, steps),
-            clear=min(len(ours), len(theirs)) > 1
-            and bool(ours.max() < theirs.min() or theirs.max() < ours.min()),
+            clear=_apart(ours, theirs),
             photos=int((a < b).sum()), total=len(a),
         )  # fmt: skip
 
@@ -142,7 +141,7 @@ class Comparison:
         """LPIPS of a chain without a network; nan if there is none."""
         table = self._usual(self.table)
         table = table[(table["quality"] == quality) & (table["steps"] == steps)]
-        return float(table[table["run"] == f"{SILENT}-{sigma:g}"]["lpips"].mean())
+        return float(table[table["run"] == silent(sigma)]["lpips"].mean())
 
     def by_reading(self) -> pd.DataFrame:
         """What the squared error of the network's output becomes with the noisy picture of another
@@ -204,6 +203,11 @@ class Comparison:
         )
 
 
+def _apart(a: pd.Series, b: pd.Series) -> bool:
+    """Whether every seed of one is better than every seed of the other; never with a single one."""
+    return min(len(a), len(b)) > 1 and bool(a.max() < b.min() or b.max() < a.min())
+
+
 def in_words(duels: list[Duel]) -> str:
     """Whether blur beats isotropic diffusion, at which numbers of steps and by how much."""
     lines = []
@@ -249,13 +253,12 @@ def _against_one_step(comparison: Comparison, quality: float, column: str) -> st
     ).groupby(["decoder", "steps"])[column]
     decoder, steps = chains.mean().idxmin()
     best = chains.get_group((decoder, steps))
-    apart = min(len(best), len(once)) > 1 and (best.max() < once.min() or once.max() < best.min())
     better = "diffusion" if best.mean() < once.mean() else "the deterministic decoder"
     digits = 4 if column == "lpips" else 3
     measure = "LPIPS" if column == "lpips" else column
     return (
         f"Quality {quality:g}, {measure}: {better} is better, "
-        f"{'every seed than every seed' if apart else 'but not every seed'}. "
+        f"{'every seed than every seed' if _apart(best, once) else 'but not every seed'}. "
         f"The deterministic decoder has {Spread.of(once, digits)}, the best chain "
         f"({decoder}, {steps} {'step' if steps == 1 else 'steps'}) {Spread.of(best, digits)}, the "
         f"direct picture {comparison.group(DIRECT, quality)[column].mean():.{digits}f}."

@@ -127,11 +127,12 @@ def _perceptual(
     several times smaller at the highest quality than at the lowest, and would not be heard there.
     """
     view = random_view(draws)
-    perceptual = lpips(view((x_hat + 1) / 2), view(x))
+    seen = view(x)
+    perceptual = lpips(view((x_hat + 1) / 2), seen)
     if config.prediction != "residual":
         return perceptual
     with torch.no_grad():
-        usual = lpips(view(output.x_hat), view(x)).clamp_min(LPIPS_FLOOR)
+        usual = lpips(view(output.x_hat), seen).clamp_min(LPIPS_FLOOR)
     return perceptual / usual
 
 
