@@ -45,6 +45,19 @@ def test_an_untrained_network_returns_base(H, W):
     assert torch.equal(without(z_t, t, base, pyramid), torch.zeros_like(base))
 
 
+def test_a_gate_per_value_lets_the_noisy_picture_through():
+    z_t, t, base, pyramid = inputs(TINY, 16, 40)
+    config = replace(TINY, residual_to_base=False, gated=True)
+    network = Denoiser(config)
+    assert not network(z_t, t, base, pyramid).any()
+    # Channels of the head: of the sum first, then of the gates, patch² for each colour.
+    with torch.no_grad():
+        network.head.bias[3 * TINY.patch**2 :].view(3, -1)[1] = -2.0
+    wanted = torch.zeros_like(z_t)
+    wanted[:, 1] = -2 * z_t[:, 1]
+    torch.testing.assert_close(network(z_t, t, base, pyramid), wanted, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("H", [8, 16])
 @pytest.mark.parametrize("W", [8, 40])
 def test_every_input_reaches_the_output(H, W):

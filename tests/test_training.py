@@ -133,6 +133,7 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("stage = 'deterministic'", "codec is empty"),
         ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "predicts 'x'"),
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
+        ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
         ("spacing = 'even'", "spacing is 'even'"),
         ("sigma_blur_max = -1.0", "sigma_blur_max is -1.0: .* 0 .* such as 20"),
         ("batch = 'four'", "batch"),

@@ -26,6 +26,8 @@ class DenoiserConfig:
     image_channels: of z_t, of base and of the output.
     residual_to_base: the output is base + what the network computes, so that an untrained network
         returns base. Meant for x-prediction; what else is predicted is no picture and takes False.
+    gated: the output also gets gate ⊙ z_t, with a gate per value that the network computes: noise
+        need not pass through the layers to be taken away, which hold fewer values than it has.
     error_levels: qualities of the codec for which the spectrum of base's error is kept with the
         weights, as `error_spectra`; 0 for none. "residual" needs it.
     """
@@ -36,6 +38,7 @@ class DenoiserConfig:
     cond_channels: tuple[int, ...] = ()
     image_channels: int = 3
     residual_to_base: bool = True
+    gated: bool = False
     error_levels: int = 0
 
     def __post_init__(self) -> None:
@@ -178,7 +181,7 @@ class Denoiser(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in scales)
         self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in scales)
         self.norm = ChannelNorm(widths[0])
-        self.head = nn.Conv2d(widths[0], pixels, 1)
+        self.head = nn.Conv2d(widths[0], (1 + config.gated) * pixels, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -209,6 +212,9 @@ class Denoiser(nn.Module):
             x = F.pixel_shuffle(self.up[i](x), 2)
             x = self._run(self.decode[i], self.join[i](torch.cat([x, skips[i]], dim=1)), time)
         x = F.pixel_shuffle(self.head(self.norm(x)), self.config.patch)
+        if self.config.gated:
+            x, gate = x.chunk(2, dim=1)
+            x = x + gate * z_t
         return (base + x if self.config.residual_to_base else x).to(z_t.dtype)
 
     def _run(self, blocks: Blocks, x: Tensor, time: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
+import torch
 
 from blurlib.diffusion import BlurSchedule
 
@@ -18,6 +19,7 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
+MAGNIFIED = 10.0  # LPIPS is asked of no picture whose errors are those of ε̂ times more than this
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class TrainConfig:
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
             deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5, and
             LPIPS is in units of that of the direct picture.
-        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean.
+        lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. With
+            "eps" it is refused where x̂ magnifies the errors of ε̂ more than tenfold.
         data: where the photos are: a folder of them, of Vimeo-90k, or of .tar shards; or a pattern
             of shards such as "/disk?/set/*.tar". `blurlib.training.data` says more.
         held_out: every so many-th photo (of Vimeo-90k: clip), from the first in order of name, is
@@ -162,6 +165,8 @@ class TrainConfig:
         BlurSchedule(self.sigma_blur_max, logsnr_min=self.logsnr_min)  # refuses what cannot be
         if not 0 <= self.lpips_t_max <= 1:
             raise ValueError(f"lpips_t_max is {self.lpips_t_max}: it must be from 0 to 1")
+        if self.prediction == "eps" and self.rho and self.stage != "codec":
+            self._check_lpips()
         if self.stage in ("denoiser", "deterministic") and not self.codec:
             raise ValueError("codec is empty: name the codec that the denoiser belongs to")
         if self.stage == "deterministic" and self.prediction not in ("x", "residual"):
@@ -173,6 +178,18 @@ class TrainConfig:
             raise ValueError(
                 "prediction is 'residual', which needs a finished codec: joint training predicts "
                 "'x', 'eps' or 'v'"
+            )
+
+    def _check_lpips(self) -> None:
+        """x̂ = (u_t − σ_t ε̂)/α_t magnifies errors by σ_t/α_t, most at the highest frequency."""
+        schedule = BlurSchedule(self.sigma_blur_max, logsnr_min=self.logsnr_min)
+        times = torch.linspace(0, 1, 101, dtype=torch.float64)
+        lowest = schedule.alpha(times, self.crop, self.crop).amin((1, 2, 3))
+        latest = times[schedule.sigma(times) / lowest <= MAGNIFIED].max().item()
+        if self.lpips_t_max > latest:
+            raise ValueError(
+                f"lpips_t_max is {self.lpips_t_max:g}: with prediction 'eps' x̂ is too wrong there "
+                f"for LPIPS; it must be at most {latest:.2f}, or prediction 'x' or 'v', or rho 0"
             )
 
     def _check_type(self, name: str, kind: type) -> None:

@@ -279,6 +279,7 @@ def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
         dataclasses.replace(
             sizes,
             residual_to_base=config.prediction == "x",
+            gated=config.prediction == "residual",
             error_levels=levels if config.prediction == "residual" else 0,
         ),
         checkpointing=config.checkpointing,
