@@ -3,28 +3,34 @@
 Random weights of the shipped size, one CPU thread; seconds of processor time, the better of two
 steps. Beside it the same picture in the tiles it would get under a memory bound.
 
-    python benchmarks/diffusion_step.py
+    python benchmarks/diffusion_step.py results/checks/diffusion-step.json
 """
 
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from blurlib import images
+from blurlib.ablation.common import circumstances
 from blurlib.diffusion import (
     BlurDiffusion,
     BlurSchedule,
     Denoiser,
     DenoiserConfig,
+    Solver,
     Tiling,
     dct2,
     idct2,
     predict_tiled,
     sample,
 )
-from blurlib.diffusion.dct import _dense
 
 SIZES = [(512, 768), (2048, 3008)]  # 768×512 and 3000×2000, padded to multiples of 64
 MEMORY = 3 * 2**29
@@ -41,11 +47,15 @@ def seconds(work: Callable[[], object], runs: int = 2) -> float:
 
 
 @contextmanager
-def counted(total: list[float]):
-    """Adds the processor time of its block."""
+def counted(spent: list[float]) -> Iterator[None]:
+    """Appends the processor time of its block."""
     start = time.process_time()
     yield
-    total[0] += time.process_time() - start
+    spent.append(time.process_time() - start)
+
+
+def new_network() -> Denoiser:
+    return Denoiser(DenoiserConfig.small()).eval().to(memory_format=torch.channels_last)
 
 
 def conditioning(config: DenoiserConfig, H: int, W: int) -> tuple[Tensor, list[Tensor]]:
@@ -54,54 +64,63 @@ def conditioning(config: DenoiserConfig, H: int, W: int) -> tuple[Tensor, list[T
 
 
 @torch.inference_mode()
-def step(H: int, W: int, solver: str) -> None:
-    """Prints the split of the second step of two, the only one with a transition to it."""
-    config = DenoiserConfig.small()
-    network = Denoiser(config).eval().to(memory_format=torch.channels_last)
-    base, pyramid = conditioning(config, H, W)
-    spent = [0.0]
+def step(H: int, W: int, solver: Solver) -> dict:
+    """The parts of a step in the middle of a chain."""
+    network = new_network()
+    base, pyramid = conditioning(network.config, H, W)
+    spent: list[float] = []
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
         with counted(spent):
             return network(z_t, t, base, pyramid)
 
     generator = torch.Generator().manual_seed(0)
-    chain = sample(BlurDiffusion(BlurSchedule()), predict, base.shape, 3, generator, solver=solver)
+    chain = sample(BlurDiffusion(BlurSchedule()), predict, base.shape, 4, generator, solver=solver)
     next(chain)
-    spent[0] = 0.0
-    whole = seconds(lambda: next(chain))
-    in_network = spent[0] / 2
+    steps = [seconds(lambda: next(chain), 1) for _ in range(2)]
+    in_network = min(spent[1:])
     dcts = seconds(lambda: dct2(base)) + seconds(lambda: idct2(base))
-    print(
-        f"{W}×{H} {solver:13} step {whole:6.2f} s: network {in_network:6.2f} s, "
-        f"two DCTs {dcts:5.3f} s ({dcts / in_network:.1%} of the network), "
-        f"rest {max(0.0, whole - in_network - dcts):5.2f} s"
-    )
+    return {
+        "width": W,
+        "height": H,
+        "solver": solver,
+        "step_s": round(min(steps), 4),
+        "network_s": round(in_network, 4),
+        "two_dcts_s": round(dcts, 4),
+        "dcts_over_network": round(dcts / in_network, 4),
+    }
 
 
 @torch.inference_mode()
-def tiles(H: int, W: int) -> None:
-    config = DenoiserConfig.small()
-    network = Denoiser(config).eval().to(memory_format=torch.channels_last)
-    base, pyramid = conditioning(config, H, W)
+def tiles(H: int, W: int) -> dict:
+    """The network on the whole picture, and in tiles as the memory bound asks for them."""
+    network = new_network()
+    base, pyramid = conditioning(network.config, H, W)
     tiling = Tiling(memory=MEMORY)
-    side, t = tiling.side(config, 1, H, W), torch.tensor([0.5])
+    side, t = tiling.side(network.config, 1, H, W), torch.tensor([0.5])
     inputs = (base, t, base, pyramid)
     whole = seconds(lambda: network(*inputs), 1)
     parts = seconds(lambda: predict_tiled(network, *inputs, side=side, overlap=tiling.overlap), 1)
-    print(f"{W}×{H} network: whole {whole:.2f} s, in tiles of {side} or less {parts:.2f} s")
+    return {
+        "width": W,
+        "height": H,
+        "memory": MEMORY,
+        "side": side,
+        "whole_s": round(whole, 3),
+        "tiles_s": round(parts, 3),
+    }
 
 
-def main() -> None:
+def main(out: Path) -> None:
     torch.set_num_threads(1)
-    for H, W in SIZES:
-        x = torch.rand(1, 3, H, W)
-        fast, dense = seconds(lambda x=x: dct2(x)), seconds(lambda x=x: _dense(x, False), 1)
-        print(f"{W}×{H} one DCT: {fast:.3f} s, by matrix products {dense:.3f} s")
-        step(H, W, "ancestral")
-        step(H, W, "multistep")
-    tiles(*SIZES[-1])
+    content = {
+        **circumstances(f"python benchmarks/diffusion_step.py {out.name}", 1),
+        "steps": [step(*size, solver) for size in SIZES for solver in get_args(Solver)],
+        "tiles": tiles(*SIZES[-1]),
+    }
+    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    print(json.dumps([content["steps"], content["tiles"]]))
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

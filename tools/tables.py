@@ -65,6 +65,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "portability": checks.portability,
     "portability-noise": checks.portability_noise,
     "decode-speed": checks.decode_speed,
+    "diffusion-step": checks.diffusion_step,
     "quantiser": checks.quantiser,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

@@ -122,6 +122,39 @@ def decode_speed(root: Path) -> str:
     return markdown(head, rows)
 
 
+def diffusion_step(root: Path) -> str:
+    """Where the time of a step of the reverse process goes."""
+    content = _check(root, "diffusion-step")
+    rows = [
+        [f"{row['width']}×{row['height']}", row["solver"], f"{row['step_s']:.2f}",
+         f"{row['network_s']:.2f}", f"{row['two_dcts_s']:.3f}",
+         f"{100 * row['dcts_over_network']:.1f} %"]
+        for row in content["steps"]
+    ]  # fmt: skip
+    head = ["picture", "solver", "step (s)", "network (s)", "two DCTs (s)", "DCTs over network"]
+    of = content["tiles"]
+    return markdown(head, rows) + (
+        f"\nProcessor time, one thread. With {of['memory'] / 2**30:g} GiB for a picture of "
+        f"{of['width']}×{of['height']}, the network runs on tiles of at most {of['side']} pixels a "
+        f"side and takes {of['tiles_s']:.1f} s instead of {of['whole_s']:.1f} s.\n"
+    )
+
+
+def seams(root: Path) -> str:
+    """What tiles do to the steps between neighbouring pixels."""
+    content = _check(root, "seams")
+    blended, abrupt = (content["seams"][name]["ratio"] for name in ("blended", "side by side"))
+    return (
+        f"A photo of {content['width']}×{content['height']} pixels at quality "
+        f"{content['quality']:g}, decoded by {content['codec']} with the same noise whole and in "
+        f"blended tiles of {content['tile']}: the two differ by a PSNR of "
+        f"{content['psnr between blended and whole']:.0f} dB. The mean step from a column (or row) "
+        f"of pixels to the next changes by {100 * abs(blended - 1):.2f} % at most. Tiles put side "
+        f"by side, to see that the measure finds seams, change it by {100 * abs(abrupt - 1):.1f} "
+        "%.\n"
+    )
+
+
 def training_speed(root: Path, machine: str) -> str:
     """Images per second of every way to train, beside our loop in the same round."""
     content = _check(root, f"training-speed-{machine}")
