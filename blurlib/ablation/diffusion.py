@@ -31,7 +31,17 @@ from torch import Tensor, nn
 
 from blurlib import images
 from blurlib.ablation.common import Progress, circumstances, one_thread, read_table, replace_rows
-from blurlib.ablation.decodes import DIRECT, ONCE, SILENT, Bench, Contestant, Part, silent, text
+from blurlib.ablation.decodes import (
+    DIRECT,
+    ONCE,
+    SILENT,
+    Bench,
+    Contestant,
+    Decode,
+    Part,
+    silent,
+    text,
+)
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
@@ -273,7 +283,7 @@ def compare(
     codec, judges = zoo.load(plan.training.codec), held_out_photos(plan)
     folder = Path(runs) / codec.model_id.hex()
     first = plan.first()
-    total = len(first) + len(plan.seeds) - 1 + len(plan.rhos) + 2
+    total = len(first) + len(plan.seeds) - 1 + len(plan.rhos) + 3
     with one_thread():
         yield from _all_trained(first, folder, 0, total, jobs)
         yield Progress(len(first), total, "choosing the best blur on held-out photos")
@@ -285,9 +295,12 @@ def compare(
         bench = _bench(codec, every_run, folder, lpips, features, plan)
         paths, parts = images.dataset(plan.photos), plan.parts(blur, best, folder)
         for done in bench.measure(paths, parts, jobs):
-            yield Progress(total - 1 + done, total, f"decoding {plan.photos}")
+            yield Progress(total - 2 + done, total, f"decoding {plan.photos}")
+        errors = []
         read = [run for run in every_run if run.name in parts[1].runs]
-        errors = [row for run in read for row in reads(_contestant(run, folder), codec, judges)]
+        for n, run in enumerate(read):
+            yield Progress(total - 1 + n / len(read), total, f"what {run.name} reads")
+            errors += reads(_contestant(run, folder), codec, judges)  # on the CPU, as the codec is
         rows = bench.rows(paths, parts)
         shown = [path for i, path in enumerate(paths) if i % plan.every == 0]
         tables = {
@@ -296,11 +309,18 @@ def compare(
             "reads.csv": errors,
             "distances.csv": bench.distances(shown, rows),
         }
+    _write(out, tables, rows, _about(plan, bench, command, jobs))
+    yield Progress(total, total, "done")
+
+
+def _write(
+    out: Path, tables: dict[str, Any], rows: Sequence[Decode], about: dict[str, Any]
+) -> None:
+    """The folder of results."""
     content = {
         name: pd.DataFrame(table).to_csv(index=False, lineterminator="\n")
         for name, table in tables.items()
     }
-    about = _about(plan, bench, command, jobs)
     content["decodes.csv"] = text(rows)
     content["about.json"] = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     out.mkdir(parents=True, exist_ok=True)
