@@ -20,7 +20,7 @@ from torch import Tensor
 
 from blurlib import checkpoints, images, metrics, plotting
 from blurlib.codec import zoo
-from blurlib.diffusion import Sampling, Tiling, tiling
+from blurlib.diffusion import Tiling, tiling
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.results import new_results
 
@@ -42,7 +42,9 @@ def main(out: Path, figure: Path) -> None:
     codec = zoo.load(checkpoints.CODEC)
     denoiser = zoo.load_denoiser(checkpoints.DENOISER)
     photo = large_photo()
-    ours = BlurlibCodec(checkpoints.DENOISER, codec, denoiser, sampling=Sampling(STEPS))
+    ours = BlurlibCodec(
+        checkpoints.DENOISER, codec, denoiser, sampling=denoiser.sampling.but(steps=STEPS)
+    )
     data = ours.encode(photo, QUALITY)
     output = codec.decompress(data)
 

@@ -47,16 +47,20 @@ UsageError = typer.BadParameter.__base__
 Decoder = Literal["direct", "diffusion", "deterministic"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of the diffusion decoder.")]
+# How the diffusion decoder is run; what is not given is what suits its weights.
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the diffusion decoder. Default, also below: the weights' own."),
+]
 Solver = Annotated[
-    Literal["ancestral", "deterministic", "multistep"],
+    Literal["ancestral", "deterministic", "multistep"] | None,
     typer.Option(help="From one step of the diffusion to the next."),
 ]
 Spacing = Annotated[
-    Literal["logsnr", "uniform"], typer.Option(help="The times at which its steps look.")
+    Literal["logsnr", "uniform"] | None, typer.Option(help="The times at which its steps look.")
 ]
 StartScale = Annotated[
-    float, typer.Option(help="Of the noise it starts from; below 1 is calmer, such as 0.8.")
+    float | None, typer.Option(help="Of the noise it starts from; below 1 is calmer, such as 0.8.")
 ]
 Memory = Annotated[
     int,
@@ -154,10 +158,10 @@ def decompress(
             "diffusion's network trained without noise; needs its --denoiser."
         ),
     ] = "direct",
-    steps: Steps = 17,
-    solver: Solver = "ancestral",
-    spacing: Spacing = "logsnr",
-    start_scale: StartScale = 1.0,
+    steps: Steps = None,
+    solver: Solver = None,
+    spacing: Spacing = None,
+    start_scale: StartScale = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -176,23 +180,25 @@ def decompress(
     """Decode a .blur file into a picture."""
     from blurlib import images
     from blurlib.codec import zoo
-    from blurlib.diffusion import Sampling
 
     images.check_output(target, force)
-    file = _read_blur(source)
+    file, tiling = _read_blur(source), _tiling(memory)
     seed = seed if seed is not None else file.seed or 0
-    sampling, tiling = Sampling(steps, seed, solver, spacing, start_scale), _tiling(memory)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
     if on_top := diffusion or deterministic:
         on_top.check(file, tiling)
+    if diffusion:
+        how = diffusion.sampling.but(
+            steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
+        )
     output = codec.decompress(file)
     x_hat = output.x_hat if deterministic is None else deterministic.decode(output, tiling)
-    if diffusion is not None:
+    if diffusion:
         with _progress() as bar:
-            task = bar.add_task("diffusion", total=steps)
-            for state in diffusion.sample(output, **asdict(sampling), tiling=tiling):
+            task = bar.add_task("diffusion", total=how.steps)
+            for state in diffusion.sample(output, **asdict(how), tiling=tiling):
                 x_hat = state.x_hat
                 bar.advance(task)
     images.write_image(target, images.to_uint8(x_hat[0]), force)
@@ -229,7 +235,7 @@ def info(
 def demo(
     photo: Annotated[str, typer.Option(help="A photo of yours, or an embedded one.")] = "coffee",
     quality: Annotated[float, typer.Option(help="1 to 6.")] = 2.0,
-    steps: Steps = 17,
+    steps: Steps = None,
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo"),
     force: Force = False,
 ) -> None:
@@ -418,10 +424,10 @@ def evaluate(
     denoiser: Annotated[
         str, typer.Option(help="For --decoder diffusion and deterministic.")
     ] = checkpoints.DENOISER,
-    steps: Steps = 17,
-    solver: Solver = "ancestral",
-    spacing: Spacing = "logsnr",
-    start_scale: StartScale = 1.0,
+    steps: Steps = None,
+    solver: Solver = None,
+    spacing: Spacing = None,
+    start_scale: StartScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Noise of the diffusion decoder.")] = 0,
     memory: Memory = 2048,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
@@ -443,11 +449,13 @@ def evaluate(
 ) -> None:
     """Measure a codec on a set of images, into one results file; goes on where it stopped."""
     from blurlib import images
-    from blurlib.diffusion import Sampling
     from blurlib.evaluation import measure, perception, results
     from blurlib.evaluation.selection import select
 
-    sampling = Sampling(steps, seed, solver, spacing, start_scale)
+    sampling = {
+        "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
+        "start_scale": start_scale,
+    }  # fmt: skip
     chosen = select(codec, decoder, denoiser, sampling, _tiling(memory))
     paths = images.dataset(dataset)
     wanted = list(dict.fromkeys(_numbers(qualities) if qualities else chosen.qualities))

@@ -5,7 +5,7 @@ import pytest
 
 from blurlib.codec import zoo
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 from blurlib.evaluation.baselines import JPEG, MissingCodecError
 from blurlib.evaluation.selection import available, select
 
@@ -62,7 +62,7 @@ def test_each_decoder_on_top_has_a_results_file_of_its_own(tiny_codec, tiny_code
     for sigma in (0.0, 5.0):
         process = BlurDiffusion(BlurSchedule(sigma_blur_max=sigma))
         path.write_bytes(zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, own)))
-        chosen = select(str(tiny_codec_path), "diffusion", str(path), Sampling(2, seed=9))
+        chosen = select(str(tiny_codec_path), "diffusion", str(path), {"steps": 2, "seed": 9})
         assert chosen.seed == 9
         names[chosen.codec.name] = chosen.codec.settings
     path.write_bytes(zoo.deterministic_bytes(DeterministicDecoder(denoiser, own)))

@@ -242,6 +242,26 @@ def test_decode_is_the_last_picture_of_sample(decoder, tiny_codec, photo):
     assert torch.equal(decoder.decode(output, sampling), last.x_hat)
 
 
+def test_a_denoiser_is_sampled_as_its_file_says_unless_told_otherwise(
+    decoder, tiny_codec, photo, tmp_path
+):
+    output, path = decoded(tiny_codec, photo), tmp_path / "denoiser.safetensors"
+    own = Sampling(2, 7, "multistep", "uniform", 0.6)
+    path.write_bytes(zoo.denoiser_bytes(DiffusionDecoder(*parts(decoder), own)))
+    loaded = zoo.load_denoiser(path)
+    assert loaded.sampling == own
+    assert [state.steps for state in loaded.sample(output)] == [2, 2]
+    assert torch.equal(loaded.decode(output), loaded.decode(output, own))
+    *_, last = loaded.sample(output, 3, start_scale=0.9)
+    wanted = Sampling(3, 7, "multistep", "uniform", 0.9)
+    assert torch.equal(last.x_hat, loaded.decode(output, wanted))
+    assert DiffusionDecoder(*parts(decoder)).sampling == Sampling()
+
+
+def parts(decoder):
+    return decoder.denoiser, decoder.process, decoder.codec_id
+
+
 # The deterministic decoder
 
 

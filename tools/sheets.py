@@ -14,7 +14,6 @@ from torch import Tensor
 
 from blurlib import checkpoints, images, metrics, plotting
 from blurlib.codec import zoo
-from blurlib.diffusion import Sampling
 from blurlib.evaluation import report
 from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
@@ -47,7 +46,8 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
     photo = images.read_image(images.kodak()[which.number - 1])
     codec, denoiser = zoo.load(), zoo.load_denoiser()
     direct = BlurlibCodec(checkpoints.CODEC, codec)
-    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser, sampling=Sampling(STEPS))
+    how = denoiser.sampling.but(steps=STEPS)
+    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser, sampling=how)
     data = direct.encode(photo, QUALITY)
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))

@@ -1,7 +1,9 @@
 """Ship the weights of a run: copy its model file into the package, record its SHA-256, and keep the
-run's recipe and its log (in short) in results/training.
+run's recipe and its log (in short) in results/training. What follows is how a denoiser is to be
+sampled where nothing else is asked for.
 
     python tools/ship.py runs/codec msssim-small
+    python tools/ship.py runs/blur blur-small solver=multistep steps=8 start_scale=0.5
 
 Then write the model card beside it, measure (`blurlib evaluate`), and run `make tables` and
 tools/golden.py.
@@ -26,8 +28,8 @@ TRAINING = Path(__file__).parents[1] / "results" / "training"
 STRETCHES = 200  # rows of the kept log
 
 
-def main(run: Path, name: str) -> None:
-    data = (run / "model.safetensors").read_bytes()
+def main(run: Path, name: str, *sampling: str) -> None:
+    data = model(run / "model.safetensors", dict(part.split("=") for part in sampling))
     path = zoo.CHECKPOINTS / f"{name}.safetensors"
     images.atomic_write(path, data, overwrite=True)
     shipped = sorted(zoo.CHECKPOINTS.glob("*.safetensors"))
@@ -36,6 +38,17 @@ def main(run: Path, name: str) -> None:
     images.atomic_write(zoo.SHA256, text.encode(), overwrite=True)
     keep(run, TRAINING, name)
     print(f"{path.name}: {len(data):,} bytes, {sums[path.name]}")
+
+
+def model(path: Path, sampling: dict[str, str]) -> bytes:
+    """The model file, of a denoiser with its `Sampling`, whose fields are given as text."""
+    if not sampling:
+        return path.read_bytes()
+    decoder = zoo.load_denoiser(path)
+    kinds = {name: type(value) for name, value in dataclasses.asdict(decoder.sampling).items()}
+    given = {name: kinds[name](value) for name, value in sampling.items()}
+    decoder.sampling = decoder.sampling.but(**given)
+    return zoo.denoiser_bytes(decoder)
 
 
 def keep(run: Path, folder: Path, name: str) -> None:
@@ -79,4 +92,4 @@ def shortened(steps: Sequence[Step]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

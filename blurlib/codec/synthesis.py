@@ -74,14 +74,21 @@ class DiffusionDecoder(_OnTop):
 
     The denoiser sees the noisy picture (or what it adds to what is known), the direct
     reconstruction and the main decoder's pyramid; the process decides what noise and blur mean.
+    `sampling` is how these weights are sampled where nothing else is asked for; it ships with them.
     Raises ValueError for a process of residuals and a denoiser that does not know the usual errors.
     """
 
-    def __init__(self, denoiser: Denoiser, process: BlurDiffusion, codec_id: bytes):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: BlurDiffusion,
+        codec_id: bytes,
+        sampling: Sampling | None = None,
+    ):
         super().__init__(denoiser, codec_id)
         if process.prediction == "residual" and not denoiser.config.error_levels:
             raise ValueError("prediction is 'residual' and error_levels is 0: it must be above")
-        self.process = process
+        self.process, self.sampling = process, sampling or Sampling()
 
     def given(self, output: CodecOutput) -> BlurDiffusion:
         """The process for these photos: with their prior, where the prediction needs one."""
@@ -99,12 +106,12 @@ class DiffusionDecoder(_OnTop):
     def sample(
         self,
         output: CodecOutput,
-        steps: int = 17,
-        seed: int = 0,
+        steps: int | None = None,
+        seed: int | None = None,
         *,
-        solver: Solver = "ancestral",
-        spacing: Spacing = "logsnr",
-        start_scale: float = 1.0,
+        solver: Solver | None = None,
+        spacing: Spacing | None = None,
+        start_scale: float | None = None,
         tiling: Tiling | None = None,
         autocast: torch.dtype | None = None,
     ) -> Iterator[Synthesis]:
@@ -112,7 +119,7 @@ class DiffusionDecoder(_OnTop):
 
         Args:
             output: of `BlurCodec.decompress` (or `forward`).
-            steps: at least 1.
+            steps: at least 1; None, here and below, is what `sampling` says.
             seed: of all noise; the same seed repeats the decode on the same machine.
             solver, spacing, start_scale: of `blurlib.diffusion.sample`.
             tiling: the memory a decode may take, and its tiles beyond it; None is `Tiling()`.
@@ -123,6 +130,9 @@ class DiffusionDecoder(_OnTop):
             ValueError: steps < 1, start_scale ≤ 0, an unknown solver or spacing, `output` is of
                 another codec than this decoder is for, or the decode would not fit into the memory.
         """
+        how = self.sampling.but(
+            steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
+        )
         tiling = tiling or Tiling()
         x_hat, pyramid = output.reconstruction
         B, _, *padded = x_hat.shape
@@ -139,11 +149,11 @@ class DiffusionDecoder(_OnTop):
             self.given(output),
             predict,
             x_hat.shape,
-            steps,
-            torch.Generator().manual_seed(seed),  # CPU: the same noise for every device
-            solver=solver,
-            spacing=spacing,
-            start_scale=start_scale,
+            how.steps,
+            torch.Generator().manual_seed(how.seed),  # CPU: the same noise for every device
+            solver=how.solver,
+            spacing=how.spacing,
+            start_scale=how.start_scale,
             device=x_hat.device,
         )
         H, W = output.size
@@ -153,10 +163,10 @@ class DiffusionDecoder(_OnTop):
         )
 
     def decode(
-        self, output: CodecOutput, sampling: Sampling, tiling: Tiling | None = None
+        self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
     ) -> Tensor:
         """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there."""
-        *_, last = self.sample(output, **asdict(sampling), tiling=tiling)
+        *_, last = self.sample(output, **asdict(sampling or self.sampling), tiling=tiling)
         return last.x_hat
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
 SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
@@ -136,7 +136,8 @@ def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDe
     with _fitting(name):
         denoiser = _unet(metadata, tensors)
         process = BlurDiffusion(BlurSchedule(**metadata["schedule"]), metadata["prediction"])
-        return DiffusionDecoder(denoiser, process, bytes.fromhex(metadata["codec_id"])).eval()
+        codec_id, sampling = bytes.fromhex(metadata["codec_id"]), metadata.get("sampling", {})
+        return DiffusionDecoder(denoiser, process, codec_id, Sampling(**sampling)).eval()
 
 
 def load_deterministic(name: str | os.PathLike) -> DeterministicDecoder:
@@ -177,6 +178,7 @@ def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:
         "config": asdict(decoder.denoiser.config),
         "schedule": asdict(decoder.process.schedule),
         "prediction": decoder.process.prediction,
+        "sampling": asdict(decoder.sampling),
         "codec_id": decoder.codec_id.hex(),
     }
     return _serialise(decoder.denoiser, metadata)

@@ -8,8 +8,8 @@ The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries t
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -50,6 +50,10 @@ class Sampling:
                     f"{name} must be one of {', '.join(get_args(kind))}, "
                     f"got {getattr(self, name)!r}"
                 )
+
+    def but(self, **given: Any) -> "Sampling":
+        """The same, except for what is given; None leaves a field as it is."""
+        return replace(self, **{name: v for name, v in given.items() if v is not None})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from blurlib import checkpoints, images, metrics
 from blurlib.codec import zoo
-from blurlib.diffusion import Sampling
 from blurlib.evaluation.baselines import BASELINES, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
 
@@ -48,11 +47,15 @@ def outputs(out: Path) -> list[Path]:
     return [*coded, *(_picture(out, name) for name in NAMES)]
 
 
-def run(image: Tensor, out: Path, quality: float, steps: int) -> Iterator[Entry]:
-    """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`."""
+def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator[Entry]:
+    """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`.
+
+    steps: of the diffusion decoder; None is what suits its weights.
+    """
     codec, diffusion = zoo.load(), zoo.load_denoiser()
     direct = BlurlibCodec(checkpoints.CODEC, codec)
-    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, sampling=Sampling(steps))
+    how = diffusion.sampling.but(steps=steps)
+    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, sampling=how)
     data = direct.encode(image, quality)
     images.atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):

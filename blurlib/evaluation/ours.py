@@ -22,7 +22,7 @@ class BlurlibCodec:
         codec: in eval mode.
         on_top: the decoder that goes on from the direct one; None is the direct one alone.
         on_top_sha256: of its weights.
-        sampling: how it is run, if it is a diffusion decoder.
+        sampling: how it is run, if it is a diffusion decoder; None is what suits its weights.
         tiling: the memory it may take.
     """
 
@@ -30,8 +30,12 @@ class BlurlibCodec:
     codec: BlurCodec
     on_top: DiffusionDecoder | DeterministicDecoder | None = None
     on_top_sha256: str = ""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling | None = None
     tiling: Tiling = field(default_factory=Tiling)
+
+    def __post_init__(self):
+        if self.sampling is None and isinstance(self.on_top, DiffusionDecoder):
+            object.__setattr__(self, "sampling", self.on_top.sampling)
 
     @property
     def decoder(self) -> str:

@@ -1,11 +1,11 @@
 """From the name of a codec to what measures it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blurlib.codec import zoo
-from blurlib.diffusion import Sampling, Tiling
+from blurlib.diffusion import Tiling
 from blurlib.evaluation.baselines import (
     AVIF,
     HEIC,
@@ -73,7 +73,7 @@ def select(
     name: str,
     decoder: str = "direct",
     denoiser: str = "",
-    sampling: Sampling | None = None,
+    sampling: Mapping[str, Any] | None = None,
     tiling: Tiling | None = None,
 ) -> Selection:
     """A baseline by its name, or one of our models by name or file.
@@ -81,7 +81,8 @@ def select(
     Args:
         decoder: of our models: "direct", "diffusion", or "deterministic".
         denoiser: weights of the latter two, by name or file.
-        sampling, tiling: how a diffusion decoder is run, and the memory either may take.
+        sampling: what is to differ from the `Sampling` that suits a diffusion decoder's weights.
+        tiling: the memory that either may take.
 
     Raises:
         MissingCodecError: a baseline that cannot run here; the message says what to install.
@@ -105,9 +106,8 @@ def select(
                 f"{denoiser} was trained for codec {on_top.codec_id.hex()}, and {name} is "
                 f"{codec.model_id.hex()}: name the denoiser of that codec"
             )
-        ours = BlurlibCodec(
-            ours.model, codec, on_top, digest, sampling or Sampling(), tiling or Tiling()
-        )
+        how = on_top.sampling.but(**sampling or {}) if decoder == "diffusion" else None
+        ours = BlurlibCodec(ours.model, codec, on_top, digest, how, tiling or Tiling())
     seed = ours.sampling.seed if ours.decoder == "diffusion" else None
     qualities = [float(level) for level in range(1, codec.config.levels + 1)]
     return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)
