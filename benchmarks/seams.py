@@ -42,9 +42,8 @@ def main(out: Path, figure: Path) -> None:
     codec = zoo.load(checkpoints.CODEC)
     denoiser = zoo.load_denoiser(checkpoints.DENOISER)
     photo = large_photo()
-    ours = BlurlibCodec(
-        checkpoints.DENOISER, codec, denoiser, sampling=denoiser.sampling.but(steps=STEPS)
-    )
+    how = denoiser.sampling.but(steps=STEPS)
+    ours = BlurlibCodec(checkpoints.DENOISER, codec, denoiser, sampling=how)
     data = ours.encode(photo, QUALITY)
     output = codec.decompress(data)
 

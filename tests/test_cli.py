@@ -83,15 +83,16 @@ def denoisers(tmp_path) -> dict[str, Path]:
 
     from blurlib.codec import zoo
     from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-    from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
+    from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 
     torch.manual_seed(0)
     denoiser = Denoiser(DenoiserConfig(4, (8, 8, 8), 1, cond_channels=(0, 128, 192)))
     torch.nn.init.normal_(denoiser.head.weight, std=0.1)
     process = BlurDiffusion(BlurSchedule())
-    codec_id = zoo.load(SHIPPED).model_id
+    codec_id, own = zoo.load(SHIPPED).model_id, Sampling(3, solver="multistep")
     files = {
         "ours": zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, codec_id)),
+        "multistep": zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, codec_id, own)),
         "deterministic": zoo.deterministic_bytes(DeterministicDecoder(denoiser, codec_id)),
         "other": zoo.denoiser_bytes(DiffusionDecoder(denoiser, process, b"\1\2\3\4")),
     }
@@ -118,6 +119,9 @@ def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(run, picture, tm
         pictures[name] = np.asarray(Image.open(out)).tobytes()
     assert pictures["plain"] == pictures.pop("again")
     assert len(set(pictures.values())) == 4
+    own = tmp_path / "own.png"
+    assert run("decompress", blur, own, *command[:2], "--denoiser", denoisers["multistep"])[0] == 0
+    assert np.asarray(Image.open(own)).tobytes() == pictures["solver"]
 
 
 def test_the_deterministic_decoder_knows_neither_seed_nor_steps(run, picture, tmp_path, denoisers):
