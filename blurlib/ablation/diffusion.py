@@ -123,7 +123,10 @@ class Plan:
             logsnr_min=0.0, rho=0.4, lpips_t_max=1.0, batch=2, crop=128, steps=1500, lr=1e-3,
             decay=0.5, warmup=100, ema=0.998, checkpoint_every=300.0, threads=1, accelerator="cpu",
         )  # fmt: skip
-        return cls(**{"training": training, **changes})
+        # Calmer than the default: on held-out photos, trial runs of both diffusions were nearer the
+        # photo so than with ancestral steps from the whole noise.
+        calm = Sampling(solver="multistep", start_scale=0.5)
+        return cls(**{"training": training, "choosing": calm, **changes})
 
     @classmethod
     def paper(cls, codec: str, data: str, **changes: Any) -> Plan:
