@@ -847,7 +847,9 @@ def test_a_run_starts_with_the_weights_of_another_of_its_kind(
 
 @pytest.mark.parametrize("prediction", ["x", "eps"])
 def test_codec_and_denoiser_are_trained_together(photos, tmp_path, photo, prediction):
-    config = dataclasses.replace(CONFIG, stage="joint", prediction=prediction, steps=4)
+    config = dataclasses.replace(
+        CONFIG, stage="joint", prediction=prediction, steps=4, lpips_t_max=0.1
+    )
     folder = tmp_path / "run"
     steps = run(config, folder, photos)
     assert steps[0].parts.keys() == {"bpp", "diffusion", "lpips"}
