@@ -66,6 +66,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "portability-noise": checks.portability_noise,
     "decode-speed": checks.decode_speed,
     "diffusion-step": checks.diffusion_step,
+    "seams": checks.seams,
     "quantiser": checks.quantiser,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }
