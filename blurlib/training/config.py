@@ -49,7 +49,7 @@ class TrainConfig:
         logsnr_min: log of signal over noise (power) where a chain starts, t = 1. −10 hides a photo;
             of a "residual", whose power is a hundredth of a photo's, 0 hides nearly all.
         rho: weight of LPIPS in the denoiser's loss, (1 − ρ) · 5 · diffusion + ρ · LPIPS; in the
-            deterministic decoder's, MSE stands for diffusion. For "residual", 0.1 stands for 5, and
+            deterministic decoder's, MSE stands for diffusion. For "residual", 1 stands for 5, and
             LPIPS is in units of that of the direct picture.
         lpips_t_max: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. With
             "eps" it is refused where x̂ magnifies the errors of ε̂ more than tenfold.

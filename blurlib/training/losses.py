@@ -17,9 +17,10 @@ from blurlib.metrics import LPIPS_MIN_SIDE, Lpips, MsSsimLoss
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 
-# Bring the squared error nearer to the size of LPIPS: an MSE of about 0.02 on [−1, 1], and one of
-# about 1 in units of what the best linear estimate leaves.
-DIFFUSION_SCALE, RESIDUAL_SCALE = 5.0, 0.1
+# Brings an MSE of about 0.02 on [−1, 1] nearer to LPIPS. "residual" needs none: there both are in
+# units of what is usual. With a tenth of that weight LPIPS drowned the squared error in
+# its gradient, and networks hardly learned to look at the noisy picture.
+DIFFUSION_SCALE = 5.0
 LPIPS_FLOOR = 0.01  # of a direct picture: a flat one has next to none, and would rule the gradient
 SHIFTS = 8  # pixels that LPIPS may see a picture shifted by: fewer than this
 
@@ -73,7 +74,7 @@ def rate_distortion(
 
 
 class PerceptualDiffusion(NamedTuple):
-    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,); for "residual", 0.1 stands
+    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,); for "residual", 1 stands
     for 5."""
 
     loss: Tensor
@@ -112,7 +113,7 @@ def perceptual_diffusion(
 
 
 def _scale(config: TrainConfig) -> float:
-    return RESIDUAL_SCALE if config.prediction == "residual" else DIFFUSION_SCALE
+    return 1.0 if config.prediction == "residual" else DIFFUSION_SCALE
 
 
 def _perceptual(
@@ -159,7 +160,7 @@ def random_view(draws: Draws) -> Callable[[Tensor], Tensor]:
 
 class PerceptualRegression(NamedTuple):
     """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]. For "residual",
-    0.1 · MSE in units of the usual error and LPIPS in units of the direct picture's."""
+    MSE in units of the usual error and LPIPS in units of the direct picture's."""
 
     loss: Tensor
     mse: Tensor
