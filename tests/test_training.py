@@ -754,7 +754,7 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     assert all(math.isfinite(step.loss) for step in steps)
     decoder = zoo.load_denoiser(tmp_path / "run" / "model.safetensors")
     assert decoder.process.prediction == prediction
-    scale = {"residual": 0.1}.get(prediction, 5)
+    scale = {"residual": 1}.get(prediction, 5)
     for step in steps:
         total = (1 - config.rho) * scale * step.parts["diffusion"]
         assert step.loss == pytest.approx(total + config.rho * step.parts["lpips"])
@@ -775,7 +775,7 @@ def test_a_deterministic_decoder_is_trained_without_noise(
         prediction=prediction,
     )  # fmt: skip
     steps = run(config, tmp_path / "run", photos)
-    scale = 5 if prediction == "x" else 0.1
+    scale = 5 if prediction == "x" else 1
     for step in steps:
         total = 0.5 * scale * step.parts["mse"] + 0.5 * step.parts["lpips"]
         assert step.loss == pytest.approx(total)
