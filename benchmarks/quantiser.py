@@ -27,12 +27,12 @@ from blurlib.training.data import find_photos
 MODELS = ("msssim-small", "mse-small")
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 QUALITIES = (1.0, 2.25, 3.5, 4.75, 6.0)
-COUNT, SIDE = 12, 256  # photos, evenly over those held out; the middle of each
+COUNT, SIDE = 12, 256  # of photos; the middle of each
 
 
 def main(out: Path, data: str) -> None:
     torch.set_num_threads(1)
-    photos = [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data)]
+    photos = [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data, COUNT)]
     rows = []
     for model in MODELS:
         codec = zoo.load(model)
@@ -54,10 +54,10 @@ def main(out: Path, data: str) -> None:
     images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
-def chosen(data: str) -> list[Path]:
-    """`COUNT` of the held-out photos, evenly."""
+def chosen(data: str, count: int) -> list[Path]:
+    """So many of the held-out photos, evenly."""
     found = [Path(entry.path) for entry in find_photos(TrainConfig(data=data), held_out=True)]
-    places = np.linspace(0, len(found) - 1, COUNT).round().astype(int)
+    places = np.linspace(0, len(found) - 1, count).round().astype(int)
     return [found[i] for i in places]
 
 
