@@ -82,10 +82,11 @@ def duels(found: Comparison) -> str:
 def reading(found: Comparison) -> str:
     """Whether the networks look at the noisy picture."""
     rows = [
-        [decoder, f"{logsnr:g}", f"{row.own}", f"{row.other}"]
+        [decoder, f"{logsnr:g}", f"{row.silent}", f"{row.own}", f"{row.other}"]
         for (decoder, logsnr), row in found.by_reading().iterrows()
     ]
-    return markdown(["decoder", "log-SNR", "its own noisy picture", "that of another photo"], rows)
+    head = ["decoder", "log-SNR", "saying nothing", "its noisy picture", "that of another photo"]
+    return markdown(head, rows)
 
 
 def sigma(found: Comparison) -> str:

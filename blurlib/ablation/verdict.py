@@ -145,10 +145,10 @@ class Comparison:
 
     def by_reading(self) -> pd.DataFrame:
         """What the squared error of the network's output becomes with the noisy picture of another
-        photo, by decoder and log-SNR: own and other, `Spread` over the seeds."""
+        photo, by decoder and log-SNR: own and other, `Spread` over the seeds; silent, that of 0."""
         table = self.reads.merge(self.runs[["run", "decoder"]], on="run")
         found = {
-            key: {name: Spread.of(part[name], 3) for name in ("own", "other")}
+            key: {name: Spread.of(part[name], 3) for name in ("silent", "own", "other")}
             for key, part in table.groupby(["decoder", "logsnr"])
         }
         return pd.DataFrame.from_dict(found, orient="index")
