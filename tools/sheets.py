@@ -19,8 +19,7 @@ from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, W
 from blurlib.evaluation.ours import BlurlibCodec
 
 FIGURES = Path(__file__).parents[1] / "book" / "figures"
-QUALITY, STEPS = 2.0, 8
-SIDE = 256
+QUALITY, SIDE = 2.0, 256
 
 
 class Sheet(NamedTuple):
@@ -46,14 +45,13 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
     photo = images.read_image(images.kodak()[which.number - 1])
     codec, denoiser = zoo.load(), zoo.load_denoiser()
     direct = BlurlibCodec(checkpoints.CODEC, codec)
-    how = denoiser.sampling.but(steps=STEPS)
-    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser, sampling=how)
+    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser)
     data = direct.encode(photo, QUALITY)
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))
     decoded = [
         ("blurlib, direct", data, direct.decode(data)),
-        (f"blurlib, diffusion, {STEPS} steps", data, diffusion.decode(data)),
+        (f"blurlib, diffusion, {denoiser.sampling.steps} steps", data, diffusion.decode(data)),
         *((report.label(n), files[n], c.decode(files[n])) for n, c in baselines.items()),
     ]
     shown = [("original", "", photo)]

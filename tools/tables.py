@@ -38,6 +38,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-nearer": lambda root: measured.nearer_photos(
         root, "msssim-small-direct", "msssim-small-diffusion"
     ),
+    "kodak-isotropic": lambda root: measured.rate_distortion(root, "msssim-small-isotropic"),
+    "kodak-nearer-isotropic": lambda root: measured.nearer_photos(
+        root, "msssim-small-direct", "msssim-small-isotropic"
+    ),
     "laplacian": lambda _: training.laplacian("msssim-small"),
     "kodak-roundtrip": lambda root: checks.round_trip(root, "msssim-small"),
     "against-vtm": measured.against_vtm,
@@ -67,6 +71,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "decode-speed": checks.decode_speed,
     "diffusion-step": checks.diffusion_step,
     "seams": checks.seams,
+    "sampling": checks.sampling,
     "quantiser": checks.quantiser,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

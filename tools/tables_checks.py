@@ -198,6 +198,22 @@ def quantiser(root: Path) -> str:
     )
 
 
+def sampling(root: Path) -> str:
+    """LPIPS of the shipped denoisers on photos held out from training, by how they are sampled."""
+    content = _check(root, "sampling")
+    of, frame = content["settings"], pd.DataFrame(content["rows"])
+    rows = [["direct", "", "", "", *(f"{v:.4f}" for v in content["direct"].values())]]
+    keys = ["denoiser", "solver", "start_scale", "steps", "ships"]
+    for (name, solver, scale, steps, ships), part in frame.groupby(keys, sort=False):
+        cells = (f"{row.lpips:.4f} ({row.nearer})" for row in part.itertuples())
+        rows.append([f"{name}{' (ships)' * ships}", solver, f"{scale:g}", f"{steps}", *cells])
+    head = ["denoiser", "solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"])]
+    return markdown(head, rows) + (
+        f"\n{of['photos']} photos of {of['side']}×{of['side']}; in brackets how many of them are "
+        "nearer than the direct picture.\n"
+    )
+
+
 def _range(values: pd.Series) -> str:
     return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
 
