@@ -1,7 +1,7 @@
 """What a step of the diffusion decoder costs: the network, the two DCTs, and the rest.
 
-Random weights of the shipped size, one CPU thread; seconds of processor time, the better of two
-steps. Beside it the same picture in the tiles it would get under a memory bound.
+The shipped denoiser, one CPU thread; seconds of processor time, the better of two steps. Beside it
+the same picture in the tiles it would get under a memory bound.
 
     python benchmarks/diffusion_step.py results/checks/diffusion-step.json
 """
@@ -17,23 +17,14 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from blurlib import images
+from blurlib import checkpoints, images
 from blurlib.ablation.common import circumstances
-from blurlib.diffusion import (
-    BlurDiffusion,
-    BlurSchedule,
-    Denoiser,
-    DenoiserConfig,
-    Solver,
-    Tiling,
-    dct2,
-    idct2,
-    predict_tiled,
-    sample,
-)
+from blurlib.codec import CodecOutput, zoo
+from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.diffusion import Solver, Tiling, dct2, idct2, predict_tiled, sample
 
 SIZES = [(512, 768), (2048, 3008)]  # 768×512 and 3000×2000, padded to multiples of 64
-MEMORY = 3 * 2**29
+MEMORY, QUALITY = 3 * 2**29, 3.0
 
 
 def seconds(work: Callable[[], object], runs: int = 2) -> float:
@@ -54,35 +45,32 @@ def counted(spent: list[float]) -> Iterator[None]:
     spent.append(time.process_time() - start)
 
 
-def new_network() -> Denoiser:
-    return Denoiser(DenoiserConfig.small()).eval().to(memory_format=torch.channels_last)
-
-
-def conditioning(config: DenoiserConfig, H: int, W: int) -> tuple[Tensor, list[Tensor]]:
-    scales = [(c, config.patch * 2**i) for i, c in enumerate(config.cond_channels) if c]
-    return torch.rand(1, 3, H, W), [torch.rand(1, c, H // s, W // s) for c, s in scales]
+@torch.inference_mode()
+def decoded(H: int, W: int) -> CodecOutput:
+    """What the codec makes of noise: its files take as long as a photo's."""
+    generator = torch.Generator().manual_seed(0)
+    return zoo.load()(torch.rand(1, 3, H, W, generator=generator), QUALITY)
 
 
 @torch.inference_mode()
-def step(H: int, W: int, solver: Solver) -> dict:
+def step(decoder: DiffusionDecoder, output: CodecOutput, solver: Solver) -> dict:
     """The parts of a step in the middle of a chain."""
-    network = new_network()
-    base, pyramid = conditioning(network.config, H, W)
     spent: list[float] = []
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
         with counted(spent):
-            return network(z_t, t, base, pyramid)
+            return decoder.predict(z_t, t, output)
 
+    base = output.reconstruction.x_hat
     generator = torch.Generator().manual_seed(0)
-    chain = sample(BlurDiffusion(BlurSchedule()), predict, base.shape, 4, generator, solver=solver)
+    chain = sample(decoder.given(output), predict, base.shape, 4, generator, solver=solver)
     next(chain)
     steps = [seconds(lambda: next(chain), 1) for _ in range(2)]
     in_network = min(spent[1:])
     dcts = seconds(lambda: dct2(base)) + seconds(lambda: idct2(base))
     return {
-        "width": W,
-        "height": H,
+        "width": base.shape[3],
+        "height": base.shape[2],
         "solver": solver,
         "step_s": round(min(steps), 4),
         "network_s": round(in_network, 4),
@@ -92,13 +80,13 @@ def step(H: int, W: int, solver: Solver) -> dict:
 
 
 @torch.inference_mode()
-def tiles(H: int, W: int) -> dict:
+def tiles(decoder: DiffusionDecoder, output: CodecOutput) -> dict:
     """The network on the whole picture, and in tiles as the memory bound asks for them."""
-    network = new_network()
-    base, pyramid = conditioning(network.config, H, W)
+    network, (x_hat, pyramid) = decoder.denoiser, output.reconstruction
+    H, W = x_hat.shape[2:]
     tiling = Tiling(memory=MEMORY)
-    side, t = tiling.side(network.config, 1, H, W), torch.tensor([0.5])
-    inputs = (base, t, base, pyramid)
+    side = tiling.side(network.config, 1, H, W)
+    inputs = (x_hat, torch.tensor([0.5]), x_hat, pyramid)
     whole = seconds(lambda: network(*inputs), 1)
     parts = seconds(lambda: predict_tiled(network, *inputs, side=side, overlap=tiling.overlap), 1)
     return {
@@ -113,10 +101,13 @@ def tiles(H: int, W: int) -> dict:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
+    decoder = zoo.load_denoiser()
+    outputs = [decoded(*size) for size in SIZES]
     content = {
         **circumstances(f"python benchmarks/diffusion_step.py {out.name}", 1),
-        "steps": [step(*size, solver) for size in SIZES for solver in get_args(Solver)],
-        "tiles": tiles(*SIZES[-1]),
+        "denoiser": checkpoints.DENOISER,
+        "steps": [step(decoder, o, solver) for o in outputs for solver in get_args(Solver)],
+        "tiles": tiles(decoder, outputs[-1]),
     }
     images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
     print(json.dumps([content["steps"], content["tiles"]]))

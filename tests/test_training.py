@@ -16,6 +16,7 @@ import torch
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.codec.transforms import TransformConfig
 from blurlib.diffusion import DenoiserConfig
 from blurlib.metrics import Lpips
@@ -36,6 +37,7 @@ from blurlib.training.losses import (
     lmbda,
     random_view,
     rate_distortion,
+    rate_perception,
 )
 from blurlib.training.run import RunFolder
 from stand_ins import Distance
@@ -873,6 +875,85 @@ def test_the_joint_loss_reaches_codec_and_denoiser(photos):
     assert gradients["denoiser.head.weight"].abs().sum() > 0
     without = [name for name, gradient in gradients.items() if gradient is None]
     assert without == ["codec.entropy.hyper_latent.bottleneck.quantiles"]
+
+
+def test_the_joint_loss_is_the_papers(photos):
+    """R + λ · [(1 − ρ) · 5 · diffusion + ρ · LPIPS], over √(λ/λ_mid), of one photo."""
+    x = next(ImageBank(entries(photos), 64, 0).batches(0, range(1))) / 255
+    config = dataclasses.replace(CONFIG, stage="joint", rho=0.3, lpips_t_max=1.0, lmbda_min=0.5)
+    stage = stages.make(config)
+    decoder = DiffusionDecoder(stage.denoiser, stage.process, bytes(4))
+
+    def draws():
+        return Draws(0, 0, range(1), 1)
+
+    result = rate_perception(stage.codec, decoder, x, stage.lpips, config, draws())
+    weight = lmbda(draw_quality(draws(), 3), 3, config).item()
+    assert 0.5 < weight < 3
+    expected = 0.7 * 5 * result.diffusion + 0.3 * result.lpips
+    expected = (result.bpp + weight * expected) / math.sqrt(weight / math.sqrt(0.5 * 3))
+    assert result.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert min(result.bpp, result.diffusion, result.lpips) > 0.01
+
+
+@pytest.mark.parametrize("prediction", ["x", "residual"])
+def test_lpips_counts_before_its_last_time_only(photos, tmp_path, tiny_codec_path, prediction):
+    config = dataclasses.replace(
+        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction=prediction, steps=3
+    )
+    parts = {}
+    for last in (0.0, 0.5, 1.0):
+        steps = run(dataclasses.replace(config, lpips_t_max=last), tmp_path / f"{last}", photos)
+        parts[last] = steps[0].parts["lpips"]
+    assert 0 == parts[0.0] < parts[0.5] < parts[1.0]  # one time is drawn in each half
+
+
+def test_a_denoiser_of_another_size_than_its_codec_is_refused(tiny_codec_path, monkeypatch):
+    other = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 24))
+    monkeypatch.setattr(DenoiserConfig, "small", lambda: other)
+    config = dataclasses.replace(CONFIG, stage="denoiser", codec=str(tiny_codec_path))
+    with pytest.raises(ValueError, match=r"\(16, 16\) channels, .* 'small' is for \(16, 24\)"):
+        stages.make(config)
+
+
+def test_the_average_of_the_weights_is_exponential():
+    """Against the sum: Σ (1 − d) dⁿ⁻ⁱ wᵢ + dⁿ w₀; buffers are the last."""
+    average, module = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    expected = 0.9**3 * average.weight.detach().clone()
+    for i in range(1, 4):
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([1.0, -2.0]) * i)
+            module.running_mean.fill_(i)
+        expected += 0.1 * 0.9 ** (3 - i) * module.weight.detach()
+        loop._average(average, module, 0.9)
+    torch.testing.assert_close(average.weight.detach(), expected)
+    assert torch.equal(average.running_mean, torch.full((2,), 3.0))
+
+
+def test_the_file_of_a_run_holds_the_averaged_weights(photos, tmp_path):
+    """With all weight on the present the average is the model itself, else it lags behind."""
+    for ema in (0.0, 0.9):
+        config = dataclasses.replace(CONFIG, ema=ema, lr=1e-2)
+        run(config, tmp_path / f"{ema}", photos)
+    last, lagging = (checkpoint(tmp_path / f"{ema}") for ema in (0.0, 0.9))
+    assert_same(last["model"], lagging["model"])
+    for state, equal in ((last, True), (lagging, False)):
+        assert (state["average"].keys()) == state["model"].keys()
+        name = "g_a.layers.1.weight"
+        assert torch.equal(state["average"][name], state["model"][name]) == equal
+    written = zoo.load(tmp_path / "0.9" / "model.safetensors").state_dict()[name]
+    torch.testing.assert_close(written, lagging["average"][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_denoiser_is_trained_in_bfloat16(photos, tmp_path, tiny_codec_path):
+    config = dataclasses.replace(
+        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction="residual", steps=2
+    )
+    full = run(config, tmp_path / "full", photos)
+    mixed = run(dataclasses.replace(config, precision="bf16-mixed"), tmp_path / "mixed", photos)
+    for a, b in zip(full[1:], mixed[1:], strict=True):  # at first the last layer is 0
+        assert a.loss != b.loss
+        assert b.loss == pytest.approx(a.loss, rel=0.02)
 
 
 @pytest.mark.slow

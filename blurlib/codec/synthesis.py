@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 
@@ -17,12 +16,14 @@ from blurlib.diffusion import (
     BlurDiffusion,
     Denoiser,
     Prior,
+    SamplerState,
     Sampling,
     Solver,
     Spacing,
     Tiling,
     dct2,
     error_variance,
+    last_x_hat,
     predict_tiled,
     sample,
 )
@@ -133,7 +134,24 @@ class DiffusionDecoder(_OnTop):
         how = self.sampling.but(
             steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
         )
-        tiling = tiling or Tiling()
+        chain = self._chain(output, how, tiling or Tiling(), autocast)
+        return (Synthesis(s.step + 1, s.steps, _cropped(s.x_hat, output.size)) for s in chain)
+
+    def decode(
+        self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
+    ) -> Tensor:
+        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there."""
+        chain = self._chain(output, sampling or self.sampling, tiling or Tiling())
+        return _cropped(last_x_hat(chain), output.size)
+
+    def _chain(
+        self,
+        output: CodecOutput,
+        how: Sampling,
+        tiling: Tiling,
+        autocast: torch.dtype | None = None,
+    ) -> Iterator[SamplerState]:
+        """The states, of padded pictures; refuses at once what `sample` refuses."""
         x_hat, pyramid = output.reconstruction
         B, _, *padded = x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
@@ -145,7 +163,7 @@ class DiffusionDecoder(_OnTop):
                     self.denoiser, z_t, t, base, pyramid, side=side, overlap=tiling.overlap
                 )
 
-        chain = sample(
+        return sample(
             self.given(output),
             predict,
             x_hat.shape,
@@ -156,18 +174,12 @@ class DiffusionDecoder(_OnTop):
             start_scale=how.start_scale,
             device=x_hat.device,
         )
-        H, W = output.size
-        return (
-            Synthesis(s.step + 1, s.steps, ((s.x_hat[..., :H, :W] + 1) / 2).clamp(0, 1))
-            for s in chain
-        )
 
-    def decode(
-        self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
-    ) -> Tensor:
-        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there."""
-        *_, last = self.sample(output, **asdict(sampling or self.sampling), tiling=tiling)
-        return last.x_hat
+
+def _cropped(x_hat: Tensor, size: tuple[int, int]) -> Tensor:
+    """A padded picture in [−1, 1] as (B, 3, *size) in [0, 1]."""
+    H, W = size
+    return ((x_hat[..., :H, :W] + 1) / 2).clamp(0, 1)
 
 
 class Correction(NamedTuple):
@@ -201,9 +213,7 @@ class DeterministicDecoder(_OnTop):
         B, _, *padded = output.reconstruction.x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
         tiled = partial(predict_tiled, self.denoiser, side=side, overlap=tiling.overlap)
-        H, W = output.size
-        x_hat = self._predict(output, tiled).x_hat
-        return ((x_hat[..., :H, :W] + 1) / 2).clamp(0, 1)
+        return _cropped(self._predict(output, tiled).x_hat, output.size)
 
     def _predict(self, output: CodecOutput, network: Callable[..., Tensor]) -> Correction:
         x_hat, pyramid = output.reconstruction

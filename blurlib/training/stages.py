@@ -142,6 +142,7 @@ class DenoiserStage:
         self.codec.entropy.float()  # float64 is for coding; here nothing has to be repeated exactly
         self.codec.h_s.float()
         self.module = self.network = _new_denoiser(config, self.codec.config.levels)
+        _check_scales(self.module.config, self.codec.config, config)
         self.trained_codec = None
         self.process = _process(config)
         self.lpips = _load_lpips()
@@ -288,6 +289,15 @@ def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
         kind = "denoiser" if config.stage == "denoiser" else "deterministic decoder"
         zoo.initialise_denoiser(denoiser, config.init, kind)
     return denoiser
+
+
+def _check_scales(denoiser: DenoiserConfig, codec: CodecConfig, config: TrainConfig) -> None:
+    wanted = tuple(channels for channels in denoiser.cond_channels if channels)
+    if wanted != codec.transform.widths:
+        raise ValueError(
+            f"codec is {config.codec}, with features of {codec.transform.widths} channels, and a "
+            f"denoiser of size '{config.size}' is for {wanted}: choose another size or codec"
+        )
 
 
 def _process(config: TrainConfig) -> BlurDiffusion:
