@@ -1,6 +1,7 @@
 """The prior of a decoded picture, and the diffusion that starts from it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,8 +115,10 @@ def test_a_chain_starts_around_the_mean_of_the_prior():
     torch.testing.assert_close(first.u_t, expected, rtol=1e-4, atol=1e-8)
 
 
-def run(process, n, steps, solver="ancestral", predict=lambda seen, t: torch.zeros_like(seen)):
-    how = {"solver": solver, "dtype": torch.float64}
+def run(
+    process, n, steps, solver="ancestral", predict=lambda seen, t: torch.zeros_like(seen), scale=1.0
+):
+    how = {"solver": solver, "start_scale": scale, "dtype": torch.float64}
     *_, last = sample(process, predict, (n, 3, H, W), steps, seeded(2), **how)
     return last.u_x_hat
 
@@ -131,17 +134,20 @@ def test_a_network_that_says_nothing_samples_the_prior(schedule):
     assert 0.75 < ratio.min() < ratio.max() < 1.2
 
 
-def test_few_ancestral_steps_make_too_little_variance():
-    """Of the prior alone, in 17 steps: less with blur than without, as the book says."""
+def test_few_steps_make_too_little_variance():
+    """Of the prior alone, in 17 steps: as the page on the comparison says of where it starts."""
 
-    def share(schedule, solver):
-        process = BlurDiffusion(schedule, "residual").given(prior_of(H, W))
-        return (run(process, 60, 17, solver).square() / process.prior.variance).mean().item()
+    def share(schedule, solver, scale=1.0):
+        process = BlurDiffusion(replace(schedule, logsnr_min=0.0), "residual")
+        process = process.given(prior_of(H, W))
+        u = run(process, 60, 17, solver, scale=scale)
+        return (u.square() / process.prior.variance).mean().item()
 
     blur, isotropic = (share(schedule, "ancestral") for schedule in SCHEDULES)
-    assert 0.3 < blur < isotropic < 0.75
+    assert 0.3 < blur < isotropic < 0.8
     for schedule in SCHEDULES:
         assert 0.75 < share(schedule, "multistep") < 1.05
+        assert 0.15 < share(schedule, "multistep", 0.5) < 0.3
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "deterministic", "multistep"])
