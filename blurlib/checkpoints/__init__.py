@@ -2,4 +2,4 @@
 named."""
 
 CODEC = "msssim-small"
-DENOISER = "blur-small"
+DENOISER = "isotropic-small"
