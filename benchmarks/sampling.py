@@ -1,9 +1,9 @@
-"""How are the shipped denoisers best sampled: solver, steps, scale of the noise at the start?
+"""How is a denoiser best sampled: solver, steps, scale of the noise at the start?
 
 LPIPS (AlexNet) of photos held out from training, beside that of the direct decoder, and how many of
 the photos come nearer. Kodak is not looked at, so that the sampling may be chosen here.
 
-    python benchmarks/sampling.py results/checks/sampling.json PHOTOS [DENOISER ...]
+    python benchmarks/sampling.py results/checks/sampling-isotropic-small.json PHOTOS DENOISER
 """
 
 import json
@@ -26,7 +26,6 @@ from blurlib.diffusion import Sampling
 from blurlib.evaluation.results import new_results
 from blurlib.metrics import Lpips, lpips_file
 
-DENOISERS = ("blur-small", "isotropic-small")
 QUALITIES = (1.0, 3.0, 5.0, 6.0)
 COUNT, SIDE = 16, 256  # of photos; the middle of each
 SAMPLINGS = (
@@ -39,7 +38,7 @@ SAMPLINGS = (
 )
 
 
-def main(out: Path, data: str, *denoisers: str) -> None:
+def main(out: Path, data: str, denoiser: str) -> None:
     torch.set_num_threads(1)
     photos = torch.stack(
         [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data, COUNT)]
@@ -52,19 +51,18 @@ def main(out: Path, data: str, *denoisers: str) -> None:
     with torch.inference_mode():
         outputs = {quality: codec(x, quality) for quality in QUALITIES}
         direct = {q: distances(lpips, x, output.x_hat) for q, output in outputs.items()}
+        decoder = zoo.load_denoiser(denoiser)
         rows = [
-            {"denoiser": Path(name).stem, **asdict(how), "ships": how == decoder.sampling} | row
-            for name in denoisers or DENOISERS
-            for decoder in [zoo.load_denoiser(name)]
-            for how in track(SAMPLINGS, name)
+            {**asdict(how), **row}
+            for how in track(SAMPLINGS, denoiser)
             for row in judged(decoder, how, outputs, x, direct, lpips)
         ]
     settings = {"qualities": QUALITIES, "photos": len(x), "side": SIDE}
-    made = SimpleNamespace(name=denoisers or DENOISERS, settings=settings)
+    made = SimpleNamespace(name=checkpoints.CODEC, settings=settings)
     content = {
         **new_results("held-out photos", made, seed=0).header(),
-        "checkpoint": {Path(name).stem: zoo.sha256(name) for name in denoisers or DENOISERS},
-        "command": f"python benchmarks/sampling.py {out.name} PHOTOS",
+        "checkpoint": zoo.sha256(denoiser),
+        "command": f"python benchmarks/sampling.py {out.name} PHOTOS DENOISER",
         "direct": {f"{q:g}": round(float(own.mean()), 5) for q, own in direct.items()},
         "rows": rows,
     }
@@ -90,5 +88,4 @@ def distances(lpips: Lpips, x: Tensor, x_hat: Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[2:] or [str(images.home() / "datasets" / "train")]
-    main(Path(sys.argv[1]), *arguments)
+    main(Path(sys.argv[1]), *sys.argv[2:])

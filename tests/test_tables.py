@@ -60,21 +60,25 @@ def test_what_training_on_a_cpu_aimed_at_is_reached():
     assert float(rows["mse-small, direct"][4].split()[0]) <= 75
 
 
-def test_photos_that_the_diffusion_decoder_brings_nearer_are_counted(tables):
+@pytest.mark.parametrize(
+    ("decoder", "table"), [("diffusion", "kodak-nearer"), ("isotropic", "kodak-nearer-isotropic")]
+)
+def test_photos_that_a_diffusion_decoder_brings_nearer_are_counted(tables, decoder, table):
     """From the files themselves."""
     direct, other = (
         {
             (row["quality"], row["image"]): row["lpips"]
             for row in json.loads((ROOT / KODAK / f"msssim-small-{name}.json").read_text())["rows"]
         }
-        for name in ("direct", "diffusion")
+        for name in ("direct", decoder)
     )
-    text = tables.TABLES["kodak-nearer"](ROOT)
+    text = tables.TABLES[table](ROOT)
     for line in text.splitlines()[2:]:
         quality, *_, nearer = (cell.strip() for cell in line.strip("|").split("|"))
         keys = [key for key in other if key[0] == float(quality)]
         count = sum(other[key] < direct[key] for key in keys)
         assert nearer == f"{count} of {len(keys)}"
+        assert decoder != "isotropic" or count >= 20  # what the default decoder aims at
     assert len(text.splitlines()) > 2
 
 

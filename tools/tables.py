@@ -71,7 +71,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "decode-speed": checks.decode_speed,
     "diffusion-step": checks.diffusion_step,
     "seams": checks.seams,
-    "sampling": checks.sampling,
+    "sampling-isotropic": lambda root: checks.sampling(root, "isotropic-small"),
+    "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
     "quantiser": checks.quantiser,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

@@ -1,11 +1,14 @@
 """Tables of results/checks: do files decode elsewhere, what does noise do, how fast is it."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from blurlib.codec import zoo
+from blurlib.diffusion import Sampling
 from tables_markdown import markdown
 
 
@@ -198,16 +201,18 @@ def quantiser(root: Path) -> str:
     )
 
 
-def sampling(root: Path) -> str:
-    """LPIPS of the shipped denoisers on photos held out from training, by how they are sampled."""
-    content = _check(root, "sampling")
-    of, frame = content["settings"], pd.DataFrame(content["rows"])
-    rows = [["direct", "", "", "", *(f"{v:.4f}" for v in content["direct"].values())]]
-    keys = ["denoiser", "solver", "start_scale", "steps", "ships"]
-    for (name, solver, scale, steps, ships), part in frame.groupby(keys, sort=False):
+def sampling(root: Path, denoiser: str) -> str:
+    """LPIPS of a shipped denoiser on photos held out from training, by how it is sampled."""
+    content, shipped = _check(root, f"sampling-{denoiser}"), zoo.load_denoiser(denoiser).sampling
+    of = content["settings"]
+    rows = [["direct", "", "", *(f"{lpips:.4f}" for lpips in content["direct"].values())]]
+    keys = [field.name for field in fields(Sampling)]
+    for values, part in pd.DataFrame(content["rows"]).groupby(keys, sort=False):
+        how = Sampling(**dict(zip(keys, values, strict=True)))
         cells = (f"{row.lpips:.4f} ({row.nearer})" for row in part.itertuples())
-        rows.append([f"{name}{' (ships)' * ships}", solver, f"{scale:g}", f"{steps}", *cells])
-    head = ["denoiser", "solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"])]
+        name = how.solver + " (ships)" * (how == shipped)
+        rows.append([name, f"{how.start_scale:g}", f"{how.steps}", *cells])
+    head = ["solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"])]
     return markdown(head, rows) + (
         f"\n{of['photos']} photos of {of['side']}×{of['side']}; in brackets how many of them are "
         "nearer than the direct picture.\n"
