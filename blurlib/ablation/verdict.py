@@ -210,7 +210,13 @@ def _apart(a: pd.Series, b: pd.Series) -> bool:
 
 def in_words(duels: list[Duel]) -> str:
     """Whether blur beats isotropic diffusion, at which numbers of steps and by how much."""
-    lines = []
+    several = [duel for duel in duels if duel.blur.seeds > 1]
+    won, lost = (sum(d.clear and sign * d.difference > 0 for d in several) for sign in (-1, 1))
+    lower = sum(duel.difference < 0 for duel in several)
+    lines = [
+        f"Of {len(several)} comparisons over several seeds, blur has the lower LPIPS with every "
+        f"seed in {won}, isotropic diffusion in {lost}; in the mean, blur has it in {lower}."
+    ]
     for quality in sorted({duel.quality for duel in duels}):
         here = [duel for duel in duels if duel.quality == quality]
         parts = [
