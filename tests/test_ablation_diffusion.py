@@ -8,9 +8,11 @@ import math
 import shutil
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
 from blurlib import images
@@ -19,7 +21,7 @@ from blurlib.ablation.diffusion import Plan, chosen, compare
 from blurlib.codec import zoo
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
 from blurlib.evaluation.perception import FeatureNetwork
-from blurlib.metrics import Lpips
+from blurlib.metrics import Lpips, lpips_file
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from stand_ins import Distance
@@ -182,8 +184,12 @@ def test_a_comparison_that_was_cut_off_ends_the_same(folder, tmp_path):
 @pytest.mark.slow
 def test_two_jobs_give_the_results_of_one(plan, tmp_path, monkeypatch):
     """With the real network and codec, since other processes know nothing of the one of
-    milliseconds; ρ = 0 asks for no LPIPS in the loss, whose weights might have to be downloaded."""
+    milliseconds; with ρ = 0 the weights of LPIPS do not matter, and random ones are not fetched."""
     monkeypatch.undo()
+    monkeypatch.setenv("BLURLIB_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
+    torch.save(network.state_dict(), tmp_path / "weights" / lpips_file("squeeze"))
     training = dataclasses.replace(plan.training, codec="msssim-small", rho=0.0)
     plan = dataclasses.replace(
         plan, training=training, blurs=(10.0,), seeds=(0,), rhos=(0.0,), qualities=(1.0,),
