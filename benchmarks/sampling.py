@@ -44,14 +44,11 @@ def main(out: Path, data: str, denoiser: str) -> None:
         [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data, COUNT)]
     )
     x = images.to_float(photos)
-    lpips, codec = (
-        Lpips.load("alex", images.cached_weights(lpips_file("alex"))),
-        zoo.load(checkpoints.CODEC),
-    )
+    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
+    codec, decoder = zoo.load(checkpoints.CODEC), zoo.load_denoiser(denoiser)
     with torch.inference_mode():
         outputs = {quality: codec(x, quality) for quality in QUALITIES}
         direct = {q: distances(lpips, x, output.x_hat) for q, output in outputs.items()}
-        decoder = zoo.load_denoiser(denoiser)
         rows = [
             {**asdict(how), **row}
             for how in track(SAMPLINGS, denoiser)

@@ -376,11 +376,10 @@ def _contestant(run: Run, folder: Path) -> Contestant:
     return Contestant(run.name, _weights(path), load(path))
 
 
-def _silenced(name: str, contestant: Contestant) -> Contestant:
-    """The process of a contestant without its network."""
-    decoder = contestant.decoder
-    untrained = DiffusionDecoder(Silent(decoder.denoiser), decoder.process, decoder.codec_id)
-    return Contestant(name, contestant.weights, untrained.eval())
+def silenced(decoder: DiffusionDecoder) -> DiffusionDecoder:
+    """The process of a decoder of residuals, with a network that says nothing."""
+    network = Silent(decoder.denoiser)
+    return DiffusionDecoder(network, decoder.process, decoder.codec_id, decoder.sampling).eval()
 
 
 def _weights(name: str | Path) -> str:
@@ -515,7 +514,8 @@ def _bench(
     if plan.training.prediction == "residual":
         for run in plan.candidates():
             name = silent(run.config.sigma_blur_max)
-            contestants[name] = _silenced(name, contestants[run.name])
+            own = contestants[run.name]
+            contestants[name] = Contestant(name, own.weights, silenced(own.decoder))
     work = folder / "decodes" / Path(plan.photos).name
     return Bench(codec, contestants, lpips, features, work, device)
 

@@ -95,6 +95,10 @@ def curve(rows: pd.DataFrame, column: str) -> np.ndarray:
 def against(ablation: Ablation, variant: str, anchor: str, column: str = "ms_ssim_db") -> Spread:
     """BD-rate of a variant over another, of the same seed, over the seeds that both have."""
     values = by_seed(ablation, variant, anchor, column) if variant != anchor else {}
+    return _over_seeds(values)
+
+
+def _over_seeds(values: dict[int, float]) -> Spread:
     return Spread.of(list(values.values()), 1, percent=True)
 
 
@@ -252,11 +256,12 @@ def readings(ablation: Ablation) -> list[str]:
 
 
 def _mark(ablation: Ablation) -> list[str]:
-    full = against(ablation, FULL, HYPERPRIOR)
-    if not full.seeds:
+    found = by_seed(ablation, FULL, HYPERPRIOR)
+    if not found:
         return []
+    full = _over_seeds(found)
     met = "reached" if full.mean <= MARK else "missed"
-    values = ", ".join(f"{value:+.1f}" for value in by_seed(ablation, FULL, HYPERPRIOR).values())
+    values = ", ".join(f"{value:+.1f}" for value in found.values())
     return [
         f"After {ablation.setup['steps']:,} steps, all contexts together change the rate by "
         f"{full} over the hyperprior alone ({values} by seed): the mark of {MARK:+.0f} % is {met}."
