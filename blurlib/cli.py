@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -180,27 +180,28 @@ def decompress(
     """Decode a .blur file into a picture."""
     from blurlib import images
     from blurlib.codec import zoo
+    from blurlib.diffusion import Sampling
 
     images.check_output(target, force)
+    asked = {
+        "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
+        "start_scale": start_scale,
+    }  # fmt: skip
+    Sampling().but(**asked)  # what cannot be is refused before anything is read
     file, tiling = _read_blur(source), _tiling(memory)
-    seed = seed if seed is not None else file.seed or 0
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
     if on_top := diffusion or deterministic:
         on_top.check(file, tiling)
-    if diffusion:
-        how = diffusion.sampling.but(
-            steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
-        )
     output = codec.decompress(file)
     x_hat = output.x_hat if deterministic is None else deterministic.decode(output, tiling)
     if diffusion:
         with _progress() as bar:
-            task = bar.add_task("diffusion", total=how.steps)
-            for state in diffusion.sample(output, **asdict(how), tiling=tiling):
+            task = bar.add_task("diffusion", total=None)
+            for state in diffusion.sample(output, **asked, tiling=tiling):
                 x_hat = state.x_hat
-                bar.advance(task)
+                bar.update(task, completed=state.step, total=state.steps)
     images.write_image(target, images.to_uint8(x_hat[0]), force)
     console.print(f"{target}: {file.width}×{file.height}, {decoder} decoder")
 

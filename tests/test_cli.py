@@ -272,6 +272,8 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path):
     one_line_error(run("compress", picture, out, "--model", "nope"), "nope", SHIPPED)
     one_line_error(run("compress", picture, tmp_path / "no" / "o.blur"), "no")
     one_line_error(run("decompress", picture, tmp_path / "o.xyz"), ".xyz", ".png")
+    before_reading = run("decompress", "none.blur", "o.png", "--start-scale", 0)
+    one_line_error(before_reading, "start_scale", "0.8")
     one_line_error(run("evaluate", tmp_path, "--codec", "nope"), "nope", "webp")
     one_line_error(run("train", "nope", "--run", tmp_path / "r"), "tiny")
     assert not out.exists()

@@ -79,6 +79,25 @@ def test_the_seed_decides_the_picture(decoder, tiny_codec, photo):
     assert not torch.equal(first, last(4))
 
 
+def test_the_files_seed_counts_where_no_other_is_asked_for(decoder, tiny_codec, photo, monkeypatch):
+    x = photo(70, 90)
+    seeded = tiny_codec.decompress(tiny_codec.compress(x, 2, seed=3))
+    plain = tiny_codec.decompress(tiny_codec.compress(x, 2))
+    assert (seeded.seed, plain.seed) == (3, None)
+
+    def last(output, **asked) -> torch.Tensor:
+        *_, state = decoder.sample(output, steps=2, **asked)
+        return state.x_hat
+
+    assert torch.equal(last(seeded), last(plain, seed=3))
+    assert torch.equal(last(seeded, seed=4), last(plain, seed=4))
+    assert not torch.equal(last(seeded), last(plain))
+    monkeypatch.setattr(decoder, "sampling", Sampling(2, seed=5))
+    assert torch.equal(decoder.decode(seeded), last(seeded))
+    assert torch.equal(decoder.decode(plain), last(plain, seed=5))
+    assert torch.equal(decoder.decode(seeded, Sampling(2, seed=6)), last(plain, seed=6))
+
+
 def test_forward_and_decompress_lead_to_the_same_picture(decoder, tiny_codec, photo):
     x = photo(70, 90)
     with torch.inference_mode():

@@ -135,6 +135,11 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("stage = 'deterministic'", "codec is empty"),
         ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "predicts 'x'"),
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
+        ("loss_weight = 'snr'", "loss_weight is 'snr': it must be one of .*'min-snr'"),
+        (
+            "stage = 'deterministic'\ncodec = 'a'\nloss_weight = 'eps'",
+            "loss_weight is 'eps': a deterministic decoder has no times",
+        ),
         ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
         ("spacing = 'even'", "spacing is 'even'"),
         ("sigma_blur_max = -1.0", "sigma_blur_max is -1.0: .* 0 .* such as 20"),
@@ -894,6 +899,27 @@ def test_the_joint_loss_is_the_papers(photos):
     expected = (result.bpp + weight * expected) / math.sqrt(weight / math.sqrt(0.5 * 3))
     assert result.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert min(result.bpp, result.diffusion, result.lpips) > 0.01
+
+
+def test_the_recipe_says_which_errors_weigh_the_same(photos, tiny_codec):
+    """Without blur Δx̂ = −σ_t Δv̂: where v is predicted, the loss of x̂ is σ_t² times that of v."""
+    x = next(ImageBank(entries(photos), 64, 0).batches(0, range(1))) / 255
+    config = dataclasses.replace(CONFIG, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0)
+    stage = stages.make(config)
+    decoder = DiffusionDecoder(stage.denoiser, stage.process, bytes(4))
+    output = tiny_codec(x, 2.0)
+
+    def diffusion(loss_weight):
+        weighted = dataclasses.replace(config, loss_weight=loss_weight)
+        draws = Draws(0, 1, range(1), 1)
+        loss = losses.perceptual_diffusion(decoder, output, x, stage.lpips, weighted, draws)
+        return loss.diffusion
+
+    schedule = stage.process.schedule
+    sigma = schedule.sigma(schedule.spaced(Draws(0, 1, range(1), 1).strata(), "uniform")).item()
+    assert 0.1 < sigma < 0.99
+    assert diffusion("").item() == diffusion("v").item()
+    assert diffusion("x").item() == pytest.approx(sigma**2 * diffusion("v").item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["x", "residual"])

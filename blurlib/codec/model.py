@@ -99,6 +99,7 @@ class CodecOutput(NamedTuple):
         quality: of each photo, (B,), float64.
         size: (H, W) of the photos.
         model_id: of the codec that made it.
+        seed: of the diffusion decoder, where the file holds one.
     """
 
     reconstruction: Reconstruction
@@ -106,6 +107,7 @@ class CodecOutput(NamedTuple):
     quality: Tensor
     size: tuple[int, int]
     model_id: bytes
+    seed: int | None = None
 
     @property
     def x_hat(self) -> Tensor:
@@ -266,8 +268,9 @@ class BlurCodec(nn.Module):
         file = data if isinstance(data, BlurFile) else BlurFile.from_bytes(data)
         latent = self.decode_latent(file)
         q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
+        reconstruction = self.reconstruct(latent.y_hat, q)
         size = (file.height, file.width)
-        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
+        return CodecOutput(reconstruction, latent, q, size, self.model_id, file.seed)
 
     @torch.inference_mode()
     def decode_latent(self, file: BlurFile) -> Latent:

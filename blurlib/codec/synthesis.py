@@ -121,7 +121,8 @@ class DiffusionDecoder(_OnTop):
         Args:
             output: of `BlurCodec.decompress` (or `forward`).
             steps: at least 1; None, here and below, is what `sampling` says.
-            seed: of all noise; the same seed repeats the decode on the same machine.
+            seed: of all noise; the same seed repeats the decode on the same machine. None is the
+                file's, where it holds one.
             solver, spacing, start_scale: of `blurlib.diffusion.sample`.
             tiling: the memory a decode may take, and its tiles beyond it; None is `Tiling()`.
             autocast: precision of the network's layers, such as torch.bfloat16. The process and its
@@ -131,7 +132,7 @@ class DiffusionDecoder(_OnTop):
             ValueError: steps < 1, start_scale ≤ 0, an unknown solver or spacing, `output` is of
                 another codec than this decoder is for, or the decode would not fit into the memory.
         """
-        how = self.sampling.but(
+        how = self.sampling.but(seed=output.seed).but(
             steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
         )
         chain = self._chain(output, how, tiling or Tiling(), autocast)
@@ -140,8 +141,12 @@ class DiffusionDecoder(_OnTop):
     def decode(
         self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
     ) -> Tensor:
-        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there."""
-        chain = self._chain(output, sampling or self.sampling, tiling or Tiling())
+        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there.
+
+        `sampling` counts as it is, its seed too; None is what `sample` takes for None.
+        """
+        sampling = sampling or self.sampling.but(seed=output.seed)
+        chain = self._chain(output, sampling, tiling or Tiling())
         return _cropped(last_x_hat(chain), output.size)
 
     def _chain(

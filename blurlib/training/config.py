@@ -43,6 +43,8 @@ class TrainConfig:
         prediction: what the denoiser predicts: "x", "eps", "v", or "residual", which is measured
             against the usual errors of a finished codec (`blurlib.diffusion.BlurDiffusion`). A
             deterministic decoder predicts "x", or "residual": the same in units of those errors.
+        loss_weight: which errors of the denoiser weigh the same at every time and frequency: ""
+            those of its output, or "x", "eps", "v", "min-snr" (`BlurDiffusion.loss_weight`).
         spacing: how times are drawn for training: "uniform", or alike in log-SNR, as the times of a
             chain of steps are.
         sigma_blur_max: strongest blur in pixels; 0 is isotropic diffusion.
@@ -90,6 +92,7 @@ class TrainConfig:
     lmbda_min: float = 1.5
     lmbda_max: float = 300.0
     prediction: Literal["x", "eps", "v", "residual"] = "x"
+    loss_weight: Literal["", "x", "eps", "v", "min-snr"] = ""
     spacing: Literal["uniform", "logsnr"] = "uniform"
     sigma_blur_max: float = 20.0
     logsnr_min: float = -10.0
@@ -173,6 +176,11 @@ class TrainConfig:
             raise ValueError(
                 f"prediction is {self.prediction!r}: a deterministic decoder predicts 'x' or "
                 "'residual'"
+            )
+        if self.stage == "deterministic" and self.loss_weight:
+            raise ValueError(
+                f"loss_weight is {self.loss_weight!r}: a deterministic decoder has no times to "
+                "weigh, leave it ''"
             )
         if self.stage == "joint" and self.prediction == "residual":
             raise ValueError(

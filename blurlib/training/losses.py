@@ -104,6 +104,7 @@ def perceptual_diffusion(
         2 * x - 1,
         t,
         draws.normal(x),
+        config.loss_weight or None,
     )
     weight = (t < config.lpips_t_max).to(x)
     perceptual = weight * _perceptual(result.x_hat, output, x, lpips, config, draws)
