@@ -2,6 +2,7 @@
 measured and said."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 import math
@@ -424,3 +425,74 @@ def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
     assert len(solvers) == 2 * 3 * (2 + 1)  # two spacings, and another start with one of them
     # Only the first photo was decoded with all solvers, so only it may count.
     assert solvers.loc[("isotropic", "ancestral", "logsnr", 1.0), 2] == pytest.approx(0.45)
+
+
+# Its tables and sheets
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """A module of tools/ by name."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
+    return importlib.import_module
+
+
+def cells(table: str) -> dict[tuple[str, ...], list[str]]:
+    """Rows of a Markdown table by their first two cells."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {tuple(row[:2]): row[2:] for row in split}
+    assert len(rows) == len(split)
+    return rows
+
+
+def test_the_tables_say_what_was_measured(told, tool):
+    tables = tool("tables_blur")
+    duels = cells(tables.duels(told))
+    assert duels["3", "1"] == [
+        "0.4100 ± 0.0141", "0.5100 ± 0.0141", "-0.1000", "yes", "2 of 2", "-0.0300",
+    ]  # fmt: skip
+    assert duels["1", "3"][3:] == ["one seed", "0 of 2", "–"]
+    blurs = cells(tables.sigma(told))
+    held_out = told.choice.groupby("run")["lpips"].mean()
+    assert blurs["0", f"{held_out['isotropic-0']:.4f}"] == ["0.5000"]
+    rows = told.decodes[told.decodes["run"] == "direct"]
+    psnr = rows[rows["quality"] == 3]["psnr"].mean()
+    lines = [line for line in tables.decoders(told).splitlines() if line.startswith("| 3 | direct")]
+    assert len(lines) == 1
+    assert [cell.strip() for cell in lines[0].split("|")][3:5] == ["0", "0.6000"]
+    assert f"| {psnr:.2f} |" in lines[0]
+    reads = told.reads[told.reads["run"].str.startswith("isotropic") & (told.reads["logsnr"] == 5)]
+    means = [f"{reads[name].mean():.3f}" for name in ("silent", "own", "other")]
+    shown = cells(tables.reading(told))["isotropic", "5"]
+    assert [cell.split(" ±")[0] for cell in shown] == means
+    assert len(tables.rho(told).splitlines()) == 2 + 2 + 2  # of two ρ, and who was trained on
+    assert len(tables.solvers(told).splitlines()) == 2 + len(told.by_solver())
+
+
+def test_sheets_of_text_show_one_file_by_every_decoder(folder, places, tool, tmp_path, monkeypatch):
+    plan, place = folder
+    sheets = tool("text_sheets")
+    shutil.copytree(place / "out", tmp_path / "results/ablation/diffusion")
+    monkeypatch.setattr(sheets, "ROOT", tmp_path)
+    ours = sheets.decoders(place / "runs", places[0])
+    best = verdict.Comparison.read(place / "out").blur
+    assert [*ours] == ["direct", "deterministic", "isotropic", f"blur, {best:g} px"]
+    where = sheets.Sheet("text", 10, 40)
+    panels = sheets.sheet(where, ours, LPIPS)
+    assert len(panels) == 5
+    photo = images.embedded("text")
+    codec = zoo.load(places[0])
+    data = codec.compress(photo[None] / 255, sheets.QUALITY)
+    output = codec.decompress(data)
+    run = place / "runs" / codec.model_id.hex() / "isotropic-0" / "model.safetensors"
+    how = dataclasses.replace(plan.choosing, steps=sheets.STEPS)
+    chain = zoo.load_denoiser(run).decode(output, how)
+    expected = {0: photo, 1: 255 * output.x_hat[0].clamp(0, 1), 3: 255 * chain[0]}
+    crop = (slice(None), slice(10, 10 + sheets.SIDE), slice(40, 40 + sheets.SIDE))
+    for i, picture in expected.items():
+        assert (panels[i].image - picture[crop]).abs().max() <= 0.51
+    assert f"{len(data):,} bytes" in panels[0].caption
+    for panel in panels[1:]:
+        error = (panel.image.double() - photo[crop]).square().mean().item()
+        assert panel.caption.endswith(f", {10 * math.log10(255**2 / error):.1f} dB")
