@@ -133,7 +133,10 @@ def verdict(found: Comparison) -> str:
 def pictures(root: Path) -> str:
     """The figures of the comparison that have been made."""
     names = {"blur-steps": "LPIPS over the number of network evaluations"}
-    names |= {path.stem: "Text" for path in sorted((root / "book/figures").glob("text-*.png"))}
+    names |= {
+        path.stem: f"A crop with text of {path.stem.removeprefix('text-')}, by every decoder"
+        for path in sorted((root / "book/figures").glob("text-*.png"))
+    }
     files = {path.stem: path for path in (root / "book/figures").glob("*.*")}
     lines = [f"![{names[n]}](figures/{files[n].name})\n" for n in names if n in files]
     return "\n".join(lines) or "Not drawn yet.\n"
