@@ -202,20 +202,32 @@ def quantiser(root: Path) -> str:
 
 
 def sampling(root: Path, denoiser: str) -> str:
-    """LPIPS of a shipped denoiser on photos held out from training, by how it is sampled."""
+    """LPIPS and PSNR of a shipped denoiser on held-out photos, by how it is sampled."""
     content, shipped = _check(root, f"sampling-{denoiser}"), zoo.load_denoiser(denoiser).sampling
     of = content["settings"]
-    rows = [["direct", "", "", *(f"{lpips:.4f}" for lpips in content["direct"].values())]]
+    noise = pd.DataFrame(content["noise"]).groupby("level")
+    direct = noise.get_group(0)
+
+    def cells(part: pd.DataFrame) -> list[str]:
+        lpips = [f"{row.lpips:.4f} ({row.nearer})" for row in part.itertuples()]
+        return [*lpips, f"{part['psnr'].mean() - direct['psnr'].mean():+.2f}"]
+
+    rows = [["direct", "", "", *(f"{lpips:.4f}" for lpips in direct["lpips"]), "0"]]
+    rows += [
+        [f"direct + noise, {n} level{'s' * (n > 1)}", "", "", *cells(part)]
+        for n, part in noise
+        if n
+    ]
     keys = [field.name for field in fields(Sampling)]
     for values, part in pd.DataFrame(content["rows"]).groupby(keys, sort=False):
         how = Sampling(**dict(zip(keys, values, strict=True)))
-        cells = (f"{row.lpips:.4f} ({row.nearer})" for row in part.itertuples())
         name = how.solver + " (ships)" * (how == shipped)
-        rows.append([name, f"{how.start_scale:g}", f"{how.steps}", *cells])
-    head = ["solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"])]
+        rows.append([name, f"{how.start_scale:g}", f"{how.steps}", *cells(part)])
+    head = ["solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"]), "PSNR (dB)"]
     return markdown(head, rows) + (
-        f"\n{of['photos']} photos of {of['side']}×{of['side']}; in brackets how many of them are "
-        "nearer than the direct picture.\n"
+        f"\nLPIPS of {of['photos']} photos of {of['side']}×{of['side']}; in brackets how many of "
+        "them are nearer than the direct picture. PSNR: how much higher than the direct picture's, "
+        "mean of the qualities.\n"
     )
 
 
