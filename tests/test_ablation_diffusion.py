@@ -439,6 +439,7 @@ def tool(monkeypatch):
 
 def cells(table: str) -> dict[tuple[str, ...], list[str]]:
     """Rows of a Markdown table by their first two cells."""
+    table = table.replace("\N{NO-BREAK SPACE}", " ")
     lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rows = {tuple(row[:2]): row[2:] for row in split}

@@ -801,9 +801,9 @@ def test_times_are_spaced_as_the_steps_of_a_chain_are(monkeypatch, photos, tiny_
     """One in each equal part of the log-SNR."""
     seen, original = [], losses.diffusion_loss
 
-    def spy(process, predict, x, t, eps):
+    def spy(process, predict, x, t, *rest):
         seen.append(process.schedule.logsnr(t))
-        return original(process, predict, x, t, eps)
+        return original(process, predict, x, t, *rest)
 
     monkeypatch.setattr(losses, "diffusion_loss", spy)
     config = dataclasses.replace(
@@ -901,6 +901,7 @@ def test_the_joint_loss_is_the_papers(photos):
     assert min(result.bpp, result.diffusion, result.lpips) > 0.01
 
 
+@torch.no_grad()
 def test_the_recipe_says_which_errors_weigh_the_same(photos, tiny_codec):
     """Without blur Δx̂ = −σ_t Δv̂: where v is predicted, the loss of x̂ is σ_t² times that of v."""
     x = next(ImageBank(entries(photos), 64, 0).batches(0, range(1))) / 255

@@ -4,9 +4,10 @@ import numpy as np
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table; nothing where it would have no rows."""
+    """A table; nothing where it would have no rows. A spread stays on the line of its mean."""
     lines = [head, ["---"] * len(head), *rows] if rows else []
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def percent(value: float) -> str:
