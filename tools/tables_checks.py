@@ -231,6 +231,23 @@ def sampling(root: Path, denoiser: str) -> str:
     )
 
 
+def loss_balance(root: Path) -> str:
+    """Whether denoisers read the noisy picture, by how much squared error is in their loss."""
+    content = _check(root, "loss-balance")
+    rows = [
+        [f"{row['factor']:g}", f"{row['logsnr']:g}",
+         *(f"{row[name]:.3f}" for name in ("silent", "own", "other"))]
+        for row in content["rows"]
+    ]  # fmt: skip
+    head = ["part of the squared error", "log-SNR", "saying nothing", "its noisy picture",
+            "that of another photo"]  # fmt: skip
+    of = content["settings"]
+    return markdown(head, rows) + (
+        f"\nSquared error of the output after {of['steps']:,} steps, on {of['photos']} held-out "
+        "photos, one seed.\n"
+    )
+
+
 def _range(values: pd.Series) -> str:
     return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
 
