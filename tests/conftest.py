@@ -1,5 +1,6 @@
 """Shared by all tests: photos that need no network, and a cache that is empty."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from blurlib.entropy import ContextConfig, EntropyConfig
 def astronaut() -> torch.Tensor:
     """A photo, uint8 (3, 512, 512); do not change it in place."""
     return images.embedded("astronaut")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """A module of tools/ by name, which finds its siblings as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "tools")
+        yield importlib.import_module
 
 
 @pytest.fixture

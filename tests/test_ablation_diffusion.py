@@ -2,7 +2,6 @@
 measured and said."""
 
 import dataclasses
-import importlib
 import itertools
 import json
 import math
@@ -428,13 +427,6 @@ def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
 
 
 # Its tables and sheets
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """A module of tools/ by name."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
-    return importlib.import_module
 
 
 def cells(table: str) -> dict[tuple[str, ...], list[str]]:

@@ -1,6 +1,5 @@
 """Every number in README, book and model cards is what results/ says."""
 
-import importlib
 import json
 import re
 import shutil
@@ -17,11 +16,8 @@ KODAK = Path("results/measured/kodak")
 
 
 @pytest.fixture(scope="module")
-def tables():
-    """tools/tables.py, which finds its siblings as when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")
-        return importlib.import_module("tables")
+def tables(tool):
+    return tool("tables")
 
 
 def test_no_number_is_stale(tables):
