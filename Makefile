@@ -1,4 +1,4 @@
-# Every target first sets up what it needs in $(VENV), and needs only make and Python 3.10-3.12 with
+# Every target first sets up what it needs in $(VENV), and needs only make and Python from 3.10 on with
 # venv and pip. Nothing is installed or set outside this folder. `make test VENV=path` uses another
 # environment.
 
@@ -11,7 +11,7 @@ BOOK := $(VENV)/.installed-book
 DEV := $(VENV)/.installed-dev
 BASELINES := $(VENV)/.installed-baselines
 
-SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
 
 .PHONY: help demo test lint lab book tables links clean
 
@@ -73,10 +73,10 @@ $(BASELINES): pyproject.toml | $(BIN)/python
 
 # Each name is tried by running it: a version manager's stub exists without its Python.
 $(BIN)/python:
-	@for python in python3.12 python3.11 python3.10 python3; do \
+	@for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	  if $$python -c '$(SUITABLE)' 2>/dev/null; then \
 	    echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); \
 	  fi; \
 	done; \
-	echo 'make: found no Python 3.10, 3.11 or 3.12 that has venv and pip; install one of them' >&2; \
+	echo 'make: found no Python from 3.10 on that has venv and pip; install one of them' >&2; \
 	exit 1

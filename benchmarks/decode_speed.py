@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
+from compressai.zoo import mbt2018 as zoo_mbt2018
 from torch import Tensor, nn
 
 from blurlib import checkpoints, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy.coder import coded_bits
-from blurlib.evaluation.baselines import MissingCodecError
-from blurlib.evaluation.compressai_zoo import pretrained
 from blurlib.evaluation.results import new_results
 from blurlib.evaluation.selection import select
 
@@ -68,8 +67,8 @@ def random_mbt2018(x: Tensor, sigma: float) -> nn.Module:
 
 def mbt2018(x: Tensor, bits: float) -> tuple[str, nn.Module]:
     try:
-        return "trained, quality 3", pretrained("mbt2018", "mse", 3)
-    except MissingCodecError:
+        return "trained, quality 3", zoo_mbt2018(3, pretrained=True).eval()
+    except (OSError, RuntimeError):  # no network
         return "random", random_mbt2018(x, sigma_of(bits))
 
 

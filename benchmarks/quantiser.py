@@ -19,6 +19,7 @@ from torch import Tensor
 
 from blurlib import images, metrics
 from blurlib.codec import BlurCodec, zoo
+from blurlib.codec.objective import RATE_WEIGHTS
 from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.results import new_results
 from blurlib.training.config import TrainConfig
@@ -36,7 +37,7 @@ def main(out: Path, data: str) -> None:
     rows = []
     for model in MODELS:
         codec = zoo.load(model)
-        shipped = codec.entropy.rate_weight
+        shipped = codec.objective.rate_weight
         plain = [curve(codec, x, 0.0) for x in track(photos, f"{model}, plain")]
         for weight in WEIGHTS:
             rated = [curve(codec, x, weight) for x in track(photos, f"{model}, {weight:g}")]
@@ -63,7 +64,7 @@ def chosen(data: str, count: int) -> list[Path]:
 
 def curve(codec: BlurCodec, photo: Tensor, weight: float) -> np.ndarray:
     """(qualities, 3): bits per pixel of the file, PSNR and MS-SSIM in dB."""
-    codec.entropy.rate_weight = weight
+    RATE_WEIGHTS[codec.objective.distortion] = weight
     points = []
     for quality in QUALITIES:
         data = codec.compress(images.to_float(photo)[None], quality)

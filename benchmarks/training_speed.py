@@ -7,10 +7,12 @@ backward, update, log.
 
 CompressAI's loop is that of `examples/train.py` in https://github.com/InterDigitalInc/CompressAI,
 which its wheel does not carry, written down again with the same parts: their `ImageFolder` with
-torchvision's `RandomCrop` and `ToTensor`, a `DataLoader` with workers, Adam for the network and
-another for the quantiles, gradients clipped to norm 1, a line of losses every ten steps.
+torchvision's `RandomCrop` and `ToTensor`, a `DataLoader` with workers, Adam, gradients clipped to
+norm 1, a line of losses every ten steps. Their second optimiser, for the quantiles of their entropy
+bottleneck, has nothing to do here.
 
-The other rows are our loop with one thing changed: what was tried to make it faster.
+The other rows are our loop with one thing changed: what was tried to make it faster, and what Muon
+costs.
 
     python benchmarks/training_speed.py results/checks/training-speed-cpu.json
     python benchmarks/training_speed.py results/checks/training-speed-h100.json --device cuda \\
@@ -46,7 +48,7 @@ from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.evaluation.results import new_results
 from blurlib.training import loop, stages
 from blurlib.training.config import TrainConfig
-from blurlib.training.losses import balanced, distortion
+from blurlib.training.losses import balanced
 
 WARM_UP = 3  # steps before the clock
 OURS, THEIRS = "blurlib", "compressai"
@@ -77,25 +79,17 @@ def theirs(config: TrainConfig) -> Iterator[None]:
         pin_memory=device.type == "cuda",
     )
     net = BlurCodec(CodecConfig.small()).to(device).train()
-    aux = {name: p for name, p in net.named_parameters() if name.endswith(".quantiles")}
-    others = [p for name, p in net.named_parameters() if name not in aux]
-    optimizer, aux_optimizer = (
-        torch.optim.Adam(others, lr=config.lr), torch.optim.Adam(aux.values(), lr=1e-2)
-    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     for i, x in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
         x = x.to(device)
         optimizer.zero_grad()
-        aux_optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision != "32-true"):
             loss = rate_distortion(net, x, config)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
         optimizer.step()
-        aux_loss = net.entropy.hyper_latent.bottleneck.loss()
-        aux_loss.backward()
-        aux_optimizer.step()
         if i % 10 == 0:
-            print(f"{i}: loss {loss.item():.3f}, aux {aux_loss.item():.2f}", file=sys.stderr)
+            print(f"{i}: loss {loss.item():.3f}", file=sys.stderr)
         yield
 
 
@@ -105,17 +99,17 @@ def rate_distortion(net: BlurCodec, x: torch.Tensor, config: TrainConfig) -> tor
     quality = 1 + (levels - 1) * torch.rand(len(x), dtype=torch.float64, device=x.device)
     output = net(x, quality)
     bpp = output.estimated_bits / x[0, 0].numel()
-    d = distortion(output.x_hat, x, config.objective)
+    d = config.target.distance(output.x_hat, x)
     return balanced(bpp, d, quality, levels, config)
 
 
 # What was tried to make ours faster: a change of the configuration, or of a part of PyTorch
 
 
-def compiled_transforms(fabric, module, apart=(), wrap=stages._wrap):
-    module.g_a.compile()
-    module.main_decoder.compile()
-    return wrap(fabric, module, apart)
+def compiled_transforms(stage, fabric, setup=stages.CodecStage.setup):
+    stage.module.g_a.compile()
+    stage.module.main_decoder.compile()
+    setup(stage, fabric)
 
 
 def adam(**options) -> contextlib.AbstractContextManager:
@@ -143,8 +137,9 @@ VARIANTS = {
     ),
     "Adam, one parameter at a time": Variant(patch=lambda: adam(foreach=False)),
     "Adam, foreach": Variant(patch=lambda: adam(foreach=True)),
+    "Muon": Variant(optimiser="muon"),
     "transforms compiled": Variant(
-        patch=lambda: mock.patch.object(stages, "_wrap", compiled_transforms)
+        patch=lambda: mock.patch.object(stages.CodecStage, "setup", compiled_transforms)
     ),
     "photos read at every step": Variant(bank_gb=0.0, workers=0),
     "photos read by workers": Variant(bank_gb=0.0),
@@ -266,7 +261,7 @@ def configuration(folder: str, options: argparse.Namespace) -> TrainConfig:
         objective="mse", lmbda_min=0.001, lmbda_max=0.05, data=str(Path(folder) / "photos"),
         held_out=0, batch=options.batch, crop=options.crop, workers=options.workers,
         threads=options.threads, accelerator=options.device, precision=options.precision,
-        checkpoint_every=600.0,
+        optimiser="adam", checkpoint_every=600.0,
     )  # fmt: skip
 
 

@@ -47,6 +47,15 @@ UsageError = typer.BadParameter.__base__
 Decoder = Literal["direct", "diffusion", "deterministic"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Effort = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=9,
+        help="Of the encoder: 0 and 1 take one pass, 2 to 9 search for a smaller or better file, "
+        "which takes up to minutes.",
+    ),
+]
 # How the diffusion decoder is run; what is not given is what suits its weights.
 Steps = Annotated[
     int | None,
@@ -126,6 +135,7 @@ def compress(
             min=0, max=2**32 - 1, help="Store a seed for the diffusion decoder (4 bytes)."
         ),
     ] = None,
+    effort: Effort = 1,
     force: Force = False,
 ) -> None:
     """Compress a photo into a .blur file."""
@@ -137,11 +147,16 @@ def compress(
     images.check_writable(target, force)
     x = images.to_float(images.read_image(source))[None]
     codec = zoo.load(model)
-    with console.status("compressing"):
+    with _progress() as bar:
+        task = bar.add_task("compressing", total=None)
+
+        def observe(state) -> None:
+            bar.update(task, completed=state.iteration, total=state.iterations)
+
         if target_bpp is not None:
-            data = codec.compress_to(x, target_bpp, seed)
+            data = codec.compress_to(x, target_bpp, seed, effort, observe)
         else:
-            data = codec.compress(x, 3.0 if quality is None else quality, seed)
+            data = codec.compress(x, 3.0 if quality is None else quality, seed, effort, observe)
     images.atomic_write(target, data, force)
     H, W = x.shape[-2:]
     console.print(f"{target}: {len(data):,} bytes, {8 * len(data) / (H * W):.3f} bpp, {W}×{H}")
@@ -319,17 +334,18 @@ def train(
         with _training_memory(config):
             _dry_run(config)
         return
-    curves = _Curves(run, config.checkpoint_every)
+    curves, held_out = _Curves(run, config.checkpoint_every), None
     try:
         with _training_memory(config), _progress() as bar:
             task = bar.add_task("reading photos", total=None)
             with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
                 for step in steps_taken:
+                    held_out = held_out if step.held_out is None else step.held_out
                     bar.update(
                         task,
                         total=step.steps or None,
                         completed=step.step,
-                        description=_describe(step),
+                        description=_describe(step, held_out),
                         visible=is_first_process(),
                     )
                     curves.draw_sometimes()
@@ -343,6 +359,8 @@ def train(
         skipped = len((run / "skipped.txt").read_text().splitlines())
         if skipped:
             console.print(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
+        if held_out is not None:
+            console.print(f"loss on held-out photos, coded: {held_out:.4f}")
         for model in sorted(run.glob("*.safetensors")):
             console.print(f"{model}: written")
 
@@ -362,9 +380,10 @@ def _training_memory(config) -> Iterator[None]:
         ) from error
 
 
-def _describe(step) -> str:
+def _describe(step, held_out: float | None) -> str:
     parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
-    return f"{parts}  {step.images / step.seconds:.1f} images/s"
+    held = "" if held_out is None else f"  held out {held_out:.4f}"
+    return f"{parts}{held}  {step.images / step.seconds:.1f} images/s"
 
 
 def _dry_run(config) -> None:
@@ -431,6 +450,7 @@ def evaluate(
     start_scale: StartScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Noise of the diffusion decoder.")] = 0,
     memory: Memory = 2048,
+    effort: Effort = 1,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
     lpips: Annotated[
         Literal["alex", "vgg", "squeeze", "none"], typer.Option(help="Network of LPIPS.")
@@ -457,7 +477,7 @@ def evaluate(
         "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
         "start_scale": start_scale,
     }  # fmt: skip
-    chosen = select(codec, decoder, denoiser, sampling, _tiling(memory))
+    chosen = select(codec, decoder, denoiser, sampling, _tiling(memory), effort)
     paths = images.dataset(dataset)
     wanted = list(dict.fromkeys(_numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):

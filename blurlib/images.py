@@ -197,9 +197,7 @@ def _decode(data: bytes, name: Path | str) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters raises; the rest is noise to a user
             with Image.open(io.BytesIO(data), formats=_READABLE) as picture:
-                _check_size_and_frames(picture)
-                picture.load()
-                rgb = _to_srgb(picture)
+                return from_pillow(picture)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
@@ -211,7 +209,15 @@ def _decode(data: bytes, name: Path | str) -> Tensor:
         # Damaged files raise nearly every exception type in Pillow; all mean the same to the user.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: is damaged or truncated ({reason})") from None
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def from_pillow(picture: Image.Image) -> Tensor:
+    """A Pillow image as ``uint8`` RGB ``(3, H, W)``, converted like a file; ImageError where that
+    would be a guess."""
+    _check_size_and_frames(picture)
+    picture.load()
+    rgb = np.array(_to_srgb(picture))
+    return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
 
 
 def _check_size_and_frames(picture: Image.Image) -> None:

@@ -8,7 +8,6 @@ import math
 import os
 import warnings
 
-import lpips
 import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor, nn
@@ -128,7 +127,7 @@ class Lpips(nn.Module):
             warnings.simplefilter("ignore")  # torchvision: the argument names lpips uses are old
             if path is None:
                 return cls(_downloaded(net))
-            network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+            network = _lpips(net=net, pretrained=False, pnet_rand=True)
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except OSError:
@@ -149,9 +148,15 @@ class Lpips(nn.Module):
         return self.network(x, y, normalize=True).flatten()
 
 
+def _lpips(**options) -> nn.Module:
+    import lpips  # takes seconds, with all of torchvision
+
+    return lpips.LPIPS(verbose=False, **options)
+
+
 def _downloaded(net: str) -> nn.Module:
     try:
-        return lpips.LPIPS(net=net, verbose=False)
+        return _lpips(net=net)
     except (OSError, RuntimeError) as error:  # no network; RuntimeError: a download was cut short
         raise OSError(
             f"the {net} weights of LPIPS could not be fetched ({type(error).__name__}); "

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.transforms import TransformConfig
 from blurlib.entropy import ContextConfig, EntropyConfig
+from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +47,33 @@ def tiny_entropy() -> EntropyConfig:
     return EntropyConfig(M=160, N=8, context=context)
 
 
+@torch.no_grad()
+def make_logistic(hyper_latent: HyperLatent, median: torch.Tensor, scale: torch.Tensor) -> None:
+    """Set the density of each channel to the logistic c(z) = sigmoid((z − median) / scale)."""
+    density = hyper_latent.density
+    for parameter in (*density.biases, *density.factors):
+        parameter.zero_()
+    slope = F.softplus(density.matrices[0]) * START_SCALE / scale.view(-1, 1, 1)
+    density.matrices[0].copy_(slope + torch.log(-torch.expm1(-slope)))  # softplus⁻¹
+    density.biases[0].copy_(-slope * median.view(-1, 1, 1))
+
+
 @pytest.fixture(scope="session")
 def tiny_codec_path(tiny_entropy, tmp_path_factory) -> Path:
     """A model file: random weights, louder than at the start, so that real symbols are coded."""
     torch.manual_seed(1)
     transform = TransformConfig(widths=(16, 16), blocks=(1, 1))
     codec = BlurCodec(CodecConfig(tiny_entropy, transform, levels=3))
-    quantiles = codec.entropy.hyper_latent.bottleneck.quantiles
     with torch.no_grad():
         codec.g_a.layers[-1].weight *= 8
         codec.h_a.layers[-1].weight *= 40
         for group in codec.entropy.groups:
             group.parameters_[-1].weight *= 4
             group.parameters_[-1].bias[group.local.in_channels :] += 2  # log₂ σ
-        quantiles[:, 0, 1] = torch.linspace(-0.7, 0.9, 8)  # medians, and tables of many lengths
-        quantiles[:, 0, 0] = quantiles[:, 0, 1] - torch.linspace(2.5, 9, 8)
-        quantiles[:, 0, 2] = quantiles[:, 0, 1] + torch.linspace(1.5, 7, 8)
+    # Medians, and tables of many lengths.
+    make_logistic(
+        codec.entropy.hyper_latent, torch.linspace(-0.7, 0.9, 8), torch.linspace(0.2, 0.6, 8)
+    )
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     path.write_bytes(zoo.codec_bytes(codec))
     return path

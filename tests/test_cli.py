@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from blurlib import cli
+from blurlib.codec import model
 
 SHIPPED = "msssim-small"
 
@@ -190,6 +191,31 @@ def test_a_target_rate_is_met(run, picture, tmp_path):
     assert 8 * blur.stat().st_size <= 0.9 * 90 * 70
     one_line_error(run("compress", picture, tmp_path / "q.blur", "--target-bpp", 0.001), "0.001")
     assert not (tmp_path / "q.blur").exists()
+
+
+def test_effort_makes_another_file_that_decodes(run, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "ITERATIONS", (0, 0, 3) + 7 * (3,))
+    sizes = {}
+    for effort in (0, 2):
+        blur = tmp_path / f"{effort}.blur"
+        assert run("compress", picture, blur, "--effort", effort, "--quality", 4)[0] == 0
+        assert run("decompress", blur, tmp_path / f"{effort}.png")[0] == 0
+        sizes[effort] = blur.read_bytes()
+    assert sizes[0] != sizes[2]
+    for effort in (-1, 10, "high"):
+        result = run("compress", picture, tmp_path / "x.blur", "--effort", effort)
+        one_line_error(result, "--effort")
+
+
+def test_a_search_that_is_interrupted_leaves_no_file(run, picture, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "search", interrupted)
+    blur = tmp_path / "p.blur"
+    code, _, err = run("compress", picture, blur, "--effort", 9)
+    assert (code, err) == (130, "blurlib: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == [picture.name]
 
 
 def test_an_output_that_exists_is_kept_unless_forced(run, picture, tmp_path):
@@ -378,8 +404,8 @@ def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
     content = json.loads((file.parent / f"{SHIPPED}-diffusion.json").read_text())
     recorded = {k: v for k, v in content["settings"].items() if k not in ("denoiser", "memory")}
     assert recorded == {
-        "decoder": "diffusion", "steps": 2, "seed": 3, "solver": "multistep", "spacing": "uniform",
-        "start_scale": 0.8,
+        "decoder": "diffusion", "effort": 1, "steps": 2, "seed": 3, "solver": "multistep",
+        "spacing": "uniform", "start_scale": 0.8,
     }  # fmt: skip
     assert content["seed"] == 3
     one_line_error(run(*ours, *how), "another settings, seed", "--force")
@@ -387,7 +413,7 @@ def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
     assert run(*once)[0] == 0
     content = json.loads((file.parent / f"{SHIPPED}-deterministic.json").read_text())
     assert content["seed"] is None
-    assert content["settings"].keys() == {"decoder", "denoiser", "memory"}
+    assert content["settings"].keys() == {"decoder", "denoiser", "effort", "memory"}
     other = [*command, "--decoder", "diffusion", "--denoiser", denoisers["other"]]
     one_line_error(run(*other), "other.safetensors was trained for codec 01020304", "name the")
 

@@ -1,17 +1,20 @@
 """The entropy model: causality of all ten passes, hyper-latent tables, coding."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 import scipy.stats
 import torch
-from compressai.entropy_models import EntropyBottleneck
 
 from blurlib.entropy import EntropyConfig, LaplacianEntropyModel, Prior, SymbolDecoder
 from blurlib.entropy.channel_groups import even_groups
 from blurlib.entropy.coder import MAX_SYMBOL, PROBABILITY_FLOOR, SIGMA_TABLE
-from blurlib.entropy.model import HyperLatent
+from blurlib.entropy.hyper import COUNTS, TAIL, FactorizedDensity, HyperLatent
+from conftest import make_logistic
 
 HEIGHT, WIDTH = 6, 9
 PASSES = range(10)
@@ -149,14 +152,13 @@ def test_quantised_latents_lie_on_the_grid_and_near_y(model):
 
 
 @torch.no_grad()
-def test_rounding_that_weighs_the_rate_takes_the_cheaper_of_two_integers(model, monkeypatch):
+def test_rounding_that_weighs_the_rate_takes_the_cheaper_of_two_integers(model):
     """Against SciPy: every residual is the argmin of e² + w · (ln 2)/6 · bits over the nearest
     integer and its neighbour towards 0; with some w both happen."""
     weight = 2.0
-    monkeypatch.setattr(model, "rate_weight", weight)
     prior, y = prior_and_y(3)
     z = torch.zeros(1, 8, 2, 3, dtype=torch.int32)
-    latent = model.quantise(y, z, prior)
+    latent = model.quantise(y, z, prior, weight)
     moved = []
     for here, residual, sigma in latent.passes:
         mu = latent.y_hat[:, here.channels][..., here.mask] - residual
@@ -285,58 +287,215 @@ def test_below_the_smallest_scale_the_gradient_still_leads_back(model):
     assert (log2_sigma.grad[:2] < 0).all()
 
 
+# The densities of the hyper-latent
+
+CHANNELS = 6
+
+
+def changed(density: FactorizedDensity) -> FactorizedDensity:
+    """With another shape in every channel; at the start all are logistic."""
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for parameter in density.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return density
+
+
+@pytest.fixture(scope="module")
+def density() -> FactorizedDensity:
+    return changed(FactorizedDensity(CHANNELS))
+
+
+def in_double(density: FactorizedDensity) -> FactorizedDensity:
+    return copy.deepcopy(density).double()
+
+
+def logits(density: FactorizedDensity, channel: int, z) -> np.ndarray:
+    """f_5(… f_1(z)) of the docstring, one channel and one layer after the other, in float64."""
+    h = np.atleast_1d(np.asarray(z, dtype=np.float64))[None]
+    for k in range(5):
+        matrix, bias = (
+            parameters[k][channel].detach().numpy().astype(np.float64)
+            for parameters in (density.matrices, density.biases)
+        )
+        h = np.log1p(np.exp(matrix)) @ h + bias
+        if k < 4:
+            factor = density.factors[k][channel].detach().numpy().astype(np.float64)
+            h = h + np.tanh(factor) * np.tanh(h)
+    return h[0]
+
+
+def expected_bits(density: FactorizedDensity, channel: int, z) -> np.ndarray:
+    """−log₂ of σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)), where a and b are logits."""
+    a, b = logits(density, channel, z - 0.5), logits(density, channel, z + 0.5)
+    factors = scipy.special.log_expit(b), scipy.special.log_expit(-a), np.log(-np.expm1(a - b))
+    return -sum(factors) / np.log(2)
+
+
+def compressais(density: FactorizedDensity):
+    """Their bottleneck, with our parameters."""
+    models = pytest.importorskip(
+        "compressai.entropy_models", reason="CompressAI, the reference, is not installed"
+    )
+    theirs = models.EntropyBottleneck(len(density.biases[0]))
+    theirs.load_state_dict({**theirs.state_dict(), **density.state_dict()})  # refuses other names
+    return theirs
+
+
+@torch.no_grad()
+def test_likelihoods_are_those_of_compressais_bottleneck(density):
+    theirs = compressais(density).double()  # their difference has an error of 1e-7 in float32
+    integers = torch.randint(-40, 40, (2, CHANNELS, 5, 7)).double()
+    for fraction in (0.0, 0.25, 0.7):
+        theirs.quantiles[:, 0, 1] = fraction  # they round z to whole numbers from there
+        z, likelihood = theirs(integers + fraction, training=False)
+        torch.testing.assert_close(z, integers + fraction)
+        assert likelihood.max() > 0.03  # not all of them are in the tails
+        for ours, tolerance in ((in_double(density), 1e-9), (density, 1e-7)):  # 1e-9: their floor
+            bits = ours.bits(z.to(ours.biases[0]))
+            torch.testing.assert_close(
+                torch.exp2(-bits).double(), likelihood, rtol=0, atol=tolerance
+            )
+
+
+@torch.no_grad()
+def test_a_density_starts_as_theirs_does():
+    models = pytest.importorskip(
+        "compressai.entropy_models", reason="CompressAI, the reference, is not installed"
+    )
+    theirs, ours = models.EntropyBottleneck(3, init_scale=4), FactorizedDensity(3)
+    for name in ("matrices", "factors"):  # biases are drawn
+        for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+            torch.testing.assert_close(a, b)
+    for bias in ours.biases:
+        assert bias.abs().max() <= 0.5
+
+
+@torch.no_grad()
+def test_the_cumulative_is_its_formula_and_rises(density):
+    z = torch.linspace(-60, 60, 2001, dtype=torch.float64).expand(CHANNELS, -1)
+    found = in_double(density).logits(z)
+    for channel in range(CHANNELS):
+        np.testing.assert_allclose(found[channel], logits(density, channel, z[0]), rtol=1e-12)
+    assert (found.diff() > 0).all()
+
+
+@torch.no_grad()
+def test_the_cumulative_rises_with_any_parameters():
+    torch.manual_seed(0)
+    density = FactorizedDensity(20).double()
+    for parameter in density.parameters():
+        parameter.normal_(0, 2)
+    z = torch.linspace(-50, 50, 1001, dtype=torch.float64).expand(20, -1)
+    assert (density.logits(z).diff() > 0).all()
+
+
+@torch.no_grad()
+def test_all_bins_together_have_probability_1(density):
+    z = torch.arange(-400.0, 401).double() + 0.3
+    p = torch.exp2(-in_double(density).bits(z.expand(1, CHANNELS, 1, -1)))
+    torch.testing.assert_close(p.sum(-1), torch.ones_like(p.sum(-1)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("probability", [TAIL, 0.1, 0.5, 0.9, 1 - TAIL])
+def test_quantiles_are_those_that_scipy_finds(density, probability):
+    wanted = scipy.special.logit(probability)
+    found = in_double(density).quantile(probability)
+    for channel in range(CHANNELS):
+        root = scipy.optimize.brentq(
+            lambda z, channel=channel: logits(density, channel, z)[0] - wanted, -1e4, 1e4
+        )
+        assert found[channel].item() == pytest.approx(root, abs=1e-8)
+
+
+@pytest.mark.parametrize("size", [30.0, 1e2, 1e3, 1e4])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_far_in_the_tails_bits_are_right_and_lead_back(density, size, sign):
+    """There σ(b) − σ(a) is 0 in float32, and their floor of 1e-9 has no gradient."""
+    z = torch.full((1, CHANNELS, 1, 3), sign * size) + torch.tensor([-0.3, 0.0, 0.4])
+    z.requires_grad_()
+    density.zero_grad()
+    bits = density.bits(z)
+    for channel in range(CHANNELS):
+        values = z[0, channel, 0].detach().numpy().astype(np.float64)
+        expected = expected_bits(density, channel, values)
+        np.testing.assert_allclose(bits[0, channel, 0].detach(), expected, rtol=1e-4)
+    bits.sum().backward()
+    assert (sign * z.grad > 0).all()
+    for name, parameter in density.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+
+
 # Hyper-latent
 
 
 @pytest.fixture(scope="module")
 def hyper_latent() -> HyperLatent:
     """Densities of different widths and medians, frozen."""
-    torch.manual_seed(4)
-    hyper_latent = HyperLatent(6)
-    quantiles = hyper_latent.bottleneck.quantiles
-    with torch.no_grad():
-        for parameter in hyper_latent.bottleneck.parameters():
-            if parameter is not quantiles:
-                parameter += 0.3 * torch.randn_like(parameter)
-        hyper_latent.bottleneck._update_quantiles()
+    hyper_latent = HyperLatent(CHANNELS)
+    changed(hyper_latent.density)
     hyper_latent.freeze()
     return hyper_latent
 
 
-def test_tables_are_the_likelihoods_of_compressais_bottleneck(hyper_latent):
-    bottleneck = hyper_latent.bottleneck
-    for channel in range(6):
-        n, offset = int(hyper_latent.length[channel]), int(hyper_latent.offset[channel])
-        low, median, high = bottleneck.quantiles[channel, 0].tolist()
-        assert median + offset <= low
-        assert median + offset + n - 1 >= high
-        values = torch.zeros(1, 6, 1, n)
-        values[0, channel, 0] = median + offset + torch.arange(n)
-        likelihood = bottleneck(values, training=False)[1][0, channel, 0].detach().numpy()
-        ours = hyper_latent.probabilities()[channel]
-        # Integer counts, at least 1 for each symbol: the largest give up what the tails take.
-        np.testing.assert_allclose(ours[:n], likelihood, atol=(n + 2) / 65536)
-        assert (ours[:n] > 0).all()
-        assert not ours[n:].any()
-
-
-def test_tables_are_the_differences_of_compressais_cdf(hyper_latent):
-    theirs = EntropyBottleneck(6)
-    theirs.load_state_dict(hyper_latent.bottleneck.state_dict())
-    theirs.update(force=True)
-    assert torch.equal(hyper_latent.offset, theirs.offset)
+def test_tables_are_the_probabilities_of_their_bins(hyper_latent):
+    """Rounded to counts, and at least 1."""
     for channel, n in enumerate(hyper_latent.length.tolist()):
-        assert n == theirs.cdf_length[channel] - 2
-        counts = theirs.quantized_cdf[channel, : n + 1].diff()
-        assert torch.equal(hyper_latent.table[channel, :n], counts)
+        symbols = np.arange(n) + hyper_latent.offset[channel].item()
+        values = symbols + hyper_latent.median[channel].item()
+        p = np.exp2(-expected_bits(hyper_latent.density, channel, values))
+        counts = hyper_latent.table[channel].numpy()
+        assert (counts[:n] >= 1).all()
+        assert not counts[n:].any()
+        rare = COUNTS * p < 1
+        assert (counts[:n][rare] == 1).all()
+        np.testing.assert_allclose(counts[:n][~rare], COUNTS * p[~rare], rtol=0, atol=0.5 + 1e-6)
+        np.testing.assert_array_equal(hyper_latent.probabilities()[channel], counts / COUNTS)
+
+
+def test_tables_reach_from_one_tail_to_the_other_and_no_further(hyper_latent):
+    for channel, n in enumerate(hyper_latent.length.tolist()):
+        median, offset = hyper_latent.median[channel].item(), hyper_latent.offset[channel].item()
+        below, above = median + offset, median + offset + n - 1
+        outside = scipy.special.expit(
+            [logits(hyper_latent.density, channel, z)[0] for z in (below, below + 1)]
+            + [-logits(hyper_latent.density, channel, z)[0] for z in (above, above - 1)]
+        )
+        assert (outside[[0, 2]] <= TAIL).all()
+        assert (outside[[1, 3]] > TAIL).all()
+        assert logits(hyper_latent.density, channel, median)[0] == pytest.approx(0, abs=1e-5)
+        assert offset < 0 < offset + n - 1
+
+
+def test_a_channel_that_is_narrower_than_a_bin_keeps_the_symbol_of_its_median():
+    hyper_latent = HyperLatent(2)
+    make_logistic(hyper_latent, torch.tensor([0.3, -5.0]), torch.tensor([1e-3, 1e-3]))
+    hyper_latent.freeze()
+    torch.testing.assert_close(hyper_latent.median, torch.tensor([0.3, -5.0]))
+    for table, offset in zip(hyper_latent.table, hyper_latent.offset, strict=True):
+        assert table[-offset] == COUNTS
+        assert table.sum() - COUNTS == len(table) - 1
+    assert (
+        hyper_latent.symbols(hyper_latent.medians) == -hyper_latent.offset.view(1, 2, 1, 1)
+    ).all()
+
+
+def test_freezing_gives_the_same_tables_in_either_precision(hyper_latent):
+    """A codec in eval mode works in float64, and its medians too."""
+    again = HyperLatent(CHANNELS).double()
+    again.density.load_state_dict(hyper_latent.density.state_dict())
+    again.freeze()
+    for name, buffer in hyper_latent.named_buffers():
+        assert torch.equal(getattr(again, name), buffer.to(getattr(again, name))), name
+    assert again.values(torch.zeros(1, CHANNELS, 1, 1).int()).dtype == torch.float64
 
 
 def test_symbols_and_values_quantise_as_compressai_does(hyper_latent):
     torch.manual_seed(0)
-    medians = hyper_latent.medians.detach()
-    z = medians + 3 * torch.randn(2, 6, 5, 7)
+    medians = hyper_latent.medians
+    z = medians + 3 * torch.randn(2, CHANNELS, 5, 7)
     symbols = hyper_latent.symbols(z)
-    theirs = hyper_latent.bottleneck.quantize(z, "dequantize", medians)
+    theirs = compressais(hyper_latent.density).quantize(z, "dequantize", medians)
     first = medians + hyper_latent.offset.view(1, -1, 1, 1)
     last = first + hyper_latent.length.view(1, -1, 1, 1) - 1
     inside = (theirs >= first - 1e-3) & (theirs <= last + 1e-3)
@@ -347,14 +506,14 @@ def test_symbols_and_values_quantise_as_compressai_does(hyper_latent):
 
 
 def test_symbols_outside_the_table_are_clamped_to_its_ends(hyper_latent):
-    z = torch.tensor([-1e6, 1e6]).view(1, 1, 1, 2).expand(1, 6, 1, 2)
+    z = torch.tensor([-1e6, 1e6]).view(1, 1, 1, 2).expand(1, CHANNELS, 1, 2)
     symbols = hyper_latent.symbols(z)
     assert (symbols[..., 0] == 0).all()
     assert torch.equal(symbols[0, :, 0, 1], hyper_latent.length - 1)
 
 
 def test_bits_are_the_entropy_of_the_normalised_table(hyper_latent):
-    symbols = torch.zeros(2, 6, 1, 2, dtype=torch.int32)
+    symbols = torch.zeros(2, CHANNELS, 1, 2, dtype=torch.int32)
     symbols[1] = 2
     p = hyper_latent.probabilities()
     p = p / p.sum(1, keepdims=True)
@@ -363,18 +522,24 @@ def test_bits_are_the_entropy_of_the_normalised_table(hyper_latent):
 
 
 def test_h_s_learns_from_the_values_whose_rate_is_paid(hyper_latent):
-    z = torch.randn(2, 6, 3, 3, requires_grad=True)
+    z = torch.randn(2, CHANNELS, 3, 3, requires_grad=True)
     noise = torch.rand(z.shape) - 0.5
     z_hat, bits = hyper_latent.noisy(z, rate_weight=1.0, noise=lambda like: noise)
     torch.testing.assert_close(z_hat, z + noise)
-    _, likelihood = hyper_latent.bottleneck(z + noise, training=True)
-    torch.testing.assert_close(bits, -likelihood.log2().sum((1, 2, 3)))
+    noisy = (z + noise).detach().numpy().astype(np.float64)
+    expected = sum(
+        expected_bits(hyper_latent.density, channel, noisy[:, channel].ravel())
+        .reshape(2, -1)
+        .sum(1)
+        for channel in range(CHANNELS)
+    )
+    np.testing.assert_allclose(bits.detach(), expected, rtol=1e-5)
     (gradient,) = torch.autograd.grad(z_hat.sum(), z)
     assert torch.equal(gradient, torch.ones_like(z))
 
 
 def test_a_hyper_latent_that_rounds_to_a_constant_still_says_something_in_training(hyper_latent):
-    z = hyper_latent.medians.detach() + 0.2 * torch.sign(torch.randn(400, 6, 8, 8))
+    z = hyper_latent.medians + 0.2 * torch.sign(torch.randn(400, CHANNELS, 8, 8))
     rounded = hyper_latent.symbols(z)
     assert (rounded == rounded[:1, :, :1, :1]).all()
     z_hat, _ = hyper_latent.noisy(z, rate_weight=1.0)
@@ -387,12 +552,12 @@ def test_a_hyper_latent_that_rounds_to_a_constant_still_says_something_in_traini
 def test_tables_stay_when_the_density_moves(hyper_latent):
     before = hyper_latent.table.clone()
     with torch.no_grad():
-        hyper_latent.bottleneck.biases[0].add_(1e-3)
+        hyper_latent.density.biases[0].add_(1e-3)
     hyper_latent.eval().double()
     assert torch.equal(hyper_latent.table, before)
     hyper_latent.float()
     with torch.no_grad():
-        hyper_latent.bottleneck.biases[0].sub_(1e-3)
+        hyper_latent.density.biases[0].sub_(1e-3)
 
 
 def test_without_tables_coding_says_what_to_do():
@@ -410,8 +575,8 @@ def test_the_rate_weight_scales_the_gradient_at_z_and_leaves_the_densities_their
         leaf = z.clone().requires_grad_()
         hyper_latent.zero_grad()
         hyper_latent.noisy(leaf, weight)[1].sum().backward()
-        density = hyper_latent.bottleneck.matrices[0].grad
-        gradients[weight] = (leaf.grad.clone(), density.clone())
+        matrix = hyper_latent.density.matrices[0].grad
+        gradients[weight] = (leaf.grad.clone(), matrix.clone())
     for weight in (0.25, 0.0):
         torch.testing.assert_close(gradients[weight][0], weight * gradients[1.0][0])
         torch.testing.assert_close(gradients[weight][1], gradients[1.0][1])

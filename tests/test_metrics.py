@@ -253,7 +253,7 @@ def test_lpips_that_cannot_be_fetched(monkeypatch, net, error):
     def download(**_):
         raise error
 
-    monkeypatch.setattr(metrics.lpips, "LPIPS", download)
+    monkeypatch.setattr("lpips.LPIPS", download)
     file = metrics.lpips_file(net)
     with pytest.raises(OSError, match=rf"{net} weights of LPIPS.*{file} into BLURLIB_HOME/weights"):
         metrics.Lpips.load(net)

@@ -32,9 +32,9 @@ from blurlib.training.data import (
 )
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import (
-    distortion,
+    HELD_OUT_PARTS,
     draw_quality,
-    lmbda,
+    held_out_loss,
     random_view,
     rate_distortion,
     rate_perception,
@@ -42,7 +42,9 @@ from blurlib.training.losses import (
 from blurlib.training.run import RunFolder
 from stand_ins import Distance
 
-CONFIG = TrainConfig(objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2)
+CONFIG = TrainConfig(
+    objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2, optimiser="muon"
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,11 @@ def test_overrides_win_and_none_leaves_the_recipe():
         ("lmbda_max = inf", "lmbda_max"),
         ("ema = 1.5", "ema"),
         ("clip = 0.0", "clip"),
+        ("optimiser = 'sgd'", "optimiser is 'sgd': it must be one of .*'adam', 'muon'"),
+        ("momentum = 1.0", "momentum is 1.0: .* below 1"),
+        ("momentum = -0.1", "momentum is -0.1"),
+        ("lr_blocks = 0.0", "lr_blocks is 0.0"),
+        ("lr_transforms = 2.0", "lr_transforms is 2.0"),
         ("threads = -1", "threads"),
     ],
 )
@@ -191,7 +198,7 @@ def test_lambda_is_geometric_between_the_levels():
     config = TrainConfig(lmbda_min=2.0, lmbda_max=50.0)
     q = torch.tensor([1.0, 3.5, 6.0], dtype=torch.float64)
     expected = torch.tensor([2.0, 10.0, 50.0], dtype=torch.float64)
-    torch.testing.assert_close(lmbda(q, 6, config), expected)
+    torch.testing.assert_close(config.target.lmbda(q, 6), expected)
 
 
 def test_qualities_are_drawn_over_the_whole_range():
@@ -215,7 +222,7 @@ def test_the_loss_is_rate_plus_lambda_distortion(tiny_entropy, photo):
     expected = ((rate + CONFIG.lmbda_min * ratio * error) * (middle / ratio).sqrt()).mean()
     torch.testing.assert_close(result.loss, expected.to(result.loss))
     torch.testing.assert_close(result.bpp, rate.mean())
-    torch.testing.assert_close(distortion(output.x_hat, x, "mse"), error)
+    torch.testing.assert_close(result.distortion, error.mean())
 
 
 # Data
@@ -457,12 +464,16 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(photos, tmp_path, p
     assert loop.read_log(tmp_path / "run") == steps
     assert TrainConfig.recipe(str(tmp_path / "run" / "config.toml")) == CONFIG
     codec = zoo.load(tmp_path / "run" / "model.safetensors")
-    data = codec.compress(photo(70, 70), 2)
+    data = codec.compress(photo(70, 70), 2, effort=0)
     assert torch.equal(codec.decompress(data).y_hat, codec(photo(70, 70), 2).y_hat)
 
 
-def test_the_model_learns(photos, tmp_path):
-    config = dataclasses.replace(CONFIG, steps=40, lr=3e-3, start="random", lr_transforms=1.0)
+@pytest.mark.parametrize(("optimiser", "lr"), [("muon", 2e-2), ("adam", 3e-3)])
+def test_the_model_learns(photos, tmp_path, optimiser, lr):
+    config = dataclasses.replace(
+        CONFIG, steps=30, start="random", optimiser=optimiser, lr=lr, lr_transforms=1.0,
+        lr_blocks=1.0,
+    )  # fmt: skip
     steps = run(config, tmp_path / "run", photos)
     first, last = (
         statistics.mean(step.parts["distortion"] for step in part)
@@ -471,20 +482,23 @@ def test_the_model_learns(photos, tmp_path):
     assert last < 0.5 * first
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(photos, tmp_path):
+@pytest.mark.parametrize("optimiser", ["muon", "adam"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(photos, tmp_path, optimiser):
+    config = dataclasses.replace(CONFIG, optimiser=optimiser)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    expected = run(CONFIG, whole, photos)
-    generator = loop.train(CONFIG, cut, photos)
+    expected = run(config, whole, photos)
+    generator = loop.train(config, cut, photos)
     first = [next(generator) for _ in range(3)]
     generator.close()
     assert checkpoint(cut)["counters"][0] == 3
     assert not (cut / "model.safetensors").exists()
     torch.manual_seed(12345)
-    rest = run(CONFIG, cut, photos, resume=True)
+    rest = run(config, cut, photos, resume=True)
     for ours, theirs in zip(first + rest, expected, strict=True):
         assert ours._replace(seconds=0) == theirs._replace(seconds=0)
     a, b = checkpoint(cut), checkpoint(whole)
     a["counters"][2] = b["counters"][2] = 0  # seconds
+    assert len(a["optimisers"]) == (2 if optimiser == "muon" else 1)
     assert_same(a, b)
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     steps = [step._replace(seconds=0) for step in loop.read_log(cut)]
@@ -542,9 +556,12 @@ def test_a_step_that_is_not_finite_changes_nothing(photos, tmp_path, monkeypatch
         steps.append(step)
         states.append(checkpoint(tmp_path / "run"))
     assert [math.isfinite(step.loss) for step in steps] == [True, True, False, True, True, True]
-    for part in ("model", "average", "aux"):
+    for part in ("model", "average"):
         assert_same(states[2][part], states[1][part])
-    assert_same(states[2]["optimiser"]["state"], states[1]["optimiser"]["state"])
+    before, after = ([o["state"] for o in states[i]["optimisers"]] for i in (1, 2))
+    assert len(before) == 2  # Muon and Adam
+    assert all(before)
+    assert_same(after, before)
     assert [step.not_finite for step in steps] == [0, 0, 1, 1, 1, 1]
     assert not torch.equal(states[3]["model"]["gain.log_gain"], states[2]["model"]["gain.log_gain"])
     assert len(loop.read_log(tmp_path / "run")) == 6
@@ -722,13 +739,23 @@ def test_a_folder_of_which_all_is_held_out_is_refused(tmp_path, astronaut):
     assert len(find_photos(dataclasses.replace(config, held_out=0))) == 1
 
 
-def test_resuming_with_another_configuration_is_refused(photos, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.5}, "was started with lr = 0.001, not 0.5: resume it with its own recipe"),
+        ({"optimiser": "adam"}, "was started with optimiser = 'muon', not 'adam'"),
+        ({"momentum": 0.5}, "was started with momentum = 0.95, not 0.5"),
+    ],
+)
+def test_resuming_with_another_configuration_is_refused(photos, tmp_path, change, message):
     folder = tmp_path / "run"
-    run(dataclasses.replace(CONFIG, steps=1), folder, photos)
-    before = (folder / "config.toml").read_text()
-    with pytest.raises(ValueError, match="lr"):
-        run(dataclasses.replace(CONFIG, steps=1, lr=0.5), folder, photos, resume=True)
-    assert (folder / "config.toml").read_text() == before
+    config = dataclasses.replace(CONFIG, steps=1)
+    run(config, folder, photos)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=message) as refused:
+        run(dataclasses.replace(config, **change), folder, photos, resume=True)
+    assert "\n" not in str(refused.value)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_resumed_run_may_end_later_and_fall_sooner(photos, tmp_path):
@@ -739,6 +766,100 @@ def test_a_resumed_run_may_end_later_and_fall_sooner(photos, tmp_path):
     steps = run(longer, folder, photos, resume=True)
     assert [step.step for step in steps] == [3, 4, 5]
     assert [step.lr for step in steps] == [loop.learning_rate(i, 5, longer) for i in (2, 3, 4)]
+
+
+def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(photos, tmp_path):
+    """Where the short one had not begun to slow down: the optimisers go on, too."""
+    longer = dataclasses.replace(CONFIG, steps=8, decay=0.5)
+    expected = run(longer, tmp_path / "longer", photos)
+    run(dataclasses.replace(longer, steps=4, decay=0.25), tmp_path / "run", photos)
+    rest = run(longer, tmp_path / "run", photos, resume=True)
+    for ours, theirs in zip(rest, expected[4:], strict=True):
+        assert ours._replace(seconds=0) == theirs._replace(seconds=0)
+    a, b = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "longer")
+    a["counters"][2] = b["counters"][2] = 0  # seconds
+    assert_same(a, b)
+
+
+# Held-out photos
+
+
+@pytest.fixture
+def folder_of_photos(tmp_path, astronaut) -> Path:
+    """Four photos, of which `held_out=2` holds out 0 and 2; 2 is too small to judge by."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, (height, width) in enumerate([(300, 270), (80, 90), (255, 300), (90, 80)]):
+        images.write_image(folder / f"{i}.png", astronaut[:, 50 : 50 + height, 90 : 90 + width])
+    return folder
+
+
+def test_the_held_out_loss_is_that_of_real_files(tiny_codec, photo):
+    """R + λ·D over √(λ/λ_mid), from the bytes of files and the pictures they decode to."""
+    config = dataclasses.replace(CONFIG, lmbda_min=2e-4, lmbda_max=5e-3)
+    photos = [photo(128, 192)[0], photo(192, 320)[0][..., 192:]]
+    losses = []
+    for x in photos:
+        for part in HELD_OUT_PARTS:
+            data = tiny_codec.compress(x[None], 1 + 2 * part, effort=0)
+            mse = (tiny_codec.decompress(data).x_hat - x).square().mean().item()
+            weight = 2e-4 * 25**part
+            bpp = 8 * (len(data) - 28) / x[0].numel()  # without the header
+            assert 0.05 * bpp < weight * 255**2 * mse < 20 * bpp  # both parts count
+            losses.append((bpp + weight * 255**2 * mse) / math.sqrt(weight / 1e-3))
+    found = held_out_loss(tiny_codec, photos, config)
+    assert found == pytest.approx(statistics.mean(losses), rel=0.01)
+    assert held_out_loss(tiny_codec, photos, config) == found  # nothing is drawn
+
+
+def test_a_run_ends_with_the_loss_of_its_average_on_held_out_photos(
+    folder_of_photos, tmp_path, astronaut
+):
+    config = dataclasses.replace(CONFIG, data=str(folder_of_photos), held_out=2, steps=2, lr=0.01)
+    folder = tmp_path / "run"
+    steps = run(config, folder, None)
+    assert steps[0].held_out is None
+    assert loop.read_log(folder) == steps
+    codec = BlurCodec(CodecConfig.small())
+    codec.load_state_dict(checkpoint(folder)["average"])
+    codec.entropy.hyper_latent.freeze()
+    top, left = 50 + (300 - 256) // 2, 90 + (270 - 256) // 2  # of the middle of photo 0
+    x = astronaut[:, top : top + 256, left : left + 256].float() / 255
+    expected = held_out_loss(codec.eval(), [x], config)
+    assert steps[1].held_out == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_checkpoint_has_its_held_out_loss_and_the_run_is_the_same(folder_of_photos, tmp_path):
+    config = dataclasses.replace(CONFIG, data=str(folder_of_photos), held_out=2, steps=3)
+    often = run(dataclasses.replace(config, checkpoint_every=0.0), tmp_path / "often", None)
+    once = run(dataclasses.replace(config, checkpoint_every=1e9), tmp_path / "once", None)
+    assert all(math.isfinite(step.held_out) for step in often)
+    assert [step.held_out for step in once] == [None, None, often[-1].held_out]
+    a, b = checkpoint(tmp_path / "often"), checkpoint(tmp_path / "once")
+    a["counters"][2] = b["counters"][2] = 0  # seconds
+    assert_same(a, b)
+
+
+def test_without_held_out_photos_of_256_pixels_there_is_no_such_loss(
+    photos, folder_of_photos, tmp_path
+):
+    (folder_of_photos / "0.png").unlink()
+    config = dataclasses.replace(CONFIG, data=str(folder_of_photos), steps=1)
+    for name, held_out in (("small", 3), ("none", 0)):
+        (step,) = run(dataclasses.replace(config, held_out=held_out), tmp_path / name, None)
+        assert step.held_out is None
+    (step,) = run(config, tmp_path / "named", photos)
+    assert step.held_out is None
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "deterministic", "joint"])
+def test_only_a_codec_has_a_held_out_loss(folder_of_photos, tmp_path, tiny_codec_path, kind):
+    config = dataclasses.replace(
+        CONFIG, data=str(folder_of_photos), held_out=2, steps=1, stage=kind,
+        codec="" if kind == "joint" else str(tiny_codec_path),
+    )  # fmt: skip
+    (step,) = run(config, tmp_path / "run", None)
+    assert step.held_out is None
 
 
 # The denoiser
@@ -878,8 +999,7 @@ def test_the_joint_loss_reaches_codec_and_denoiser(photos):
     for name in ("codec.g_a.layers.1.weight", "codec.main_decoder.stem.weight"):
         assert gradients[name].abs().sum() > 0
     assert gradients["denoiser.head.weight"].abs().sum() > 0
-    without = [name for name, gradient in gradients.items() if gradient is None]
-    assert without == ["codec.entropy.hyper_latent.bottleneck.quantiles"]
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
 
 
 def test_the_joint_loss_is_the_papers(photos):
@@ -893,7 +1013,7 @@ def test_the_joint_loss_is_the_papers(photos):
         return Draws(0, 0, range(1), 1)
 
     result = rate_perception(stage.codec, decoder, x, stage.lpips, config, draws())
-    weight = lmbda(draw_quality(draws(), 3), 3, config).item()
+    weight = config.target.lmbda(draw_quality(draws(), 3), 3).item()
     assert 0.5 < weight < 3
     expected = 0.7 * 5 * result.diffusion + 0.3 * result.lpips
     expected = (result.bpp + weight * expected) / math.sqrt(weight / math.sqrt(0.5 * 3))
@@ -974,7 +1094,12 @@ def test_the_file_of_a_run_holds_the_averaged_weights(photos, tmp_path):
 
 def test_a_denoiser_is_trained_in_bfloat16(photos, tmp_path, tiny_codec_path):
     config = dataclasses.replace(
-        CONFIG, stage="denoiser", codec=str(tiny_codec_path), prediction="residual", steps=2
+        CONFIG,
+        stage="denoiser",
+        codec=str(tiny_codec_path),
+        prediction="residual",
+        steps=2,
+        optimiser="adam",
     )
     full = run(config, tmp_path / "full", photos)
     mixed = run(dataclasses.replace(config, precision="bf16-mixed"), tmp_path / "mixed", photos)

@@ -1,5 +1,6 @@
 """Analysis, main decoder, hyper transforms and gain units."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,16 +58,37 @@ def test_grey_is_the_zero_of_both_ends():
     assert torch.equal(decoder(torch.zeros(1, 4, 4, 4)).x_hat, torch.full((1, 3, 64, 64), 0.5))
 
 
+def test_h_a_sees_the_signed_logarithm_of_y_and_its_size():
+    h_a = HyperAnalysis(20, 6)
+    y = 30 * torch.randn(2, 20, 8, 12)
+    size = np.log1p(np.abs(y.numpy()))
+    seen = torch.from_numpy(np.concatenate([np.sign(y.numpy()) * size, size], 1))
+    torch.testing.assert_close(h_a(y), h_a.layers(seen))
+
+
 def test_gated_block_is_its_formula():
     torch.manual_seed(0)
     block = GatedBlock(4).double()
+    torch.nn.init.normal_(block.norm.weight)
+    torch.nn.init.normal_(block.norm.bias)
     x = torch.randn(1, 4, 6, 7, dtype=torch.float64)
     h = torch.nn.functional.conv2d(x, block.spatial.weight, block.spatial.bias, padding=2, groups=4)
+    h = (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    h = h * block.norm.weight[:, None, None] + block.norm.bias[:, None, None]
     ab = torch.einsum("oc,bchw->bohw", block.expand.weight[..., 0, 0], h)
     a, b = (ab + block.expand.bias[:, None, None]).split(4, 1)
     gated = a / (1 + (-a).exp()) * b
     out = torch.einsum("oc,bchw->bohw", block.project.weight[..., 0, 0], gated)
     torch.testing.assert_close(block(x), x + out + block.project.bias[:, None, None])
+
+
+@torch.no_grad()
+def test_what_a_gated_block_adds_does_not_grow_with_its_input():
+    torch.manual_seed(0)
+    block = GatedBlock(8).double()
+    torch.nn.init.zeros_(block.spatial.bias)
+    x = torch.randn(1, 8, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(block(1e3 * x) - 1e3 * x, block(x) - x, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(

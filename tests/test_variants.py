@@ -8,7 +8,6 @@ import itertools
 
 import pytest
 import torch
-from compressai.latent_codecs import ChannelGroupsLatentCodec, CheckerboardLatentCodec
 from torch import Tensor, nn
 
 from blurlib.entropy import (
@@ -258,21 +257,24 @@ class Symbols(nn.Module):
 
 def compressai_codec(
     groups: tuple[int, ...], checkerboard: bool, seen: list[Tensor], coded: list[Tensor]
-) -> ChannelGroupsLatentCodec:
+) -> nn.Module:
     """Their channel groups, with their checkerboard or in one pass each, made of identities.
 
     What enters a parameter network is then ŷ itself, where and as far as it is known.
     """
+    theirs = pytest.importorskip(
+        "compressai.latent_codecs", reason="CompressAI, the reference, is not installed"
+    )
     codecs: dict[str, nn.Module] = {}
     for k, group in enumerate(groups):
         network = Recorder(group, seen)
         codecs[f"y{k}"] = Symbols(network, coded)
         if checkerboard:
-            codecs[f"y{k}"] = CheckerboardLatentCodec(
+            codecs[f"y{k}"] = theirs.CheckerboardLatentCodec(
                 {"y": Symbols(nn.Identity(), coded)}, network, nn.Identity(), anchor_parity="even"
             )
     channel = {f"y{k}": nn.Identity() for k in range(1, len(groups))}
-    return ChannelGroupsLatentCodec(codecs, channel, groups=list(groups))
+    return theirs.ChannelGroupsLatentCodec(codecs, channel, groups=list(groups))
 
 
 def known_to_compressai(groups: tuple[int, ...], checkerboard: bool) -> list[Tensor]:

@@ -74,6 +74,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sampling-isotropic": lambda root: checks.sampling(root, "isotropic-small"),
     "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
     "quantiser": checks.quantiser,
+    "optimisers": checks.optimisers,
     "loss-balance": checks.loss_balance,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

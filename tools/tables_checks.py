@@ -184,6 +184,18 @@ def training_speed(root: Path, machine: str) -> str:
     )
 
 
+def optimisers(root: Path) -> str:
+    """What each optimiser teaches in the same processor time."""
+    content = _check(root, "optimisers")
+    rows = [
+        [row["variant"], f"{row['lr']:g}", f"{row['steps']:,}", f"{row['seconds'] / 60:.1f}",
+         f"{row['held_out']:.3f}"]
+        for row in content["rows"]
+    ]  # fmt: skip
+    head = ["optimiser", "rate", "steps", "processor minutes", "held-out loss"]
+    return markdown(head, rows) + f"\n{content['settings']['photos']} photos of 256×256.\n"
+
+
 def quantiser(root: Path) -> str:
     """What rounding that weighs the rate gains on photos held out from training."""
     content = _check(root, "quantiser")

@@ -388,11 +388,9 @@ def train(codec: BlurCodec, stored: np.ndarray, config: TrainConfig) -> Iterator
     """
     codec.train()
     codec.entropy.start_at(torch.from_numpy(stored[:64].astype(np.float32)).std((0, 2, 3)))
-    quantiles = codec.entropy.hyper_latent.bottleneck.quantiles
     parts = (codec.h_a, codec.h_s, codec.entropy)
-    learned = [p for part in parts for p in part.parameters() if p is not quantiles]
+    learned = [p for part in parts for p in part.parameters()]
     optimiser = torch.optim.Adam(learned, lr=config.lr)
-    aux_optimiser = torch.optim.Adam([quantiles], lr=1e-2)
     drawn = batches(stored, config.seed, config.batch)
     for step, y in enumerate(itertools.islice(drawn, config.steps)):
         for group in optimiser.param_groups:
@@ -404,9 +402,6 @@ def train(codec: BlurCodec, stored: np.ndarray, config: TrainConfig) -> Iterator
         finite = math.isfinite(loss.item()) and math.isfinite(norm.item())
         if finite:
             optimiser.step()
-            aux_optimiser.zero_grad(set_to_none=True)
-            codec.entropy.hyper_latent.bottleneck.loss().backward()
-            aux_optimiser.step()
         yield bpp if finite else math.nan
 
 
@@ -442,7 +437,7 @@ class Observed:
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         clock = CpuClock()
-        data = BlurlibCodec(self.name, self.codec).encode(image, quality)
+        data = BlurlibCodec(self.name, self.codec, effort=0).encode(image, quality)
         self.encode_s = clock.seconds()
         return data
 
@@ -506,7 +501,7 @@ def _zeroed(codec: BlurCodec, paths: Sequence[Path], qualities: Sequence[float])
             for path in paths:
                 x = images.to_float(images.read_image(path))[None]
                 for quality in qualities:
-                    size = len(codec.compress(x, quality))
+                    size = len(codec.compress(x, quality, effort=0))
                     row = {"zeroed": zeroed, "image": path.name, "quality": quality}
                     yield {**row, "bytes": size}
 
@@ -539,7 +534,7 @@ def _sizes(codec: BlurCodec, paths: Sequence[Path], setup: Setup) -> Iterator[di
             x = images.to_float(scaled(photo, size))[None]
             for quality in middle:
                 row = {"image": path.name, "megapixels": size, "quality": quality}
-                bytes_ = len(codec.compress(x, quality))
+                bytes_ = len(codec.compress(x, quality, effort=0))
                 yield {**row, "height": x.shape[-2], "width": x.shape[-1], "bytes": bytes_}
 
 

@@ -1,5 +1,6 @@
 """Photo to `.blur` and back."""
 
 from blurlib.codec.model import BlurCodec, CodecConfig, CodecOutput
+from blurlib.codec.objective import Objective
 
-__all__ = ["BlurCodec", "CodecConfig", "CodecOutput"]
+__all__ = ["BlurCodec", "CodecConfig", "CodecOutput", "Objective"]

@@ -75,7 +75,7 @@ def _set_analysis(g_a: nn.Module, stages: list[Stage]) -> None:
     for layer, stage, before in zip(down, stages[1:], stages, strict=False):
         kept, known = len(stage.basis), len(before.basis)
         layer.weight[:kept] = 0
-        layer.weight[:kept, :known] = stage.basis.view(kept, known, 2, 2)
+        layer.weight[:kept, :known, 1:3, 1:3] = stage.basis.view(kept, known, 2, 2)
         _no_bias(layer)
     _set_identity(last, len(stages[-1].basis), SCALE)
 
@@ -85,7 +85,7 @@ def _set_decoder(decoder: nn.Module, stages: list[Stage]) -> None:
     for up, stage, below in zip(decoder.up, stages[:0:-1], stages[-2::-1], strict=True):
         layer, known = up[0], 4 * len(below.basis)  # PixelShuffle takes groups of four channels
         layer.weight[:known] = 0
-        layer.weight[:known, : len(stage.basis), 0, 0] = stage.basis.T
+        layer.weight[:known, : len(stage.basis), 1, 1] = stage.basis.T
         _no_bias(layer)
     head = decoder.head[0]
     nn.init.zeros_(head.weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib.codec.bitstream import BitstreamError, BlurFile, check_size
+from blurlib.codec.objective import Objective
+from blurlib.codec.search import ITERATIONS, Searched, search
 from blurlib.codec.transforms import (
     Analysis,
     Gain,
@@ -36,6 +38,7 @@ from blurlib.entropy import (
 )
 from blurlib.entropy.coder import MU_STEPS
 
+Observe = Callable[[Searched], None]
 STRIDE = 64  # pixels per hyper-latent position: inputs are padded to multiples of it
 QUALITY_STEPS = 256  # quality is a multiple of 1/256, so that a file stores it exactly
 
@@ -47,14 +50,11 @@ class CodecConfig:
     Attributes:
         entropy, transform: sizes of the parts.
         levels: quality levels, at least 2; quality is a real number in [1, levels].
-        knows_gain: whether the entropy model is told the gain of the quality and works on y / gain.
-            False for the first weights, from before that.
     """
 
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
     levels: int = 6
-    knows_gain: bool = True
 
     def __post_init__(self):
         if self.levels < 2:
@@ -85,8 +85,7 @@ class CodecConfig:
         return cls(
             EntropyConfig(**entropy),
             TransformConfig(**data["transform"]),
-            data.get("levels", 6),
-            data.get("knows_gain", False),
+            data["levels"],
         )
 
 
@@ -154,11 +153,11 @@ class BlurCodec(nn.Module):
         super().__init__()
         self.config = config or CodecConfig.small()
         self.model_id = bytes(4)  # `zoo.load` sets it; a model that was never saved has none
-        self.objective: str | None = None  # what the weights were trained for; kept in their file
+        self.objective: Objective | None = None  # of the weights; kept in their file
         M, N = self.config.entropy.M, self.config.entropy.N
         self.g_a = Analysis(self.config.transform, M)
-        self.h_a = HyperAnalysis(M, N)
-        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper, self.config.knows_gain)
+        self.h_a = HyperAnalysis(M, N, self.config.transform.norm)
+        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper)
         self.gain = Gain(self.config.levels, M, (0.0, 2.0))
         self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.0))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
@@ -202,59 +201,129 @@ class BlurCodec(nn.Module):
         size = (x.shape[-2], x.shape[-1])
         return CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
 
-    @torch.inference_mode()
-    def compress(self, x: Tensor, quality: float, seed: int | None = None) -> bytes:
+    @torch.no_grad()
+    def compress(
+        self,
+        x: Tensor,
+        quality: float,
+        seed: int | None = None,
+        effort: int = 1,
+        observe: Observe | None = None,
+    ) -> bytes:
         """One photo to the bytes of a `.blur` file.
 
         Args:
             x: (1, 3, H, W) in [0, 1].
             quality: from 1 (smallest file) to `config.levels`, rounded to 1/256.
             seed: stored for the diffusion decoder, so that everybody's decode looks the same.
+            effort: how hard the encoder tries, 0 to 9. 0 rounds y to the nearest, as `forward`
+                does; 1 weighs the rate when it rounds; from 2 on it searches for a better y
+                (`blurlib.codec.search`), which takes minutes. All decode alike.
+            observe: called after each iteration of a search.
 
         Raises:
-            ValueError: quality or size out of range, or not one RGB photo of finite floats.
+            ValueError: quality, size or effort out of range, not one RGB photo of finite floats, or
+                a search with weights that do not say what they were trained for.
         """
         self._check_coding(x)
-        return self._encode(self.g_a(pad(x)), x.shape[-2:], quality, seed)
+        self._check_effort(effort)
+        return self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe)
 
     def _encode(
-        self, features: Tensor, size: tuple[int, int], quality: float, seed: int | None
+        self,
+        x: Tensor,
+        features: Tensor,
+        quality: float,
+        seed: int | None,
+        effort: int,
+        observe: Observe | None = None,
     ) -> bytes:
-        """g_a's output at one quality to a file."""
+        """A photo at one quality to a file, given g_a's output."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        latent = self.latent_of(features, q)
-        H, W = size
+        weight = self.objective.rate_weight if effort and self.objective else 0.0
+        latent = self.latent_of(features, q, rate_weight=weight)
+        if iterations := ITERATIONS[effort]:
+            latent = self._searched(x, features, latent, q, iterations, observe)
+        H, W = x.shape[-2:]
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent),
             z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
             seed=seed,
         ).to_bytes()  # fmt: skip
 
-    @torch.inference_mode()
-    def compress_to(self, x: Tensor, target_bpp: float, seed: int | None = None) -> bytes:
+    def _searched(
+        self,
+        x: Tensor,
+        features: Tensor,
+        latent: Latent,
+        quality: Tensor,
+        iterations: int,
+        observe: Observe | None,
+    ) -> Latent:
+        """A better latent than `latent`, by search, or if none was found that one."""
+        gain = self.gain(quality)
+        z_hat = self.entropy.hyper_latent.values(latent.z_symbols)
+        y = features * gain.to(features.dtype)
+        for state in search(self, x, y, z_hat, quality.item(), iterations):
+            if observe:
+                observe(state)
+        prior = self.prior(z_hat, gain)
+        found = self.entropy.quantise(state.y.to(gain.dtype), latent.z_symbols, prior)
+        weight = self.objective.lmbda(quality, self.config.levels)
+
+        def loss(latent: Latent) -> float:
+            x_hat = self.reconstruct(latent.y_hat, quality).x_hat[..., : x.shape[-2], : x.shape[-1]]
+            d = self.objective.distance(x_hat, x)
+            return (latent.bits_y / x[0, 0].numel() + weight * d).item()
+
+        return min(found, latent, key=loss)
+
+    @torch.no_grad()
+    def compress_to(
+        self,
+        x: Tensor,
+        target_bpp: float,
+        seed: int | None = None,
+        effort: int = 1,
+        observe: Observe | None = None,
+    ) -> bytes:
         """The largest file not over `target_bpp`, by bisection over quality: sizes grow with it.
+
+        A search makes files smaller. Once it has said by how much, a second one at a higher quality
+        uses what is left.
 
         Raises:
             ValueError: even quality 1 takes more, or x cannot be coded.
         """
         self._check_coding(x)
-        features, (H, W) = self.g_a(pad(x)), x.shape[-2:]
-        budget = target_bpp * H * W / 8
-        best = self._encode(features, (H, W), 1.0, seed)
-        if not len(best) <= budget:
-            bpp = 8 * len(best) / (H * W)
+        self._check_effort(effort)
+        features, pixels = self.g_a(pad(x)), x[0, 0].numel()
+        budget = target_bpp * pixels / 8
+
+        def within(limit: float) -> bytes:
+            low, high, best = QUALITY_STEPS, self.config.levels * QUALITY_STEPS, smallest
+            while low < high:
+                middle = (low + high + 1) // 2
+                data = self._encode(x, features, middle / QUALITY_STEPS, seed, min(effort, 1))
+                low, high, best = (
+                    (middle, high, data) if len(data) <= limit else (low, middle - 1, best)
+                )
+            return best
+
+        smallest = self._encode(x, features, 1.0, seed, min(effort, 1))
+        if not len(smallest) <= budget:
             raise ValueError(
-                f"target is {target_bpp} bpp: this photo takes {bpp:.3f} bpp at quality 1"
+                f"target is {target_bpp} bpp: this photo takes {8 * len(smallest) / pixels:.3f} "
+                "bpp at quality 1"
             )
-        low, high = QUALITY_STEPS, self.config.levels * QUALITY_STEPS
-        while low < high:
-            middle = (low + high + 1) // 2
-            data = self._encode(features, (H, W), middle / QUALITY_STEPS, seed)
+        best = fast = within(budget)
+        for _ in range(2 if ITERATIONS[effort] else 0):
+            quality = BlurFile.from_bytes(fast).quality
+            data = self._encode(x, features, quality, seed, effort, observe)
             if len(data) <= budget:
-                low, best = middle, data
-            else:
-                high = middle - 1
+                best = data
+            fast = within(budget * len(fast) / len(data))
         return best
 
     @torch.inference_mode()
@@ -321,12 +390,15 @@ class BlurCodec(nn.Module):
         quality: Tensor,
         z_rate_weight: float = 1.0,
         noise: Noise = uniform_noise,
+        rate_weight: float = 0.0,
     ) -> Latent:
         """What the entropy model makes of g_a's output: `forward` without the transforms.
 
         Args:
             features: (B, M, H/16, W/16); H and W are multiples of 64.
-            quality: (B,); the rest is as in `forward`.
+            quality: (B,).
+            rate_weight: in eval mode, what rounding gives for a bit (`quantise`). The rest is as in
+                `forward`.
         """
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
@@ -336,13 +408,13 @@ class BlurCodec(nn.Module):
             return self.entropy.train_latent(y, bits_z, self.prior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
         prior = self.prior(self.entropy.hyper_latent.values(z_symbols), gain)
-        return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior)
+        return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior, rate_weight)
 
     def prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
         """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
         gain = gain.to(z_hat.dtype)
         features = self.h_s(z_hat, gain)
-        return Prior(features, gain if self.config.knows_gain else torch.ones_like(gain))
+        return Prior(features, gain)
 
     def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
@@ -357,6 +429,17 @@ class BlurCodec(nn.Module):
             )
         if not 1 <= file.quality <= self.config.levels:
             raise BitstreamError(f"quality {file.quality} is not one of this model")
+
+    def _check_effort(self, effort: int) -> None:
+        if effort not in range(len(ITERATIONS)):
+            raise ValueError(
+                f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
+            )
+        if ITERATIONS[effort] and self.objective is None:
+            raise ValueError(
+                f"effort is {effort}: these weights do not say what they were trained for, so that "
+                "there is nothing to search by; use effort 0 or 1"
+            )
 
     def _check_coding(self, x: Tensor) -> None:
         if self.training:

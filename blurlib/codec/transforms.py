@@ -22,11 +22,13 @@ class TransformConfig:
         patch: space-to-depth factor of the stem: 8 in `small`, 2 in `paper`.
         widths: channels at H/patch, H/(2·patch), … H/16.
         blocks: residual blocks at each of these scales.
+        norm: whether they have a norm. False for the first weights, which the first denoisers need.
     """
 
     patch: int = 8
     widths: tuple[int, ...] = (128, 192)
     blocks: tuple[int, ...] = (4, 4)
+    norm: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -40,22 +42,34 @@ class TransformConfig:
             )
 
 
-class GatedBlock(nn.Module):
-    """Residual block: depthwise 5×5, then a gated 1×1: x + W₂(silu(a) · b), (a, b) = W₁(dw(x))."""
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of (B, C, H, W)."""
 
-    def __init__(self, channels: int):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GatedBlock(nn.Module):
+    """x + W₂(silu(a) · b), (a, b) = W₁(norm(dw(x))), with dw a depthwise 5×5.
+
+    The norm bounds what a block adds, whatever its input, and lets it learn at a real rate.
+    """
+
+    def __init__(self, channels: int, norm: bool = True):
         super().__init__()
         self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.norm = ChannelNorm(channels) if norm else nn.Identity()
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.expand(self.spatial(x)).chunk(2, 1)
+        a, b = self.expand(self.norm(self.spatial(x))).chunk(2, 1)
         return x + self.project(F.silu(a) * b)
 
 
-def _blocks(channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(GatedBlock(channels) for _ in range(count)))
+def _blocks(config: TransformConfig, scale: int) -> nn.Sequential:
+    channels, count = config.widths[scale], config.blocks[scale]
+    return nn.Sequential(*(GatedBlock(channels, config.norm) for _ in range(count)))
 
 
 class Analysis(nn.Module):
@@ -67,10 +81,11 @@ class Analysis(nn.Module):
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(config.patch),
             nn.Conv2d(3 * config.patch**2, w[0], 3, padding=1),
-            _blocks(w[0], config.blocks[0]),
+            _blocks(config, 0),
         ]
         for i in range(1, len(w)):
-            layers += [nn.Conv2d(w[i - 1], w[i], 2, stride=2), _blocks(w[i], config.blocks[i])]
+            down = nn.Conv2d(w[i - 1], w[i], 4, stride=2, padding=1)
+            layers += [down, _blocks(config, i)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(w[-1], M, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,11 +110,10 @@ class MainDecoder(nn.Module):
     def __init__(self, config: TransformConfig, M: int):
         super().__init__()
         w = config.widths[::-1]
-        blocks = config.blocks[::-1]
         self.stem = nn.Conv2d(M, w[0], 1)
-        self.scales = nn.ModuleList(_blocks(c, n) for c, n in zip(w, blocks, strict=True))
+        self.scales = nn.ModuleList(_blocks(config, i) for i in reversed(range(len(w))))
         self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(w[i], 4 * w[i + 1], 1), nn.PixelShuffle(2))
+            nn.Sequential(nn.Conv2d(w[i], 4 * w[i + 1], 3, padding=1), nn.PixelShuffle(2))
             for i in range(len(w) - 1)
         )
         self.head = nn.Sequential(
@@ -118,15 +132,16 @@ class MainDecoder(nn.Module):
 class HyperAnalysis(nn.Module):
     """h_a: y (B, M, H/16, W/16) -> z (B, N, H/64, W/64). H, W: multiples of 64.
 
-    y enters as sign(y) · log(1 + |y|): its scale grows tenfold from the lowest quality to the
-    highest, and on the plain y the network saturates at one end.
+    y enters as log(1 + |y|), with and without its sign: its scale grows tenfold from the lowest
+    quality to the highest, and on the plain y the network saturates at one end. The magnitudes are
+    what σ depends on, and a network needs long to make them from signed values.
     """
 
-    def __init__(self, M: int, N: int):
+    def __init__(self, M: int, N: int, norm: bool = True):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(M, N, 1),
-            GatedBlock(N),
+            nn.Conv2d(2 * M, N, 1),
+            GatedBlock(N, norm),
             nn.Conv2d(N, N, 5, stride=2, padding=2),
             nn.GELU(),
             nn.Conv2d(N, N, 5, stride=2, padding=2),
@@ -138,19 +153,20 @@ class HyperAnalysis(nn.Module):
             self.layers[-1].weight *= 20
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.layers(y.sign() * y.abs().log1p())
+        size = y.abs().log1p()
+        return self.layers(torch.cat([y.sign() * size, size], 1))
 
 
 class HyperSynthesis(nn.Module):
     """h_s: ẑ (B, N, H/64, W/64) and the gains -> hyperprior features (B, features, H/16, W/16).
 
-    The gains (B, M, 1, 1) enter as their logarithm, if `knows_gain`. They say what rate is coded,
-    so that ẑ need not carry it.
+    The gains (B, M, 1, 1) enter as their logarithm. They say what rate is coded, so that ẑ need not
+    carry it.
     """
 
-    def __init__(self, N: int, M: int, features: int, knows_gain: bool = True):
+    def __init__(self, N: int, M: int, features: int):
         super().__init__()
-        self.rate = nn.Conv2d(M, features, 1) if knows_gain else None
+        self.rate = nn.Conv2d(M, features, 1)
         self.layers = nn.Sequential(
             nn.Conv2d(N, 4 * N, 3, padding=1),
             nn.PixelShuffle(2),
@@ -162,8 +178,7 @@ class HyperSynthesis(nn.Module):
         )
 
     def forward(self, z_hat: Tensor, gain: Tensor) -> Tensor:
-        features = self.layers(z_hat)
-        return features if self.rate is None else features + self.rate(gain.log())
+        return self.layers(z_hat) + self.rate(gain.log())
 
 
 class Gain(nn.Module):

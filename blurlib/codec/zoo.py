@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,22 +14,19 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
+from blurlib.codec.objective import Objective
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
 SHA256 = CHECKPOINTS / "sha256.json"  # file name -> SHA-256 of every shipped file
-ARCHITECTURE = 1  # grows when the same weights would compute something else
+ARCHITECTURE = 2  # grows when the same weights would compute something else
 HALF_FROM = 1024  # tensors with at least this many values are stored in float16
-
-
-# Of `LaplacianEntropyModel.quantise`, by objective, else 0. A squared error of y stands for one of
-# the photo, so that a codec for MS-SSIM gains little: benchmarks/quantiser.py compares.
-RATE_WEIGHT = {"mse": 0.5}
 
 
 class WeightsError(ValueError):
@@ -52,12 +50,12 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
     metadata, tensors = _parse(data, "codec", name)
     with _fitting(name):
         codec = BlurCodec(CodecConfig.from_dict(metadata["config"]))
-        for buffer in ("table", "offset", "length"):  # their shapes are learned
-            setattr(codec.entropy.hyper_latent, buffer, tensors[f"entropy.hyper_latent.{buffer}"])
-        tensors.pop("entropy.gaussian_bits.floor.bound", None)  # a constant in the first weights
+        hyper_latent = codec.entropy.hyper_latent
+        hyper_latent.table = tensors["entropy.hyper_latent.table"]  # its shape is learned
         codec.load_state_dict(tensors)
-    codec.model_id, codec.objective = digest[:4], metadata.get("objective")
-    codec.entropy.rate_weight = RATE_WEIGHT.get(codec.objective, 0.0)
+        if objective := metadata.get("objective"):
+            codec.objective = Objective(**objective)
+    codec.model_id = digest[:4]
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
         part.to(memory_format=torch.channels_last)
     return codec.eval()
@@ -76,7 +74,8 @@ def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
     if not same:
         transforms = ("g_a.", "main_decoder.", "gain.", "inverse_gain.")
         tensors = {k: v for k, v in tensors.items() if k.startswith(transforms)}
-    tables = ("table", "offset", "length")  # of the finished codec; frozen anew from the new one
+    # Of the finished codec; frozen anew from the new one.
+    tables = ("table", "offset", "length", "median")
     tensors = {k: v for k, v in tensors.items() if k.rpartition(".")[2] not in tables}
     with _fitting(path):
         codec.load_state_dict(tensors, strict=False)
@@ -168,7 +167,8 @@ def codec_bytes(codec: BlurCodec) -> bytes:
     _round_to_storage(codec)
     codec.entropy.hyper_latent.freeze()
     config = codec.config.to_dict()
-    return _serialise(codec, {"kind": "codec", "config": config, "objective": codec.objective})
+    objective = codec.objective and asdict(codec.objective)
+    return _serialise(codec, {"kind": "codec", "config": config, "objective": objective})
 
 
 def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:
@@ -238,12 +238,48 @@ def _parse(data: bytes, kind: str, name) -> tuple[dict, dict[str, Tensor]]:
     found = metadata.get("kind") if isinstance(metadata, dict) else None
     if found != kind:
         raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
-    if metadata.get("architecture") != ARCHITECTURE:
+    if metadata.get("architecture") == 1:
+        metadata, tensors = _of_architecture_1(metadata, tensors)
+    elif metadata.get("architecture") != ARCHITECTURE:
         raise WeightsError(
             f"{name} is of architecture {metadata.get('architecture')}, this blurlib runs "
             f"{ARCHITECTURE}: train it again, or use the blurlib that wrote it"
         )
     return metadata, tensors
+
+
+# λ of the weights of architecture 1, whose files do not say.
+_LMBDA_1 = {"ms-ssim": (1.5, 300.0), "mse": (0.001, 0.06)}
+
+
+def _of_architecture_1(
+    metadata: dict, tensors: dict[str, Tensor]
+) -> tuple[dict, dict[str, Tensor]]:
+    """What computes the same today: kernels of 2×2 and 1×1 in the middle of 4×4 and 3×3, blocks
+    without a norm, h_a deaf to magnitudes, and CompressAI's bottleneck as ours."""
+    if metadata.get("kind") != "codec":
+        return metadata, tensors
+    config = {**metadata["config"], "transform": {**metadata["config"]["transform"], "norm": False}}
+    config.pop("knows_gain", None)
+    objective = metadata.get("objective")
+    if objective in _LMBDA_1:
+        objective = asdict(Objective(objective, *_LMBDA_1[objective]))
+    new, bottleneck = {}, "entropy.hyper_latent.bottleneck."
+    for name, value in tensors.items():
+        if name == f"{bottleneck}quantiles":
+            new["entropy.hyper_latent.median"] = value[:, 0, 1]
+        elif name.startswith(tuple(bottleneck + k for k in ("matrices", "biases", "factors"))):
+            new[name.replace("bottleneck", "density")] = value
+        elif not name.startswith((bottleneck, "entropy.scale_floor", "entropy.gaussian_bits")):
+            new[name] = value
+    new["h_a.layers.0.weight"] = F.pad(
+        tensors["h_a.layers.0.weight"], (0, 0, 0, 0, 0, config["entropy"]["M"])
+    )
+    for name, value in new.items():
+        between = name.startswith("g_a.layers.") and value.dim() == 4 and value.shape[-1] == 2
+        if between or re.fullmatch(r"main_decoder\.up\.\d+\.0\.weight", name):
+            new[name] = F.pad(value, (1, 1, 1, 1))
+    return {**metadata, "config": config, "objective": objective}, new
 
 
 @contextmanager

@@ -9,7 +9,7 @@ rationals, so that it is the same on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import constriction
 import numpy as np
@@ -50,6 +50,33 @@ def snap_sigma(log2_sigma: Tensor) -> Tensor:
     index = (k - LOG2_SIGMA_MIN * SIGMA_STEPS).long()
     table = torch.from_numpy(SIGMA_TABLE).to(log2_sigma)
     return table[index]
+
+
+Noise = Callable[[Tensor], Tensor]  # of the shape of its argument, uniform in [−½, ½)
+
+
+def uniform_noise(like: Tensor) -> Tensor:
+    """Noise that stands for rounding in training, from PyTorch's global generator."""
+    return torch.empty_like(like).uniform_(-0.5, 0.5)
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # Descent goes against the gradient: a negative one raises x.
+        return gradient * ((x >= ctx.bound) | (gradient < 0)), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound), with a gradient below the bound too where it leads back above."""
+    return _LowerBound.apply(x, bound)
 
 
 def bin_mass(residual: Tensor, sigma: Tensor) -> Tensor:

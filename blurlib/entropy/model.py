@@ -6,7 +6,6 @@ only in where a pass gets its values from.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
-from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from blurlib.entropy.channel_groups import check_count, check_groups, uneven_groups
@@ -25,16 +22,19 @@ from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
     LOG2_SIGMA_MIN,
     MAX_SYMBOL,
-    PROBABILITY_FLOOR,
     BatchDecoder,
     GaussianBits,
+    Noise,
     SymbolDecoder,
     SymbolEncoder,
     coded_bits,
+    lower_bound,
     snap_mu,
     snap_sigma,
+    uniform_noise,
 )
 from blurlib.entropy.context import ContextConfig, Gaussian, GroupContext
+from blurlib.entropy.hyper import HyperLatent
 
 
 @dataclass(frozen=True)
@@ -135,93 +135,6 @@ class Prior(NamedTuple):
     gain: Tensor
 
 
-Noise = Callable[[Tensor], Tensor]  # of the shape of its argument, uniform in [−½, ½)
-
-
-def uniform_noise(like: Tensor) -> Tensor:
-    """Noise that stands for rounding in training, from PyTorch's global generator."""
-    return torch.empty_like(like).uniform_(-0.5, 0.5)
-
-
-class NoisyBottleneck(EntropyBottleneck):
-    """CompressAI's bottleneck, told values that have their noise already."""
-
-    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        return inputs if mode == "noise" else super().quantize(inputs, mode, means)
-
-
-class HyperLatent(nn.Module):
-    """CompressAI's factorised entropy bottleneck for z, coded with frozen integer tables.
-
-    The tables belong to the checkpoint and are never recomputed: `freeze()` fills them once, when
-    training ends. A symbol outside its table is clamped to the nearest end of it.
-    """
-
-    table: Tensor
-    offset: Tensor
-    length: Tensor
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.bottleneck = NoisyBottleneck(channels, init_scale=4)  # about the range h_a starts with
-        self.register_buffer("table", torch.zeros(channels, 0, dtype=torch.int32))
-        self.register_buffer("offset", torch.zeros(channels, dtype=torch.int32))
-        self.register_buffer("length", torch.zeros(channels, dtype=torch.int32))
-
-    @property
-    def medians(self) -> Tensor:
-        """Quantisation offset of each channel, (1, N, 1, 1)."""
-        return self.bottleneck.quantiles[:, 0, 1].view(1, -1, 1, 1)
-
-    def freeze(self) -> None:
-        """Turn the learned densities into integer tables: counts out of 65 536 per symbol."""
-        bottleneck = copy.deepcopy(self.bottleneck).float()  # ours keeps its empty buffers
-        bottleneck.update(force=True)
-        counts = bottleneck.quantized_cdf.diff(dim=1).clamp_min(0)
-        length = bottleneck.cdf_length - 2  # without the escape symbol at the end
-        inside = torch.arange(counts.shape[1], device=counts.device) < length[:, None]
-        self.table = (counts * inside).int()[:, : int(length.max())]
-        self.offset, self.length = bottleneck.offset.int(), length.int()
-
-    def noisy(
-        self, z: Tensor, rate_weight: float, noise: Noise = uniform_noise
-    ) -> tuple[Tensor, Tensor]:
-        """Training: (z with uniform noise, its bits per image).
-
-        Where rounding makes z constant, h_s would see nothing of it and never learn to use it;
-        with noise a z of small range still says something. The gradient of the bits reaches z
-        times `rate_weight`, and the densities in full: with less than 1 at first, z carries
-        something before its rate presses it flat.
-        """
-        drawn = noise(z)
-        weighted = torch.lerp(z.detach(), z, rate_weight)
-        _, likelihood = self.bottleneck(weighted + drawn, training=True)
-        return z + drawn, -likelihood.log2().sum((1, 2, 3))
-
-    def symbols(self, z: Tensor) -> Tensor:
-        """Integer symbols (B, N, h, w) from 0, clamped to the table."""
-        if self.table.numel() == 0:
-            raise RuntimeError("the hyper-latent has no tables yet: call freeze() after training")
-        rounded = torch.round(z.double() - self.medians.double()).int()
-        symbols = rounded - self.offset.view(1, -1, 1, 1)
-        return torch.minimum(symbols.clamp_min(0), self.length.view(1, -1, 1, 1) - 1)
-
-    def values(self, symbols: Tensor) -> Tensor:
-        """ẑ = symbol + offset + median, in the dtype of the medians."""
-        return (symbols + self.offset.view(1, -1, 1, 1)).to(self.medians) + self.medians
-
-    def probabilities(self) -> np.ndarray:
-        """(N, alphabet) float64, exact integer counts / 65 536; never 0 inside a table."""
-        return self.table.double().cpu().numpy() / 65536
-
-    def bits(self, symbols: Tensor) -> Tensor:
-        """Estimated bits per image, (B,) float64."""
-        p = torch.from_numpy(self.probabilities()).to(symbols.device)
-        p = (p / p.sum(1, keepdim=True)).clamp_min(PROBABILITY_FLOOR)
-        channel = torch.arange(p.shape[0], device=symbols.device).view(1, -1, 1, 1)
-        return -p[channel, symbols.long()].log2().sum((1, 2, 3))
-
-
 CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
 # (pass, μ, σ at its positions) -> integer residuals there, all (B, C, positions)
 ResidualSource = Callable[[Pass, Tensor, Tensor], Tensor]
@@ -235,15 +148,11 @@ class LaplacianEntropyModel(nn.Module):
     snapped to a grid of 1/16. How rarely rounding noise gets past that is derived and measured in
     `blurlib.evaluation.portability`.
 
-    Attributes:
-        rate_weight: what the encoder's rounding gives for a bit, see `quantise`; 0: it always takes
-            the nearest integer.
     """
 
     def __init__(self, config: EntropyConfig):
         super().__init__()
         self.config = config
-        self.rate_weight = 0.0
         self.hyper_latent = HyperLatent(config.N)
         starts = np.cumsum((0, *config.groups)).tolist()
         self.channels = [slice(a, b) for a, b in itertools.pairwise(starts)]
@@ -251,7 +160,6 @@ class LaplacianEntropyModel(nn.Module):
             GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels
         )
         self.gaussian_bits = GaussianBits()
-        self.scale_floor = LowerBound(0.0)
 
     def walk(self, prior: Prior, code: CodePass) -> Tensor:
         """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
@@ -299,7 +207,36 @@ class LaplacianEntropyModel(nn.Module):
         y_hat = self.walk(prior, code)
         return Latent(y_hat, torch.stack(bits).sum(0), bits_z)
 
-    def quantise(self, y: Tensor, z_symbols: Tensor, prior: Prior) -> Latent:
+    def anneal(self, y: Tensor, prior: Prior, temperature: float, drawn: torch.Generator) -> Latent:
+        """For an encoder that searches y by gradient: every residual v = y − μ lies between ⌊v⌋ and
+        ⌈v⌉, drawn by a Gumbel softmax (stochastic Gumbel annealing),
+
+            r = ⌊v⌋ + sigmoid(logit(v − ⌊v⌋)/τ + L),  L ~ Logistic(0, 1)
+
+        so that r is uniform for v half-way, and the nearest integer for τ → 0. Yang, Bamler, Mandt
+        2020 (arXiv 2006.04240) sharpen the draw with τ too, and use artanh for the logit: the
+        gradient is then noisier, and the same search finds less. With z given, bits_z is 0.
+        """
+        bits = []
+        u = torch.empty_like(y).uniform_(1e-6, 1 - 1e-6, generator=drawn)
+        logistic = u.logit()
+
+        def code(here: Pass, gaussian: Gaussian) -> Tensor:
+            residual = y[:, here.channels] - gaussian.mu
+            low = residual.detach().floor()
+            above = (residual - low).clamp(1e-3, 1 - 1e-3)
+            soft = low + (above.logit() / temperature + logistic[:, here.channels]).sigmoid()
+            cost = self.gaussian_bits(soft, self.bounded_scale(gaussian.log2_sigma))
+            bits.append((cost * here.mask).sum((1, 2, 3)))
+            return soft + gaussian.mu
+
+        y_hat = self.walk(prior, code)
+        total = torch.stack(bits).sum(0)
+        return Latent(y_hat, total, torch.zeros_like(total))
+
+    def quantise(
+        self, y: Tensor, z_symbols: Tensor, prior: Prior, rate_weight: float = 0.0
+    ) -> Latent:
         """Real quantisation, exactly as `decode` will see it: ŷ = r + μ. Of the integer nearest to
         y − μ and its neighbour towards 0, r is the one with less of
 
@@ -313,10 +250,10 @@ class LaplacianEntropyModel(nn.Module):
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
             exact = y[:, here.channels][..., here.mask] - mu
             nearest = exact.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
-            if not self.rate_weight:
+            if not rate_weight:
                 return nearest
             smaller = nearest - nearest.sign()
-            price = self.rate_weight * math.log(2) / 6
+            price = rate_weight * math.log(2) / 6
             saved = price * (coded_bits(nearest, sigma) - coded_bits(smaller, sigma))
             lost = (exact - smaller).square() - (exact - nearest).square()
             return torch.where(lost < saved, smaller, nearest)
@@ -383,5 +320,4 @@ class LaplacianEntropyModel(nn.Module):
 
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""
-        log2_sigma = self.scale_floor(log2_sigma - LOG2_SIGMA_MIN) + LOG2_SIGMA_MIN
-        return log2_sigma.clamp_max(LOG2_SIGMA_MAX).exp2()
+        return lower_bound(log2_sigma, LOG2_SIGMA_MIN).clamp_max(LOG2_SIGMA_MAX).exp2()

@@ -1,7 +1,7 @@
 """Real codecs to be compared with, behind one small interface.
 
 JPEG, JPEG 2000, WebP and AVIF by Pillow, JPEG XL by imagecodecs, HEIC by pillow-heif; VVC is in
-`blurlib.evaluation.vvc`, the learned codecs of CompressAI in `blurlib.evaluation.compressai_zoo`.
+`blurlib.evaluation.vvc`.
 Every codec here takes images from 1 × 1 pixel up and is small and picklable, so that it can be sent
 to other processes. All use one thread where their number could change the bytes.
 """
@@ -48,11 +48,8 @@ class Codec(Protocol):
 class Baseline(Codec, Protocol):
     """A codec that is not ours and may be missing."""
 
-    def prepare(self, download: bool = True) -> None:
-        """Make ready what coding needs; MissingCodecError where that is not possible.
-
-        ``download`` False fetches nothing: what would have to be fetched is then missing.
-        """
+    def prepare(self) -> None:
+        """MissingCodecError, with what would help, where this codec cannot run."""
 
 
 def check_quality(name: str, quality: float, scale: range) -> int:
@@ -81,7 +78,7 @@ class PillowCodec:
     def settings(self) -> Mapping[str, Any]:
         return {**self.options, **_pillow_versions(self.feature)}
 
-    def prepare(self, download: bool = True) -> None:
+    def prepare(self) -> None:
         _check_pillow(self.name, self.feature)
 
     def encode(self, image: Tensor, quality: float) -> bytes:
@@ -116,7 +113,7 @@ class Jpeg2000Codec:
         scale = {"quality": "target in bits per pixel"}
         return {**self.options, **scale, **_pillow_versions("jpg_2000")}
 
-    def prepare(self, download: bool = True) -> None:
+    def prepare(self) -> None:
         _check_pillow(self.name, "jpg_2000")
 
     def encode(self, image: Tensor, quality: float) -> bytes:
@@ -179,7 +176,7 @@ class JpegXlCodec:
             "package": f"imagecodecs {imagecodecs.__version__}",
         }
 
-    def prepare(self, download: bool = True) -> None:
+    def prepare(self) -> None:
         if not self._package().JPEGXL.available:
             raise MissingCodecError(
                 f"{self.name}: this imagecodecs was built without libjxl: "
@@ -231,7 +228,7 @@ class HeicCodec:
             "package": f"pillow-heif {metadata.version('pillow-heif')}",
         }
 
-    def prepare(self, download: bool = True) -> None:
+    def prepare(self) -> None:
         if "x265" not in self._package().libheif_info()["HEIF"]:
             raise MissingCodecError(
                 f"{self.name}: this pillow-heif was built without x265: install its wheel, "

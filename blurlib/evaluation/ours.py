@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from blurlib import images
@@ -24,6 +23,7 @@ class BlurlibCodec:
         on_top_sha256: of its weights.
         sampling: how it is run, if it is a diffusion decoder; None is what suits its weights.
         tiling: the memory it may take.
+        effort: of the encoder.
     """
 
     model: str
@@ -32,6 +32,7 @@ class BlurlibCodec:
     on_top_sha256: str = ""
     sampling: Sampling | None = None
     tiling: Tiling = field(default_factory=Tiling)
+    effort: int = 1
 
     def __post_init__(self):
         if self.sampling is None and isinstance(self.on_top, DiffusionDecoder):
@@ -46,22 +47,24 @@ class BlurlibCodec:
 
     @property
     def name(self) -> str:
-        """Isotropic diffusion goes by a name of its own, to stand beside that with blur."""
+        """Isotropic diffusion goes by a name of its own, to stand beside that with blur; so does
+        an effort other than the usual one."""
         isotropic = self.decoder == "diffusion" and not self.on_top.process.schedule.sigma_blur_max
-        return f"{self.model}-{'isotropic' if isotropic else self.decoder}"
+        effort = "" if self.effort == 1 else f"-effort{self.effort}"
+        return f"{self.model}-{'isotropic' if isotropic else self.decoder}{effort}"
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        weight = self.codec.entropy.rate_weight
-        encoder = {"rate_weight": weight} if weight else {}
+        how = {"decoder": self.decoder, "effort": self.effort}
         if self.on_top is None:
-            return {"decoder": self.decoder, "objective": self.codec.objective, **encoder}
+            objective = self.codec.objective
+            return {**how, "objective": objective and objective.distortion}
         sampling = asdict(self.sampling) if self.decoder == "diffusion" else {}
         weights = {"denoiser": self.on_top_sha256, "memory": self.tiling.memory}
-        return {"decoder": self.decoder, **weights, **sampling, **encoder}
+        return {**how, **weights, **sampling}
 
     def encode(self, image: Tensor, quality: float) -> bytes:
-        return self.codec.compress(images.to_float(image)[None], quality)
+        return self.codec.compress(images.to_float(image)[None], quality, effort=self.effort)
 
     def decode(self, data: bytes) -> Tensor:
         output = self.codec.decompress(data)
@@ -77,6 +80,5 @@ class BlurlibCodec:
 
     def extra(self, image: Tensor, quality: float, data: bytes) -> dict[str, float]:
         """The likelihood estimate in bytes, to be held against the real ones."""
-        with torch.inference_mode():
-            estimate = self.codec(images.to_float(image)[None], quality).estimated_bits
+        estimate = self.codec.decompress(data).estimated_bits
         return {"estimated_bytes": round(estimate.item() / 8, 2)}

@@ -19,7 +19,6 @@ from blurlib.evaluation.baselines import (
     Codec,
     MissingCodecError,
 )
-from blurlib.evaluation.compressai_zoo import ZOO
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.results import Extra
 from blurlib.evaluation.vvc import VVC
@@ -38,7 +37,7 @@ class Selection(NamedTuple):
 _JPEG = (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88)
 _WEBP = (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88)
 
-# The qualities span about 0.1 to 1.5 bpp on photographs; the zoo's are all it has.
+# The qualities span about 0.1 to 1.5 bpp on photographs.
 _KNOWN: tuple[tuple[Baseline, Sequence[float]], ...] = (
     (JPEG, _JPEG),
     (JPEG_2000, (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5)),
@@ -49,20 +48,15 @@ _KNOWN: tuple[tuple[Baseline, Sequence[float]], ...] = (
     (JPEG_DEFAULT, _JPEG),
     (WEBP_DEFAULT, _WEBP),
     (VVC, (17, 20, 22, 24, 26, 28, 31, 33, 35, 37, 39)),
-    *((codec, tuple(codec.qualities)) for codec in ZOO),
 )
 
 
 def available() -> dict[str, str | None]:
-    """Every known codec that is not ours → None, or why it cannot run here and what would help.
-
-    Nothing is downloaded: CompressAI's models whose weights are not there yet count as missing,
-    though `select` fetches them.
-    """
+    """Every known codec that is not ours → None, or why it cannot run here and what would help."""
     reasons: dict[str, str | None] = {}
     for codec, _ in _KNOWN:
         try:
-            codec.prepare(download=False)
+            codec.prepare()
             reasons[codec.name] = None
         except MissingCodecError as error:
             reasons[codec.name] = str(error)
@@ -75,6 +69,7 @@ def select(
     denoiser: str = "",
     sampling: Mapping[str, Any] | None = None,
     tiling: Tiling | None = None,
+    effort: int = 1,
 ) -> Selection:
     """A baseline by its name, or one of our models by name or file.
 
@@ -83,6 +78,7 @@ def select(
         denoiser: weights of the latter two, by name or file.
         sampling: what is to differ from the `Sampling` that suits a diffusion decoder's weights.
         tiling: the memory that either may take.
+        effort: of our encoder.
 
     Raises:
         MissingCodecError: a baseline that cannot run here; the message says what to install.
@@ -97,7 +93,7 @@ def select(
     except zoo.WeightsError as error:
         baselines = ", ".join(baseline.name for baseline, _ in _KNOWN)
         raise ValueError(f"no codec {name!r}: there are {baselines}; or {error}") from error
-    ours = BlurlibCodec(Path(name).stem, codec)
+    ours = BlurlibCodec(Path(name).stem, codec, effort=effort)
     if decoder != "direct":
         load = zoo.load_denoiser if decoder == "diffusion" else zoo.load_deterministic
         on_top, digest = load(denoiser), zoo.sha256(denoiser)
@@ -107,7 +103,7 @@ def select(
                 f"{codec.model_id.hex()}: name the denoiser of that codec"
             )
         how = on_top.sampling.but(**sampling or {}) if decoder == "diffusion" else None
-        ours = BlurlibCodec(ours.model, codec, on_top, digest, how, tiling or Tiling())
+        ours = BlurlibCodec(ours.model, codec, on_top, digest, how, tiling or Tiling(), effort)
     seed = ours.sampling.seed if ours.decoder == "diffusion" else None
     qualities = [float(level) for level in range(1, codec.config.levels + 1)]
     return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)

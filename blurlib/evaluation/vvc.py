@@ -64,7 +64,7 @@ class VvcCodec:
             "decoder": _version(self._app("vvdecapp")),
         }
 
-    def prepare(self, download: bool = True) -> None:
+    def prepare(self) -> None:
         for program in ("vvencapp", "vvdecapp"):
             self._app(program)
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import torch
 
+from blurlib.codec import Objective
 from blurlib.diffusion import BlurSchedule
 
 if sys.version_info >= (3, 11):
@@ -67,8 +68,11 @@ class TrainConfig:
         max_minutes: time box.
         lr, warmup, clip, ema: peak learning rate, warm-up steps, gradient norm, decay of the
             averaged weights.
-        lr_transforms: learning rate of g_a and the main decoder, as a part of `lr`: a KLT to start
-            with is soon unlearnt at the rate that suits the entropy model.
+        optimiser: "muon" for every weight that is a matrix or a convolution over all channels, with
+            Adam for the rest, or "adam" for all; momentum: of Muon.
+        lr_transforms: learning rate of the convolutions of g_a and the main decoder, as a part of
+            `lr`: a KLT to start with is soon unlearnt at the rate that suits the entropy model.
+        lr_blocks: that of the gated blocks between them.
         decay: last part of the run in which the learning rate falls to 1 % (a cosine). 1 is a
             cosine over the whole run; with less, a run can be made longer until that part begins.
         z_warmup: steps until the hyper-latent pays its rate in full.
@@ -107,7 +111,10 @@ class TrainConfig:
     steps: int = 0
     max_minutes: float = 40.0
     lr: float = 1e-3
+    optimiser: Literal["adam", "muon"] = "adam"
+    momentum: float = 0.95
     lr_transforms: float = 0.1
+    lr_blocks: float = 0.3
     warmup: int = 100
     decay: float = 1.0
     z_warmup: int = 1000
@@ -134,8 +141,11 @@ class TrainConfig:
                 f"lmbda_min is {self.lmbda_min} and lmbda_max {self.lmbda_max}: "
                 "they must be positive and in rising order"
             )
-        if not 0 < self.lr_transforms <= 1:
-            raise ValueError(f"lr_transforms is {self.lr_transforms}: it must be in (0, 1]")
+        for name in ("lr_transforms", "lr_blocks"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be in (0, 1]")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}: it must be from 0 to below 1")
         if self.crop % 64 or self.crop < 64:
             raise ValueError(f"crop is {self.crop}: it must be a positive multiple of 64")
         if self.stage == "codec" and self.objective == "ms-ssim" and self.crop < 192:
@@ -211,6 +221,12 @@ class TrainConfig:
     def _allow(self, name: str, values: tuple[str, ...]) -> None:
         if getattr(self, name) not in values:
             raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {values}")
+
+    @property
+    def target(self) -> Objective:
+        """What a codec is trained for."""
+        distortion = "perceptual" if self.stage == "joint" else self.objective
+        return Objective(distortion, self.lmbda_min, self.lmbda_max)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(asdict(self))

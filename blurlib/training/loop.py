@@ -27,10 +27,12 @@ from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws
+from blurlib.training.optimisers import make_optimisers
 from blurlib.training.run import RunFolder, Step, read_log
 
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
 PATIENCE = 20  # steps in a row that may be not finite
+HELD_OUT, HELD_OUT_SIDE = 16, 256  # photos that a run is judged by, and pixels of each
 PREVIEW_SIDE = 512  # pixels
 START_BATCH = 8  # crops that are read at once for the start of a run
 
@@ -53,8 +55,7 @@ class _State:
 
     stage: stages.Stage
     average: nn.Module
-    optimiser: torch.optim.Optimizer
-    aux_optimiser: torch.optim.Optimizer | None
+    optimisers: list[torch.optim.Optimizer]
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -66,8 +67,7 @@ class _State:
         return {
             "model": self.stage.module.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "aux": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "counters": [self.step, self.steps, self.seconds],
             "not_finite": [self.not_finite, self.not_finite_in_a_row],
         }
@@ -75,9 +75,8 @@ class _State:
     def load(self, state: dict[str, Any]) -> None:
         self.stage.module.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.aux_optimiser:
-            self.aux_optimiser.load_state_dict(state["aux"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.step, self.steps, self.seconds = state["counters"]
         self.not_finite, self.not_finite_in_a_row = state.get("not_finite", [0, 0])
 
@@ -207,26 +206,12 @@ def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State
     stage.module.to(memory_format=torch.channels_last).train()
     average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
     stage.setup(fabric)
-    aux = list(stage.aux_parameters())
     return _State(
         stage=stage,
         average=average,
-        optimiser=torch.optim.Adam(_rates(stage, config, aux), fused=True),
-        aux_optimiser=torch.optim.Adam(aux, lr=1e-2, fused=True) if aux else None,
+        optimisers=make_optimisers(stage.module, stage.trained_codec, config),
         steps=config.steps,
     )
-
-
-def _rates(stage: stages.Stage, config: TrainConfig, aux: list[nn.Parameter]) -> list[dict]:
-    """Parameter groups of the optimiser; `scale` is their part of the learning rate."""
-    codec = stage.trained_codec
-    transforms = [*codec.g_a.parameters(), *codec.main_decoder.parameters()] if codec else []
-    elsewhere = {id(p) for p in (*transforms, *aux)}
-    others = [p for p in stage.module.parameters() if id(p) not in elsewhere]
-    groups = [{"params": others, "scale": 1.0}]
-    if transforms:
-        groups.append({"params": transforms, "scale": config.lr_transforms})
-    return groups
 
 
 class _Run:
@@ -247,7 +232,7 @@ class _Run:
         self.samples = range(first, first + config.batch)
         self.total = fabric.world_size * config.batch
         self.termination = _Termination()
-        self.preview = _preview_photo(held_out) if held_out and fabric.is_global_zero else None
+        self.held_out = _held_out(held_out) if held_out and fabric.is_global_zero else []
 
     def steps(self) -> Iterator[Step]:
         """All steps, then the model files; leaves a checkpoint however it ends."""
@@ -271,13 +256,16 @@ class _Run:
             self.folder.note_skipped(self.photos, self.fabric.global_rank)
             while not state.steps or state.step < state.steps:
                 step, stop = self._step(crops)
+                due = time.monotonic() - saved > self.config.checkpoint_every
+                if due or step.step == step.steps:
+                    step = step._replace(held_out=self._held_out_loss())
                 log.write(json.dumps(step._asdict()) + "\n")
                 log.flush()
                 if state.not_finite_in_a_row >= PATIENCE:
                     self._give_up()
                 if stop:
                     raise Terminated(step.step)
-                if time.monotonic() - saved > self.config.checkpoint_every:
+                if due:
                     self._save()
                     saved = time.monotonic()
                 yield step
@@ -290,13 +278,15 @@ class _Run:
         state, start = self.state, time.monotonic()
         x = next(crops).float().div(255).contiguous(memory_format=torch.channels_last)
         lr = learning_rate(state.step, state.steps, self.config)
-        for group in state.optimiser.param_groups:
+        groups = [group for optimiser in state.optimisers for group in optimiser.param_groups]
+        for group in groups:
             group["lr"] = lr * group["scale"]
         draws = Draws(self.config.seed, state.step, self.samples, self.total, self.fabric.device)
         loss = state.stage.loss(x, state.step, draws)
-        state.optimiser.zero_grad(set_to_none=True)
+        for optimiser in state.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
-        trained = [p for group in state.optimiser.param_groups for p in group["params"]]
+        trained = [p for group in groups for p in group["params"]]
         gradient = nn.utils.clip_grad_norm_(trained, self.config.clip)
         stop = torch.full((), float(self.termination.requested), device=x.device)
         numbers = [loss.total, gradient, stop, *loss.parts.values()]
@@ -322,11 +312,8 @@ class _Run:
 
     def _update(self) -> None:
         state = self.state
-        state.optimiser.step()
-        if state.aux_optimiser:
-            state.aux_optimiser.zero_grad(set_to_none=True)
-            state.stage.aux_loss().backward()
-            state.aux_optimiser.step()
+        for optimiser in state.optimisers:
+            optimiser.step()
         decay = min(self.config.ema, state.step / (state.step + 10))
         _average(state.average, state.stage.module, decay)
 
@@ -345,14 +332,23 @@ class _Run:
         if not self.fabric.is_global_zero:
             return
         self.folder.save(self.state.to_dict())
-        if self.preview is not None:
-            x = self.preview[None].to(self.fabric.device).float() / 255
+        if self.held_out:
+            photo = self.held_out[0]
+            x = photo[None].to(self.fabric.device).float() / 255
             with torch.no_grad():
                 x_hat = self.state.stage.preview(self.state.average, x)[0]
             if torch.isfinite(x_hat).all():
                 x_hat = x_hat.clamp(0, 1).mul(255).round().byte().cpu()
-                both = torch.cat([self.preview, x_hat], dim=2)
+                both = torch.cat([photo, x_hat], dim=2)
                 write_image(self.folder.path / "validation.png", both, overwrite=True)
+
+    def _held_out_loss(self) -> float | None:
+        side, device = HELD_OUT_SIDE, self.fabric.device
+        large = [photo for photo in self.held_out if min(photo.shape[1:]) >= side]
+        if not large:
+            return None
+        photos = [centre(photo, side, side).to(device) / 255 for photo in large]
+        return self.state.stage.held_out(copy.deepcopy(self.state.average), photos)
 
     def _give_up(self) -> None:
         first = self.state.step - self.state.not_finite_in_a_row + 1
@@ -368,13 +364,13 @@ class _Run:
         )
 
 
-def _preview_photo(config: TrainConfig) -> Tensor | None:
-    """The middle of the first usable held-out photo, uint8; sides are multiples of 64."""
-    for entry in find_photos(config, held_out=True):
-        photo = read_photo(entry, 64)
-        if isinstance(photo, Tensor):
-            return centre(photo, *(min(side // 64 * 64, PREVIEW_SIDE) for side in photo.shape[1:]))
-    return None
+def _held_out(config: TrainConfig) -> list[Tensor]:
+    """The middle of the first usable held-out photos, uint8; sides are multiples of 64."""
+    read = (read_photo(entry, 64) for entry in find_photos(config, held_out=True))
+    usable = itertools.islice((p for p in read if isinstance(p, Tensor)), HELD_OUT)
+    return [
+        centre(p, *(min(side // 64 * 64, PREVIEW_SIDE) for side in p.shape[1:])) for p in usable
+    ]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import diffusion_loss
-from blurlib.metrics import LPIPS_MIN_SIDE, Lpips, MsSsimLoss
+from blurlib.metrics import LPIPS_MIN_SIDE, Lpips
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 
@@ -39,23 +39,10 @@ def draw_quality(draws: Draws, levels: int) -> Tensor:
     return 1 + (levels - 1) * draws.strata()
 
 
-def lmbda(quality: Tensor, levels: int, config: TrainConfig) -> Tensor:
-    """λ(q) = λ_min^{1−t} · λ_max^t, t = (q − 1)/(levels − 1)."""
-    ratio = config.lmbda_max / config.lmbda_min
-    return config.lmbda_min * ratio ** ((quality - 1) / (levels - 1))
-
-
-def distortion(x_hat: Tensor, x: Tensor, objective: str) -> Tensor:
-    """D per photo (B,): 1 − MS-SSIM, or 255² · MSE."""
-    if objective == "ms-ssim":
-        return MsSsimLoss()(x_hat, x)
-    return 255**2 * (x_hat - x).square().mean((1, 2, 3))
-
-
 def balanced(bpp: Tensor, d: Tensor, quality: Tensor, levels: int, config: TrainConfig) -> Tensor:
     """Mean of (R + λ·D) / √(λ/λ_mid): at the optimum R + λ·D grows about as fast as √λ, and
     without the division the highest rates would rule the gradient. All (B,)."""
-    weight = lmbda(quality, levels, config).to(d)
+    weight = config.target.lmbda(quality, levels).to(d)
     middle = math.sqrt(config.lmbda_min * config.lmbda_max)
     return ((bpp + weight * d) * (middle / weight).sqrt()).mean()
 
@@ -68,9 +55,34 @@ def rate_distortion(
     quality = draw_quality(draws, levels)
     output = codec(x, quality, z_rate_weight, draws.uniform)
     bpp = output.estimated_bits / x[0, 0].numel()
-    d = distortion(output.x_hat, x, config.objective)
+    d = config.target.distance(output.x_hat, x)
     loss = balanced(bpp, d, quality, levels, config)
     return RateDistortion(loss, bpp.mean(), d.mean())
+
+
+HELD_OUT_PARTS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the way from the lowest quality to the highest
+
+
+@torch.inference_mode()
+def held_out_loss(codec: BlurCodec, photos: Sequence[Tensor], config: TrainConfig) -> float:
+    """`rate_distortion` at five qualities with the quantisation of real files, so that runs with
+    other noise, steps or optimisers can be compared. Training's own rate is too high where σ is
+    small.
+
+    Args:
+        codec: with frozen tables, in eval mode.
+        photos: (3, H, W) in [0, 1].
+    """
+    levels = codec.config.levels
+    quality = 1 + (levels - 1) * torch.tensor(HELD_OUT_PARTS, dtype=torch.float64)
+    losses = []
+    for x in photos:
+        batch = x[None].expand(len(quality), -1, -1, -1)
+        output = codec(batch, quality.to(x.device))
+        bpp = output.estimated_bits / x[0].numel()
+        d = config.target.distance(output.x_hat, batch)
+        losses.append(balanced(bpp, d, output.quality, levels, config))
+    return torch.stack(losses).mean().item()
 
 
 class PerceptualDiffusion(NamedTuple):

@@ -36,6 +36,7 @@ class Step(NamedTuple):
         lr: learning rate; seconds: wall time of the step, reading its photos included.
         images: photos in the step, all processes together.
         not_finite: steps so far that changed nothing because they were not finite.
+        held_out: loss of the averaged weights on held-out photos, where a checkpoint was due.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Step(NamedTuple):
     seconds: float
     images: int = 0
     not_finite: int = 0
+    held_out: float | None = None
 
 
 class RunFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 from blurlib.training.losses import (
     draw_quality,
+    held_out_loss,
     perceptual_diffusion,
     perceptual_regression,
     rate_distortion,
@@ -66,14 +67,12 @@ class Stage(Protocol):
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0."""
 
-    def aux_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters with a loss and an optimiser of their own."""
-
-    def aux_loss(self) -> Tensor:
-        """Their loss."""
-
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         """What the averaged weights make of a photo (1, 3, H, W), H and W multiples of 64."""
+
+    def held_out(self, average: nn.Module, photos: Sequence[Tensor]) -> float | None:
+        """Loss of the averaged weights on photos (3, H, W) in [0, 1] as if they were coded; None
+        where a stage has no such loss. `average` may be changed."""
 
     def files(self, average: nn.Module) -> dict[str, bytes]:
         """The model files for the averaged weights, by name; `average` may be changed."""
@@ -111,22 +110,19 @@ class CodecStage(_OfCodec):
         self.module = self.network = self.trained_codec = _new_codec(config)
 
     def setup(self, fabric: Fabric) -> None:
-        self.network = _wrap(fabric, self.module, self.aux_parameters())
+        self.network = fabric.setup_module(self.module)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         weight = _z_weight(step, self.config)
         result = rate_distortion(self.network, x, self.config, draws, weight)
         return Loss(result.loss, {"bpp": result.bpp, "distortion": result.distortion})
 
-    def aux_parameters(self) -> Iterable[nn.Parameter]:
-        """The bottleneck's quantiles: where its tables will end."""
-        return [self.module.entropy.hyper_latent.bottleneck.quantiles]
-
-    def aux_loss(self) -> Tensor:
-        return self.module.entropy.hyper_latent.bottleneck.loss()
-
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         return average(x, _middle(average)).x_hat
+
+    def held_out(self, average: BlurCodec, photos: Sequence[Tensor]) -> float:
+        average.entropy.hyper_latent.freeze()
+        return held_out_loss(average.eval(), photos, self.config)
 
     def files(self, average: nn.Module) -> dict[str, bytes]:
         return {"model.safetensors": zoo.codec_bytes(average)}
@@ -159,7 +155,7 @@ class DenoiserStage:
             self.module.error_spectra[i] = error_spectrum(torch.cat(error))
 
     def setup(self, fabric: Fabric) -> None:
-        self.network = _wrap(fabric, self.module)
+        self.network = fabric.setup_module(self.module)
         self.codec, self.lpips = fabric.to_device(self.codec), fabric.to_device(self.lpips)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
@@ -171,16 +167,13 @@ class DenoiserStage:
         parts = {"diffusion": result.diffusion.mean(), "lpips": result.lpips.mean()}
         return Loss(result.loss.mean(), parts)
 
-    def aux_parameters(self) -> Iterable[nn.Parameter]:
-        return []
-
-    def aux_loss(self) -> Tensor:
-        raise NotImplementedError("the denoiser has no auxiliary loss")
-
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         output = self.codec(x, _middle(self.codec))
         *_, last = self._decoder(average).sample(output, PREVIEW_STEPS)
         return last.x_hat
+
+    def held_out(self, average: nn.Module, photos: Sequence[Tensor]) -> None:
+        return None
 
     def files(self, average: nn.Module) -> dict[str, bytes]:
         return {"model.safetensors": zoo.denoiser_bytes(self._decoder(average))}
@@ -235,8 +228,8 @@ class JointStage(_OfCodec):
         self.lpips = _load_lpips()
 
     def setup(self, fabric: Fabric) -> None:
-        self.codec = _wrap(fabric, self.module.codec, self.aux_parameters())
-        self.denoiser = _wrap(fabric, self.module.denoiser)
+        self.codec = fabric.setup_module(self.module.codec)
+        self.denoiser = fabric.setup_module(self.module.denoiser)
         self.lpips = fabric.to_device(self.lpips)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
@@ -246,17 +239,14 @@ class JointStage(_OfCodec):
         parts = {"bpp": result.bpp, "diffusion": result.diffusion, "lpips": result.lpips}
         return Loss(result.loss, parts)
 
-    def aux_parameters(self) -> Iterable[nn.Parameter]:
-        return [self.module.codec.entropy.hyper_latent.bottleneck.quantiles]
-
-    def aux_loss(self) -> Tensor:
-        return self.module.codec.entropy.hyper_latent.bottleneck.loss()
-
     def preview(self, average: Pair, x: Tensor) -> Tensor:
         output = average.codec(x, _middle(average.codec))
         decoder = DiffusionDecoder(average.denoiser, self.process, output.model_id)
         *_, last = decoder.sample(output, PREVIEW_STEPS)
         return last.x_hat
+
+    def held_out(self, average: Pair, photos: Sequence[Tensor]) -> None:
+        return None
 
     def files(self, average: Pair) -> dict[str, bytes]:
         codec = zoo.codec_bytes(average.codec)
@@ -267,7 +257,7 @@ class JointStage(_OfCodec):
 
 def _new_codec(config: TrainConfig) -> BlurCodec:
     codec = BlurCodec(CodecConfig.small() if config.size == "small" else CodecConfig.paper())
-    codec.objective = "perceptual" if config.stage == "joint" else config.objective
+    codec.objective = config.target
     if config.init:
         zoo.initialise(codec, config.init)
     return codec
@@ -308,17 +298,6 @@ def _process(config: TrainConfig) -> BlurDiffusion:
 def _load_lpips() -> Lpips:
     # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
     return Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
-
-
-def _wrap(fabric: Fabric, module: nn.Module, apart: Iterable[nn.Parameter] = ()) -> nn.Module:
-    """`module` for this run's precision and processes. The parameters `apart` get no gradient from
-    the main loss, for which processes would wait; their own loss is the same in all of them."""
-    for parameter in apart:
-        parameter.requires_grad_(False)
-    wrapped = fabric.setup_module(module)
-    for parameter in apart:
-        parameter.requires_grad_(True)
-    return wrapped
 
 
 def _z_weight(step: int, config: TrainConfig) -> float:

@@ -1,0 +1,107 @@
+"""An encoder that searches: y by stochastic Gumbel annealing against the weights' own objective.
+
+What the decoder reads stays as it is; the encoder alone takes longer. Yang, Bamler and Mandt 2020
+(arXiv 2006.04240).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from blurlib.entropy import Prior
+
+if TYPE_CHECKING:
+    from blurlib.codec.model import BlurCodec
+
+# Of `effort` 0 to 9. 0 and 1 do not search: 0 rounds to the nearest, 1 weighs the rate.
+ITERATIONS = (0, 0, 10, 20, 40, 60, 100, 150, 200, 300)
+HOT, COLD = 1.0, 0.1  # temperature at the first and the last iteration
+RATES = 0.05, 0.005  # of Adam at the first and the last iteration, in units of y
+TILE = 768  # pixels: what is searched at once, so that memory does not grow with the photo
+ALIGNED = 128  # pixels: windows of the context stay whole
+
+
+class Searched(NamedTuple):
+    """One iteration.
+
+    Attributes:
+        iteration, iterations: this one, from 1, of how many for the whole photo.
+        loss: R + λ·D of the part in hand, as drawn.
+        y: (1, M, H/16, W/16), to be quantised; the same tensor at every iteration.
+    """
+
+    iteration: int
+    iterations: int
+    loss: float
+    y: Tensor
+
+
+@torch.inference_mode(False)
+def search(
+    codec: BlurCodec, x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
+) -> Iterator[Searched]:
+    """Lower R + λ·D of a photo by moving y, tile after tile, and yield every iteration.
+
+    The residual of each symbol is drawn between the integers below and above it, the likelier the
+    nearer; with falling temperature the draw becomes a choice (`LaplacianEntropyModel.anneal`). At
+    first it explores, so that symbols can leave the integer they would be rounded to.
+
+    Args:
+        x: (1, 3, H, W) in [0, 1].
+        y: g_a's output times the gain, of the padded photo; where the search starts.
+        z_hat: the hyper-latent, which stays.
+        iterations: for each tile of at most `TILE` pixels a side, at least 1.
+    """
+    x, y, z_hat = x.clone(), y.clone(), z_hat.float().clone()  # as normal tensors
+    tiles = list(itertools.product(*(_parts(16 * side) for side in y.shape[-2:])))
+    network = copy.deepcopy(codec).train().requires_grad_(False)  # float32, and ours to keep
+    done = itertools.count(1)
+    for rows, columns in tiles:
+        part = y[..., _at(rows, 16), _at(columns, 16)]
+        z_part = z_hat[..., _at(rows, 64), _at(columns, 64)]
+        for loss, found in _tile(network, x[..., rows, columns], part, z_part, quality, iterations):
+            part.copy_(found)
+            yield Searched(next(done), len(tiles) * iterations, loss, y)
+
+
+def _at(pixels: slice, stride: int) -> slice:
+    return slice(pixels.start // stride, pixels.stop // stride)
+
+
+def _parts(side: int) -> list[slice]:
+    """Cuts a side, a multiple of 64, into parts of about the same size."""
+    count = -(-side // TILE)
+    step = -(-side // (count * ALIGNED)) * ALIGNED
+    return [slice(start, min(start + step, side)) for start in range(0, side, step)]
+
+
+@torch.enable_grad()
+def _tile(
+    codec: BlurCodec, x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
+) -> Iterator[tuple[float, Tensor]]:
+    """`search` for one tile: its loss and y after each iteration."""
+    q = torch.tensor([quality], dtype=torch.float64, device=x.device)
+    lmbda = codec.objective.lmbda(q, codec.config.levels).to(x)
+    with torch.no_grad():
+        features, gain = codec.prior(z_hat, codec.gain(q))
+    y = y.detach().clone().requires_grad_()
+    optimiser = torch.optim.Adam([y], lr=RATES[0])
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations, RATES[1])
+    drawn = torch.Generator(x.device).manual_seed(0)  # the same file every time
+    for i in range(iterations):
+        temperature = HOT * (COLD / HOT) ** (i / max(1, iterations - 1))
+        latent = codec.entropy.anneal(y, Prior(features, gain), temperature, drawn)
+        x_hat = codec.reconstruct(latent.y_hat, q).x_hat[..., : x.shape[-2], : x.shape[-1]]
+        bpp = latent.bits_y / x[0, 0].numel()
+        loss = (bpp + lmbda * codec.objective.distance(x_hat, x)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        cosine.step()
+        yield loss.item(), y.detach()

@@ -1,0 +1,136 @@
+"""The codec for people who have a Pillow image or an array: bytes there, a picture back."""
+
+from __future__ import annotations
+
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from PIL import Image, ImageFile
+
+from blurlib import checkpoints, images
+from blurlib.codec import BlurCodec, zoo
+from blurlib.codec.bitstream import MAGIC, BlurFile
+from blurlib.codec.synthesis import DiffusionDecoder
+
+_load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
+
+
+def compress(
+    image: Image.Image | ArrayLike,
+    quality: float = 3.0,
+    *,
+    target_bpp: float | None = None,
+    model: str = checkpoints.CODEC,
+    seed: int | None = None,
+    effort: int = 1,
+) -> bytes:
+    """A picture to the bytes of a `.blur` file.
+
+    Args:
+        image: a Pillow image of any mode, which is converted as `images.read_image` says, or an
+            array of 8-bit RGB, (H, W, 3).
+        quality: from 1 (smallest file) to 6, any real number.
+        target_bpp: instead of `quality`: the largest file within so many bits per pixel.
+        model: shipped codec, or a .safetensors file.
+        seed, effort: as in `BlurCodec.compress`.
+
+    Raises:
+        ValueError: not a picture, or an argument out of range; the message says what would work.
+    """
+    x = images.to_float(_pixels(image))[None]
+    codec = _load(model)
+    if target_bpp is not None:
+        return codec.compress_to(x, target_bpp, seed, effort)
+    return codec.compress(x, quality, seed, effort)
+
+
+def decompress(
+    data: bytes,
+    *,
+    decoder: str = "direct",
+    model: str | None = None,
+    denoiser: str = checkpoints.DENOISER,
+    **sampling: Any,
+) -> Image.Image:
+    """The bytes of a `.blur` file to a Pillow image of mode RGB.
+
+    Args:
+        decoder: "direct": one pass, faithful; "diffusion": several steps, with realistic texture.
+        model: default: the shipped codec that made the file.
+        denoiser: weights of the diffusion decoder.
+        sampling: `steps`, `seed`, … as in `DiffusionDecoder.decode`; default: what suits them.
+
+    Raises:
+        ValueError: not a .blur file, damaged, or of weights that are not at hand.
+    """
+    if decoder not in ("direct", "diffusion"):
+        raise ValueError(f"decoder is {decoder!r}: it must be 'direct' or 'diffusion'")
+    if sampling and decoder == "direct":
+        raise ValueError(f"{sorted(sampling)[0]} is for decoder 'diffusion', not for 'direct'")
+    file = BlurFile.from_bytes(bytes(data))
+    codec: BlurCodec = _load(model or _name(file.model_id))
+    output = codec.decompress(file)
+    x_hat = output.x_hat
+    if decoder == "diffusion":
+        diffusion: DiffusionDecoder = _load_denoiser(denoiser)
+        *_, last = diffusion.sample(output, **sampling)
+        x_hat = last.x_hat
+    return images.to_pillow(images.to_uint8(x_hat[0]))
+
+
+def _name(model_id: bytes) -> str:
+    name = zoo.name_of(model_id)
+    if name is None:
+        zoo.load_by_id(model_id)  # says what is missing
+    return name
+
+
+def _pixels(image: Image.Image | ArrayLike) -> torch.Tensor:
+    """uint8 (3, H, W)."""
+    if isinstance(image, Image.Image):
+        return images.from_pillow(image)
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(
+            f"the array is {array.dtype} {array.shape}: it must be uint8 RGB, (H, W, 3)"
+        )
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+
+
+class BlurImageFile(ImageFile.ImageFile):
+    """A `.blur` file as Pillow opens it: its size from the header, its pixels when asked for."""
+
+    format = "BLUR"
+    format_description = "blurlib learned image codec"
+
+    def _open(self) -> None:
+        data = self.fp.read()
+        try:
+            file = BlurFile.from_bytes(data)
+        except ValueError as error:
+            raise SyntaxError(str(error)) from error  # Pillow's word for: not of this format
+        self._mode, self._size = "RGB", (file.width, file.height)
+        self._data = data
+
+    def load(self) -> Any:
+        if self._data is not None:
+            self.im = decompress(self._data).im
+            self._data = None
+        return Image.Image.load(self)
+
+
+def _save(image: Image.Image, file: BytesIO, name: str | bytes) -> None:
+    known = ("quality", "target_bpp", "model", "seed", "effort")
+    options = {key: image.encoderinfo[key] for key in known if key in image.encoderinfo}
+    file.write(compress(image, **options))
+
+
+def register_pillow() -> None:
+    """Let Pillow open `.blur` files, and save them: ``image.save("x.blur", quality=3)``."""
+    Image.register_open(BlurImageFile.format, BlurImageFile, lambda start: start.startswith(MAGIC))
+    Image.register_save(BlurImageFile.format, _save)
+    Image.register_extension(BlurImageFile.format, ".blur")

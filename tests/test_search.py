@@ -1,0 +1,216 @@
+"""The encoder that searches: what it gains, that decoders do not notice, what it refuses."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from pytorch_msssim import ms_ssim
+
+from blurlib.codec import Objective, model, objective, search, zoo
+from blurlib.codec.bitstream import BlurFile
+
+MSE = Objective("mse", 0.02, 2.0)
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_codec_path):
+    codec = zoo.load(tiny_codec_path)
+    codec.objective = MSE
+    return codec
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Searches of six iterations."""
+    monkeypatch.setattr(model, "ITERATIONS", (0, 0) + 8 * (6,))
+
+
+def loss(codec, x: torch.Tensor, data: bytes) -> float:
+    """R + λ·D of the real file."""
+    output = codec.decompress(data)
+    weight = codec.objective.lmbda(output.quality, codec.config.levels)
+    d = 255**2 * (output.x_hat - x).square().mean()
+    return 8 * len(data) / x[0, 0].numel() + (weight * d).item()
+
+
+# The objective
+
+
+def test_lambda_is_geometric_between_the_levels():
+    quality = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64)
+    expected = torch.tensor([0.02, 0.2, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(MSE.lmbda(quality, 4), expected)
+
+
+def test_distances_are_those_of_the_definitions(photo):
+    x = photo(192, 200)
+    x_hat = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
+    error = ((x_hat - x) * 255).square().mean()
+    torch.testing.assert_close(MSE.distance(x_hat, x), error[None])
+    expected = 1 - ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+    torch.testing.assert_close(Objective("ms-ssim", 1, 2).distance(x_hat, x), expected)
+
+
+def test_ms_ssim_of_a_photo_too_small_for_its_scales(photo):
+    x = photo(40, 300)
+    x_hat = (x + 0.05).clamp(0, 1)
+    d = Objective("ms-ssim", 1, 2).distance(x_hat, x)
+    assert d.shape == (1,)
+    assert 0 < d.item() < 1
+    assert Objective("ms-ssim", 1, 2).distance(x, x).abs() < 1e-6
+
+
+def test_what_a_denoiser_makes_of_it_cannot_be_computed(photo):
+    with pytest.raises(ValueError, match="what a denoiser makes"):
+        Objective("perceptual", 1, 2).distance(photo(64, 64), photo(64, 64))
+
+
+# Annealing
+
+
+def test_cold_annealing_rounds_to_the_nearest(codec):
+    y, prior = _latent(codec)
+    entropy = codec.entropy
+    cold = entropy.anneal(y, prior, 1e-7, torch.Generator().manual_seed(0)).y_hat
+    gaussians = []
+
+    def code(here, gaussian):
+        gaussians.append((here, gaussian.mu))
+        part = y[:, here.channels]
+        return gaussian.mu + (part - gaussian.mu).round()
+
+    torch.testing.assert_close(cold, entropy.walk(prior, code), atol=1e-6, rtol=0)
+
+
+def test_hot_annealing_draws_the_neighbours_by_their_distance(codec):
+    y, prior = _latent(codec)
+    drawn = torch.Generator().manual_seed(0)
+    hot = torch.stack([codec.entropy.anneal(y, prior, 0.5, drawn).y_hat for _ in range(300)])
+    mu = []
+
+    def code(here, gaussian):
+        mu.append(gaussian.mu)
+        return y[:, here.channels]
+
+    codec.entropy.walk(prior, code)
+    first = codec.entropy.channels[0]  # its anchors know nothing that was drawn
+    anchors = torch.zeros(y.shape[-2:], dtype=torch.bool)
+    anchors[::2, ::2] = anchors[1::2, 1::2] = True
+    v = (y[:, first] - mu[0])[..., anchors]
+    r = (hot[:, :, first] - mu[0])[..., anchors]
+    assert (r >= v.floor() - 1e-9).all()
+    assert (r <= v.floor() + 1 + 1e-9).all()
+    fraction, mean = (v - v.floor()).flatten(), (r - v.floor()).mean(0).flatten()
+    assert (mean[fraction < 0.2] < 0.5).all()
+    assert (mean[fraction > 0.8] > 0.5).all()
+    assert torch.corrcoef(torch.stack([fraction, mean]))[0, 1] > 0.95
+
+
+def _latent(codec):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x = torch.rand(1, 3, 64, 128)
+        q = torch.tensor([2.0], dtype=torch.float64)
+        gain = codec.gain(q)
+        y = codec.g_a(x).double() * gain + torch.rand(1, 160, 4, 8)
+        z_symbols = codec.entropy.hyper_latent.symbols(codec.h_a(y.float()))
+        return y, codec.prior(codec.entropy.hyper_latent.values(z_symbols), gain)
+
+
+# Files
+
+
+def test_no_effort_is_forward(codec, photo):
+    x = photo(50, 70)
+    decoded = codec.decompress(codec.compress(x, 2, effort=0))
+    assert torch.equal(decoded.y_hat, codec(x, 2).y_hat)
+
+
+def test_weighing_the_rate_makes_files_smaller(codec, photo, monkeypatch):
+    monkeypatch.setitem(objective.RATE_WEIGHTS, "mse", 100.0)  # σ is large in random weights
+    x = photo(100, 130)
+    plain, weighed = (len(codec.compress(x, 2, effort=effort)) for effort in (0, 1))
+    assert weighed < plain
+
+
+@pytest.mark.parametrize("distortion", ["mse", "ms-ssim"])
+@pytest.mark.parametrize("size", [(1, 1), (50, 70), (64, 192)])
+def test_a_searched_file_decodes_and_is_never_worse(
+    tiny_codec_path, photo, short, size, distortion
+):
+    codec = zoo.load(tiny_codec_path)
+    codec.objective = replace(MSE, distortion=distortion)
+    x = photo(*size)
+    seen = []
+    data = codec.compress(x, 2.5, seed=7, effort=5, observe=seen.append)
+    assert [state.iteration for state in seen] == [1, 2, 3, 4, 5, 6]
+    assert seen[0].iterations == 6
+    output = codec.decompress(data)
+    assert output.size == size
+    assert BlurFile.from_bytes(data).seed == 7
+    if distortion == "mse":
+        assert loss(codec, x, data) <= loss(codec, x, codec.compress(x, 2.5)) + 1e-3
+
+
+def test_a_search_finds_better_files_and_the_same_again(codec, photo):
+    x = photo(64, 64)
+    data = codec.compress(x, 2.5, effort=3)
+    assert loss(codec, x, data) < 0.99 * loss(codec, x, codec.compress(x, 2.5))
+    with torch.inference_mode():
+        assert codec.compress(x, 2.5, effort=3) == data
+
+
+def test_a_search_leaves_the_codec_as_it_was(codec, photo, short):
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    codec.compress(photo(64, 64), 2, effort=9)
+    assert not codec.training
+    for name, value in codec.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+    assert all(parameter.grad is None for parameter in codec.parameters())
+
+
+def test_large_photos_are_searched_in_tiles(codec, photo, monkeypatch, short):
+    monkeypatch.setattr(search, "TILE", 128)
+    x = photo(150, 260)
+    seen = []
+    data = codec.compress(x, 2, effort=5, observe=seen.append)
+    assert [state.iteration for state in seen] == list(range(1, 6 * 2 * 3 + 1))
+    assert loss(codec, x, data) < loss(codec, x, codec.compress(x, 2))
+
+
+@pytest.mark.parametrize("side", [64, 128, 704, 768, 832, 1536, 1600, 6016])
+def test_tiles_cover_a_side_in_like_parts(side):
+    parts = search._parts(side)
+    assert parts[0].start == 0
+    assert parts[-1].stop == side
+    assert all(a.stop == b.start for a, b in itertools.pairwise(parts))
+    assert all(part.start % search.ALIGNED == 0 for part in parts)
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= search.TILE
+    assert min(sizes) >= min(side, 192)  # wide enough for MS-SSIM
+
+
+@pytest.mark.parametrize("effort", [1, 4])
+def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
+    x = photo(100, 130)
+    target = 8 * len(codec.compress(x, 2)) / (100 * 130)
+    data = codec.compress_to(x, target, effort=effort)
+    assert 0.9 * target < 8 * len(data) / (100 * 130) <= target
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("effort", [-1, 10, 2.5])
+def test_an_effort_that_is_none_is_refused(codec, photo, effort):
+    for compress in (codec.compress, codec.compress_to):
+        with pytest.raises(ValueError, match="must be a whole number from 0 to 9"):
+            compress(photo(64, 64), 2, effort=effort)
+
+
+def test_weights_without_an_objective_cannot_search(tiny_codec, photo):
+    assert tiny_codec.objective is None
+    with pytest.raises(ValueError, match="do not say what they were trained for"):
+        tiny_codec.compress(photo(64, 64), 2, effort=2)
