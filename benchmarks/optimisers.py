@@ -57,11 +57,11 @@ def soap(muon: list[dict], others: list[dict], **options) -> list[torch.optim.Op
 VARIANTS: dict[str, tuple[Make, dict]] = {
     "Adam": (adam, {"lr": 1e-3}),
     "Adam, three times the rate": (adam, {"lr": 3e-3}),
-    "Muon": (muon, {"lr": 3e-3}),
-    "Muon, half the rate": (muon, {"lr": 1.5e-3}),
-    "Muon, momentum 0.9": (partial(muon, momentum=0.9), {"lr": 3e-3}),
+    "Muon": (partial(muon, iterations=5), {"lr": 3e-3}),
+    "Muon, half the rate": (partial(muon, iterations=5), {"lr": 1.5e-3}),
+    "Muon, momentum 0.9": (partial(muon, iterations=5, momentum=0.9), {"lr": 3e-3}),
     "Muon, 3 iterations": (partial(muon, iterations=3), {"lr": 3e-3}),
-    "Muon, batch 8": (muon, {"lr": 3e-3, "batch": 8}),
+    "Muon, batch 8": (partial(muon, iterations=5), {"lr": 3e-3, "batch": 8}),
     "SOAP": (soap, {"lr": 3e-3}),
     "SOAP, a third of the rate": (soap, {"lr": 1e-3}),
 }

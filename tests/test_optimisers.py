@@ -86,7 +86,7 @@ def test_weights_move_as_with_torchs_muon(momentum):
     shapes = SHAPES[:3]
     (start,), gradients = randoms(shapes, 1), randoms(shapes, 6, seed=1)
     ours, others = ([weight.clone() for weight in start] for _ in range(2))
-    steps(Muon(ours, lr=0.1, momentum=momentum), ours, gradients)
+    steps(Muon(ours, lr=0.1, momentum=momentum, iterations=5), ours, gradients)
     reference = theirs(
         others, lr=0.1, momentum=momentum, nesterov=True, weight_decay=0,
         adjust_lr_fn="match_rms_adamw",
@@ -100,7 +100,7 @@ def test_weights_move_as_with_torchs_muon(momentum):
 
 def test_one_step_is_its_formula():
     weight, gradients = torch.zeros(3, 4, 2, 2), randoms([(3, 4, 2, 2)], 2)
-    steps(Muon([weight], lr=0.5, momentum=0.9), [weight], gradients)
+    steps(Muon([weight], lr=0.5, momentum=0.9, iterations=5), [weight], gradients)
     (first,), (second,) = gradients
     expected = torch.zeros(3, 16)
     for ahead in (1.9 * first, second + 0.9 * (0.9 * first + second)):

@@ -82,6 +82,8 @@ def test_photos_that_a_diffusion_decoder_brings_nearer_are_counted(tables, decod
 def copy(tmp_path):
     """A root with the results and a page; figures and tables are made when asked for."""
     shutil.copytree(ROOT / "results", tmp_path / "results")
+    weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(ROOT / "training", tmp_path / "training", ignore=weights)
     (tmp_path / "README.md").write_text("<!-- table: kodak-direct -->\n<!-- /table -->\n")
     return tmp_path
 

@@ -51,11 +51,12 @@ def model(path: Path, sampling: dict[str, str]) -> bytes:
     return zoo.denoiser_bytes(decoder)
 
 
-def keep(run: Path, folder: Path, name: str) -> None:
-    """The recipe, without the paths of its machine, and the log in stretches of steps."""
+def keep(run: Path, folder: Path, name: str, last: int | None = None) -> None:
+    """The recipe, without the paths of its machine, and the log up to the step `last` in stretches
+    of steps."""
     folder.mkdir(parents=True, exist_ok=True)
     config = TrainConfig.recipe(str(run / "config.toml"))
-    steps = read_log(run)
+    steps = read_log(run)[:last]
     config = dataclasses.replace(
         config,
         data="photos",
@@ -77,13 +78,15 @@ def shipped_name(model: str) -> str:
 
 def shortened(steps: Sequence[Step]) -> pd.DataFrame:
     """At most `STRETCHES` rows: the last step of a stretch, the seconds of stepping until then, the
-    learning rate there, and the means of the loss and its parts over the stretch."""
+    learning rate there, and the means of the loss, its parts and, where there are any, of the
+    losses on held-out photos over the stretch."""
     frame = pd.DataFrame(
         [
-            {"step": s.step, "seconds": s.seconds, "lr": s.lr, "loss": s.loss, **s.parts}
+            {"step": s.step, "seconds": s.seconds, "lr": s.lr, "loss": s.loss, **s.parts,
+             "held_out": np.nan if s.held_out is None else s.held_out}
             for s in steps
         ]
-    )
+    ).dropna(axis="columns", how="all")  # fmt: skip
     frame["seconds"] = frame["seconds"].cumsum()
     parts = np.array_split(np.arange(len(frame)), min(STRETCHES, len(frame)))
     ends = frame.loc[[part[-1] for part in parts], ["step", "seconds", "lr"]].reset_index(drop=True)

@@ -75,6 +75,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
     "quantiser": checks.quantiser,
     "optimisers": checks.optimisers,
+    "unfinished": training.unfinished,
     "loss-balance": checks.loss_balance,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

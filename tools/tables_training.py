@@ -9,7 +9,7 @@ import pandas as pd
 
 from blurlib import plotting
 from blurlib.codec import zoo
-from blurlib.evaluation import learning
+from blurlib.evaluation import learning, published, report
 from tables_markdown import markdown, percent
 
 
@@ -42,6 +42,29 @@ def trained(runs: Sequence[Run]) -> str:
     ]  # fmt: skip
     head = ["weights", "steps", "hours", "loss at the peak rate", "loss at the end", "law",
             "after ten times the steps", "law of the first half"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def unfinished(root: Path) -> str:
+    """What the codecs in training/ have come to: loss on held-out photos, and BD-rates on Kodak
+    over the published points of VTM, overall and by rate."""
+    anchors = published.read(root / "results/published")
+    rows = []
+    for codec in report.measured("kodak", root / "training"):
+        name = codec.label.removesuffix(", direct")
+        log = pd.read_csv(root / "training" / f"{name}.csv")
+        pace = (log["seconds"].diff() / log["step"].diff()).median()  # runs are paused at times
+        steps = log["step"].iloc[-1]
+        column = {"ms-ssim": "ms_ssim_db", "mse": "psnr"}[codec.training]
+        vtm, ours = anchors.curve(report.ANCHOR, column), codec.curve(column)
+        spans = [report.bd(vtm, ours, rates) for rates in (None, (0.1, 0.3), (0.3, 0.8))]
+        rows.append(
+            [name, f"{steps:,}", f"{pace * steps / 3600:.1f}",
+             f"{log['held_out'].dropna().iloc[-1]:.3f}", "PSNR" if column == "psnr" else "MS-SSIM",
+             *(f"{span}" for span in spans)]
+        )  # fmt: skip
+    head = ["weights", "steps", "hours", "held-out loss", "BD-rate in", "over VTM-9.1",
+            "0.1–0.3 bpp", "0.3–0.8 bpp"]  # fmt: skip
     return markdown(head, rows)
 
 

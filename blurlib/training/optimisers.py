@@ -31,11 +31,11 @@ class Muon(torch.optim.Optimizer):
         params: weights of at least two dimensions, or groups of them.
         lr: learning rate, to be compared with Adam's.
         momentum: μ, in [0, 1).
-        iterations: of Newton–Schulz; 5 is usual.
+        iterations: of Newton–Schulz; 5 are usual, and 3 taught these networks as much in less time.
     """
 
     def __init__(
-        self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, iterations: int = 5
+        self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, iterations: int = 3
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "iterations": iterations})
 
