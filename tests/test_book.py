@@ -1,6 +1,7 @@
 """The book and the repository around it: pages, notebooks and addresses fit together."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -123,8 +124,9 @@ def test_a_notebook_without_blurlib_fetches_it_once(tmp_path):
     code = f"{CALLS}\n{first_cell()}\nimport blurlib\nprint(blurlib.__file__)"
     for clones in (1, 0):  # the second time after a restart
         run = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )  # fmt: skip
         *commands, file = run.stdout.splitlines()
         source = (tmp_path / "blurlib-source").resolve()
         assert file == str(source / "blurlib" / "__init__.py")
