@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blurlib.diffusion.denoiser import ChannelNorm
+
 
 @dataclass(frozen=True)
 class TransformConfig:
@@ -40,13 +42,6 @@ class TransformConfig:
                 f"patch {self.patch} with {len(self.widths)} scales does not end at H/16: "
                 "patch · 2^(scales − 1) must be 16"
             )
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class GatedBlock(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecOutput
+from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import Sampling, Tiling
 
@@ -80,5 +81,5 @@ class BlurlibCodec:
 
     def extra(self, image: Tensor, quality: float, data: bytes) -> dict[str, float]:
         """The likelihood estimate in bytes, to be held against the real ones."""
-        estimate = self.codec.decompress(data).estimated_bits
-        return {"estimated_bytes": round(estimate.item() / 8, 2)}
+        latent = self.codec.decode_latent(BlurFile.from_bytes(data))
+        return {"estimated_bytes": round((latent.bits_y + latent.bits_z).item() / 8, 2)}
