@@ -20,7 +20,7 @@ help:
 	@echo 'make test    all tests, notebooks included'
 	@echo 'make lab     the notebooks in JupyterLab'
 	@echo 'make book    the book, in _build/html'
-	@echo 'make lint    ruff over the library and the notebooks'
+	@echo 'make lint    ruff, and who imports whom'
 	@echo 'make tables  tables, figures and the numbers in README, book and cards, from results/'
 	@echo 'make links   REPO=owner/name: carry the address of the repository to where it is used'
 	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
@@ -34,6 +34,7 @@ test: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 lab: $(BOOK)
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
@@ -53,7 +54,7 @@ links: | $(BIN)/python
 
 clean:
 	rm -rf _build build dist demo *.egg-info .pytest_cache .ruff_cache
-	find blurlib tests tools notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find blurlib tests tools notebooks experiments -name __pycache__ -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml | $(BIN)/python
 	$(PIP) install -e .

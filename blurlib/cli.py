@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -35,10 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ablate = typer.Typer(
-    help="What each part contributes: variants, trained alike.", no_args_is_help=True
-)
-app.add_typer(ablate, name="ablate")
 console = Console()
 
 # Older versions of typer take this class from click, newer ones from a copy of their own.
@@ -80,7 +75,12 @@ Memory = Annotated[
 
 
 def main() -> None:
-    """Run; a wrong input is one line on stderr and exit code 2."""
+    """The command `blurlib`."""
+    run(app)
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a command line; a wrong input is one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
         if code == 130:  # what typer makes of Ctrl-C
@@ -147,7 +147,7 @@ def compress(
     images.check_writable(target, force)
     x = images.to_float(images.read_image(source))[None]
     codec = zoo.load(model)
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("compressing", total=None)
 
         def observe(state) -> None:
@@ -212,7 +212,7 @@ def decompress(
     output = codec.decompress(file)
     x_hat = output.x_hat if deterministic is None else deterministic.decode(output, tiling)
     if diffusion:
-        with _progress() as bar:
+        with progress() as bar:
             task = bar.add_task("diffusion", total=None)
             for state in diffusion.sample(output, **asked, tiling=tiling):
                 x_hat = state.x_hat
@@ -270,7 +270,7 @@ def demo(
             raise ValueError(f"{target}: exists and is kept; choose another --out, or --force")
     out.mkdir(parents=True, exist_ok=True)
     entries = []
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("demo", total=len(demonstration.NAMES))
         for entry in demonstration.run(image, out, quality, steps):
             entries.append(entry)
@@ -336,7 +336,7 @@ def train(
         return
     curves, held_out = _Curves(run, config.checkpoint_every), None
     try:
-        with _training_memory(config), _progress() as bar:
+        with _training_memory(config), progress() as bar:
             task = bar.add_task("reading photos", total=None)
             with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
                 for step in steps_taken:
@@ -479,7 +479,7 @@ def evaluate(
     }  # fmt: skip
     chosen = select(codec, decoder, denoiser, sampling, _tiling(memory), effort)
     paths = images.dataset(dataset)
-    wanted = list(dict.fromkeys(_numbers(qualities) if qualities else chosen.qualities))
+    wanted = list(dict.fromkeys(numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):
         console.print(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
         features = "none"
@@ -489,7 +489,7 @@ def evaluate(
         extra=chosen.extra, jobs=jobs or _cores(), overwrite=force,
     )  # fmt: skip
     count = 0
-    with _progress() as bar, contextlib.closing(rows):
+    with progress() as bar, contextlib.closing(rows):
         task = bar.add_task(codec, total=len(paths) * len(wanted))
         for _ in rows:
             count += 1
@@ -527,124 +527,6 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-@ablate.command("diffusion")
-def ablate_diffusion(
-    data: Annotated[
-        Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
-    ] = None,
-    codec: Annotated[str, typer.Option(help="Codec whose files all decode.")] = checkpoints.CODEC,
-    scale: Annotated[
-        Literal["small", "paper"],
-        typer.Option(
-            help="small: hours of a CPU core. paper: its U-Net and codec, weeks of a GPU."
-        ),
-    ] = "small",
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of every training. Default: of the scale.")
-    ] = None,
-    photos: Annotated[str, typer.Option(help="Set that is reported.")] = "kodak",
-    every: Annotated[int, typer.Option(min=1, help="Only every so many-th of its photos.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path(
-        "results/ablation/diffusion"
-    ),
-    runs: Annotated[Path, typer.Option(help="Folder of training runs.")] = Path(
-        "runs/ablation-diffusion"
-    ),
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Runs, then decodes, side by side, one thread each.")
-    ] = 1,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained and decoded, and stop.")
-    ] = False,
-) -> None:
-    """Blur against isotropic diffusion and a deterministic decoder; goes on where it stopped."""
-    from blurlib import images
-    from blurlib.ablation import diffusion
-    from blurlib.evaluation import measure, perception
-    from blurlib.metrics import Lpips, lpips_file
-
-    make = diffusion.Plan.small if scale == "small" else diffusion.Plan.paper
-    place = str(data or images.home() / "datasets" / "train")
-    plan = make(codec, place, photos=photos, every=every)
-    if steps is not None:
-        plan = replace(plan, training=replace(plan.training, steps=steps))
-    if dry_run:
-        console.print(_what_a_plan_takes(plan))
-        return
-    if small := measure.without_patches(images.dataset(photos)):
-        raise ValueError(
-            f"{small[0]}: has a side below {perception.PATCH} pixels, so that this set has no "
-            "distances; choose other --photos, such as kodak"
-        )
-    command = f"blurlib ablate diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
-    command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
-    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
-    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command, jobs)
-    with _progress() as bar, contextlib.closing(progress):
-        task = bar.add_task("reading", total=None)
-        for at in progress:
-            bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
-    console.print(f"{out}: written; the runs are in {runs}")
-
-
-def _what_a_plan_takes(plan) -> str:
-    first = plan.first()
-    runs = len(first) + len(plan.seeds) - 1
-    return (
-        f"{runs} runs of {plan.training.steps:,} steps and {len(plan.rhos)} of {plan.tuning:,} "
-        f"steps with another ρ, each of {plan.training.batch} × {plan.training.crop}² pixels; "
-        f"then up to {plan.network_evaluations():,} network evaluations for each photo of "
-        f"{plan.photos}"
-    )
-
-
-@ablate.command("entropy")
-def ablate_entropy(
-    codec: Annotated[str, typer.Option(help="Its transforms are frozen.")] = checkpoints.CODEC,
-    data: Annotated[
-        Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path(
-        "results/ablation/entropy"
-    ),
-    cache: Annotated[Path, typer.Option(help="Folder of latents and models.")] = Path(
-        "runs/ablation"
-    ),
-    variants: Annotated[
-        str, typer.Option(help="Comma-separated; a wrong name lists all. Default: all.")
-    ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, …, seed 0 of all first.")] = 3,
-    steps: Annotated[int, typer.Option(min=0, help="Of every run; 0: from --minutes.")] = 0,
-    minutes: Annotated[float, typer.Option(help="CPU time of the slowest training.")] = 5.0,
-    batch: Annotated[int, typer.Option(min=1, help="Latents per step.")] = 4,
-    crops: Annotated[int, typer.Option(min=1, help="Latents to train on.")] = 4096,
-    qualities: Annotated[str, typer.Option(help="To code; default: four over the range.")] = "",
-    photos: Annotated[str, typer.Option(help="Set that is coded.")] = "kodak",
-    large: Annotated[
-        str, typer.Option(help="Large photos, coded at several sizes; none: leave that out.")
-    ] = "clic2025-subset",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 1,
-) -> None:
-    """What groups, contexts and encodings of the entropy model contribute; goes on where it
-    stopped."""
-    from blurlib import images
-    from blurlib.ablation import entropy
-
-    setup = entropy.Setup(
-        codec=codec, data=str(data or images.home() / "datasets" / "train"), steps=steps,
-        minutes=minutes, batch=batch, crops=crops, kodak=photos,
-        qualities=tuple(_numbers(qualities)) if qualities else (),
-        large="" if large == "none" else large,
-    )  # fmt: skip
-    names = [name.strip() for name in variants.split(",") if name.strip()]
-    runs = entropy.ablate(setup, out, cache, names, seeds, jobs)
-    with _progress() as bar, contextlib.closing(runs):
-        task = bar.add_task("reading", total=None)
-        for at in runs:
-            bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
-    console.print(f"{out}: {at.total} runs")
-
-
 @app.command()
 def bdrate(
     anchor: Annotated[Path, typer.Argument(metavar="ANCHOR", help="Results file.")],
@@ -667,7 +549,7 @@ def bdrate(
     )
 
 
-def _numbers(text: str) -> list[float]:
+def numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -691,7 +573,8 @@ def _read_blur(path: Path):
         raise BitstreamError(f"{path}: {error}") from error
 
 
-def _progress() -> Progress:
+def progress() -> Progress:
+    """A bar on stderr, where that is a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

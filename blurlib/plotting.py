@@ -453,7 +453,7 @@ def failures(rows: pd.DataFrame) -> Figure:
     Where none failed, a triangle stands at one in all decodes.
 
     Args:
-        rows: of `benchmarks/portability.py`, with precision, ulps, decodes, failures, expected.
+        rows: of `experiments/portability/noise.py`: precision, ulps, decodes, failures, expected.
     """
     figure, axis = plt.subplots(figsize=(7, 3.6), dpi=110, layout="constrained")
     for (precision, own), colour in zip(rows.groupby("precision"), COLOURS, strict=False):

@@ -115,13 +115,13 @@ def run(command, check):
         (Path(command[-1]) / "blurlib").mkdir(parents=True)
         (Path(command[-1]) / "blurlib" / "__init__.py").write_text("")
 subprocess.run = run
-sys.path = [p for p in sys.path if "site-packages" not in p]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in f"{f}"]
+sys.path = [p for p in sys.path if "site-packages" not in p and p != CHECKOUT]
 """
 
 
 def test_a_notebook_without_blurlib_fetches_it_once(tmp_path):
-    code = f"{CALLS}\n{first_cell()}\nimport blurlib\nprint(blurlib.__file__)"
+    parts = (f"CHECKOUT = {str(ROOT)!r}", CALLS, first_cell(), "import blurlib")
+    code = "\n".join((*parts, "print(blurlib.__file__)"))
     for clones in (1, 0):  # the second time after a restart
         run = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,

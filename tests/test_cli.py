@@ -273,8 +273,6 @@ def test_a_file_of_another_model_is_refused(run, picture, tmp_path, tiny_codec_p
         (["compress", "a.png", "b.blur", "--seed", 2**32], "--seed"),
         (["decompress", "a.blur", "b.png", "--decoder", "magic"], "magic"),
         (["decompress", "a.blur", "b.png", "--steps", 0], "--steps"),
-        (["ablate", "diffusion", "--steps", 0], "--steps"),
-        (["ablate", "diffusion", "--scale", "huge"], "huge"),
         (["nonsense"], "nonsense"),
         (["info", "a.blur", "--no-such-option"], "--no-such-option"),
     ],
@@ -416,16 +414,6 @@ def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
     assert content["settings"].keys() == {"decoder", "denoiser", "effort", "memory"}
     other = [*command, "--decoder", "diffusion", "--denoiser", denoisers["other"]]
     one_line_error(run(*other), "other.safetensors was trained for codec 01020304", "name the")
-
-
-def test_ablate_diffusion_says_what_it_takes_and_refuses_before_it_trains(run, tmp_path):
-    command = ("ablate", "diffusion", "--data", tmp_path, "--runs", tmp_path / "runs")
-    code, out, _ = run(*command, "--steps", 7, "--dry-run")
-    assert code == 0
-    assert "12 runs of 7 steps and 4 of" in out.replace("\n", " ")
-    one_line_error(run(*command, "--photos", "text"), "page.png", "below 256", "such as kodak")
-    one_line_error(run(*command, "--photos", "nowhere"), "nowhere", "kodak")
-    assert not (tmp_path / "runs").exists()
 
 
 def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home, monkeypatch):

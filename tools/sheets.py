@@ -14,9 +14,9 @@ from torch import Tensor
 
 from blurlib import checkpoints, images, metrics, plotting
 from blurlib.codec import zoo
-from blurlib.evaluation import report
 from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, match_bytes
 from blurlib.evaluation.ours import BlurlibCodec
+from experiments import report
 
 FIGURES = Path(__file__).parents[1] / "book" / "figures"
 QUALITY, SIDE = 2.0, 256

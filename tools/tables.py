@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 import tables_blur as blur
 import tables_checks as checks
 import tables_entropy as entropy
 import tables_measured as measured
 import tables_training as training
 from blurlib import plotting
-from blurlib.evaluation import published, report
+from experiments import published, report
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
@@ -112,7 +114,7 @@ class Figure(NamedTuple):
 def stale(root: Path, write: bool) -> list[Path]:
     """Files that differ from what the results say; rewritten if `write`."""
     found = []
-    runs = training.runs(root)  # with the law of each: a figure and a table show the same fit
+    runs = training.runs(root)
     for figure in figures(root, runs):
         if figure.is_stale():
             found.append(figure.path)
@@ -127,7 +129,7 @@ def stale(root: Path, write: bool) -> list[Path]:
     return found
 
 
-def figures(root: Path, runs: Sequence[training.Run]) -> Iterator[Figure]:
+def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
     """Every figure of the book that is drawn from results."""
     for name, (column, title, beside) in FIGURES.items():
         lines = report.lines(column, beside, root / "results")
@@ -144,7 +146,7 @@ def figures(root: Path, runs: Sequence[training.Run]) -> Iterator[Figure]:
         yield Figure(root / "book/figures/blur-steps.svg", [*panels.items()], draw)
 
 
-def texts(root: Path, runs: Sequence[training.Run]) -> dict[Path, str]:
+def texts(root: Path, runs: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
     """Every file of results/tables, and every page with its blocks filled in."""
     tables = {name: make(root) for name, make in TABLES.items()}
     tables["trained"] = training.trained(runs)

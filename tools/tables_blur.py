@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from blurlib import plotting
-from blurlib.ablation.common import Spread
-from blurlib.ablation.verdict import Comparison, against_one_step, in_words
+from experiments.diffusion.verdict import Comparison, against_one_step, in_words
+from experiments.record import Spread
 from tables_markdown import markdown
 
 
@@ -21,7 +21,7 @@ def shown(root: Path, table: Callable[[Comparison], str]) -> str:
     """A table of the comparison of diffusions; until that is made, what makes it."""
     found = read(root)
     if found is None:
-        return "Not measured yet: `blurlib ablate diffusion` makes this.\n"
+        return "Not measured yet: `python -m experiments.diffusion` makes this.\n"
     return table(found)
 
 

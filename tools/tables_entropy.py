@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from blurlib.ablation import entropy_report
-from blurlib.ablation.entropy_report import Ablation
-from blurlib.ablation.variants import HYPERPRIOR
 from blurlib.codec import zoo
+from experiments.entropy import report as entropy_report
+from experiments.entropy.report import Ablation
+from experiments.entropy.variants import HYPERPRIOR
 from tables_markdown import markdown
 
 

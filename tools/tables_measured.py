@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from blurlib.evaluation import report, results
+from blurlib.evaluation import results
 from blurlib.evaluation.perception import names as names_of
+from experiments import report
 from tables_markdown import markdown, percent
 
 KODAK = Path("results/measured/kodak")

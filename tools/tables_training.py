@@ -1,48 +1,31 @@
-"""What the training of the codecs that ship took and would still give, and what they learned."""
+"""What the training of the codecs took, and what they learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from blurlib import plotting
 from blurlib.codec import zoo
-from blurlib.evaluation import learning, published, report
-from tables_markdown import markdown, percent
+from experiments import published, report
+from tables_markdown import markdown
 
 
-class Run(NamedTuple):
-    """A codec's log, in short, and the law that its loss follows."""
-
-    name: str
-    log: pd.DataFrame
-    law: learning.Forecast
-
-
-def runs(root: Path) -> list[Run]:
-    """Of the codecs that ship."""
+def runs(root: Path) -> dict[str, pd.DataFrame]:
+    """Logs of the codecs that ship."""
     files = sorted((root / "results/training").glob("*.csv"))
     logs = {path.stem: pd.read_csv(path) for path in files}
-    return [
-        Run(name, log, learning.forecast(log)) for name, log in logs.items() if "distortion" in log
-    ]
+    return {name: log for name, log in logs.items() if "distortion" in log}
 
 
-def trained(runs: Sequence[Run]) -> str:
-    """What the training of each codec took, and what its loss would be after ten times as much."""
+def trained(runs: Mapping[str, pd.DataFrame]) -> str:
+    """What the training of each codec took."""
     rows = [
         [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
-         f"{law.now:.3f}", f"{log['loss'].tail(5).mean():.3f}",
-         f"{law.floor:.2f} + {law.scale:.2f} n^-{law.exponent:.2f}",
-         "–" if law.bounded else percent(100 * (law.tenfold / law.now - 1)),
-         percent(100 * law.missed)]
-        for name, log, law in runs
+         f"{log['loss'].tail(5).mean():.3f}"]
+        for name, log in runs.items()
     ]  # fmt: skip
-    head = ["weights", "steps", "hours", "loss at the peak rate", "loss at the end", "law",
-            "after ten times the steps", "law of the first half"]  # fmt: skip
-    return markdown(head, rows)
+    return markdown(["weights", "steps", "hours", "loss at the end"], rows)
 
 
 def unfinished(root: Path) -> str:
@@ -68,19 +51,12 @@ def unfinished(root: Path) -> str:
     return markdown(head, rows)
 
 
-def panels(runs: Sequence[Run]) -> list[plotting.Lines]:
-    """Loss over steps, and the law that it follows: up to ten times as many, if it says anything
-    of them."""
-    drawn = []
-    for name, log, law in runs:
-        step = log["step"].to_numpy()
-        more = step[-1] * np.geomspace(1, 1 if law.bounded else 10, 20)[1:]
-        fitted = [law.at(n) if n > learning.WARM * step[-1] else np.nan for n in (*step, *more)]
-        curves = {"loss": [*log["loss"], *[np.nan] * len(more)], "power law": fitted}
-        drawn.append(
-            plotting.Lines([*step.tolist(), *more.tolist()], curves, "steps", "loss", name, "log")
-        )
-    return drawn
+def panels(runs: Mapping[str, pd.DataFrame]) -> list[plotting.Lines]:
+    """Loss over steps."""
+    return [
+        plotting.Lines(log["step"].tolist(), {"loss": log["loss"].tolist()}, "steps", "loss", name)
+        for name, log in runs.items()
+    ]
 
 
 def laplacian(model: str) -> str:

@@ -1,5 +1,5 @@
 """Text, decoded in every way: the original, the direct decoder, and what the comparison of
-`blurlib ablate diffusion` has trained, side by side.
+`python -m experiments.diffusion` has trained, side by side.
 
     python tools/text_sheets.py runs/ablation-diffusion [CODEC]      write book/figures/text-*.png
 
@@ -15,12 +15,12 @@ from rich.progress import track
 from torch import Tensor
 
 from blurlib import images, metrics, plotting
-from blurlib.ablation.verdict import Comparison
 from blurlib.codec import zoo
 from blurlib.diffusion import Sampling
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.images import cached_weights
 from blurlib.metrics import Lpips, lpips_file
+from experiments.diffusion.verdict import Comparison
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "book" / "figures"

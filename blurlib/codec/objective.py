@@ -10,7 +10,7 @@ from torch import Tensor
 from blurlib.metrics import MS_SSIM_MIN_SIDE, MsSsimLoss
 
 # What rounding gives for a bit, see `LaplacianEntropyModel.quantise`, else 0. A squared error of y
-# stands for one of the photo, so that a codec for MS-SSIM gains little: benchmarks/quantiser.py
+# stands for one of the photo, so that a codec for MS-SSIM gains little: experiments/quantiser.py
 # compares.
 RATE_WEIGHTS = {"mse": 0.5}
 

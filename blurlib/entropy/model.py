@@ -146,7 +146,7 @@ class LaplacianEntropyModel(nn.Module):
 
     For coding the networks run in float64 (`BlurCodec.train` sees to it) and their outputs are
     snapped to a grid of 1/16. How rarely rounding noise gets past that is derived and measured in
-    `blurlib.evaluation.portability`.
+    `experiments.portability.bound`.
 
     """
 

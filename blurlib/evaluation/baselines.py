@@ -1,7 +1,6 @@
 """Real codecs to be compared with, behind one small interface.
 
-JPEG, JPEG 2000, WebP and AVIF by Pillow, JPEG XL by imagecodecs, HEIC by pillow-heif; VVC is in
-`blurlib.evaluation.vvc`.
+JPEG, JPEG 2000, WebP and AVIF by Pillow, JPEG XL by imagecodecs, HEIC by pillow-heif.
 Every codec here takes images from 1 × 1 pixel up and is small and picklable, so that it can be sent
 to other processes. All use one thread where their number could change the bytes.
 """

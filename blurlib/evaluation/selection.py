@@ -21,7 +21,6 @@ from blurlib.evaluation.baselines import (
 )
 from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.results import Extra
-from blurlib.evaluation.vvc import VVC
 
 
 class Selection(NamedTuple):
@@ -47,7 +46,6 @@ _KNOWN: tuple[tuple[Baseline, Sequence[float]], ...] = (
     (HEIC, (8, 13, 18, 23, 28, 33, 38, 42, 46, 50, 53)),
     (JPEG_DEFAULT, _JPEG),
     (WEBP_DEFAULT, _WEBP),
-    (VVC, (17, 20, 22, 24, 26, 28, 31, 33, 35, 37, 39)),
 )
 
 

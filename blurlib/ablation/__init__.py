@@ -1,1 +1,0 @@
-"""Ablations: the same training for variants of one part, measured with real bytes."""

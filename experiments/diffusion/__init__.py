@@ -1,0 +1,1 @@
+"""Does blur help? Blur against isotropic diffusion and a deterministic decoder."""

@@ -1,0 +1,1 @@
+"""Does every machine decode the same symbols?"""

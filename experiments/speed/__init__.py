@@ -1,0 +1,1 @@
+"""How long decoding, a step of diffusion and a step of training take."""

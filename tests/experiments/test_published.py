@@ -1,0 +1,243 @@
+"""The published points and their reader, against values typed in from the literature."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from blurlib.evaluation.bd_rate import bd_rate
+from blurlib.evaluation.results import ResultsError
+from experiments import published
+
+POINTS = published.read()
+
+# BD-rate in per cent against the eight points of VTM-9.1 on Kodak. Computed once from the authors'
+# files, apart from this library: bjontegaard 1.3.0, method="pchip",
+# require_matching_points=False, min_overlap=0; non-increasing points dropped; linear MS-SSIM turned
+# into dB after averaging. (codec, variant, PSNR, MS-SSIM in dB)
+LITERATURE = [
+    ("VTM-9.1", "none", 0.0, 0.0),
+    ("VTM-9.1@LALIC", "none", -1.5, None),
+    ("HM", "none", 23.3, 20.5),
+    ("BPG-444", "none", 22.0, 21.5),
+    ("AV1", "none", 16.2, 14.6),
+    ("JPEG", "none", 208.5, 139.8),
+    ("JPEG2000", "none", 98.0, 113.4),
+    ("WebP", "none", 78.7, 61.3),
+    ("bmshj2018-factorized", "mse", 68.1, 17.4),
+    ("bmshj2018-factorized", "ms-ssim", 247.5, -24.3),
+    ("bmshj2018-hyperprior", "mse", 30.5, 7.3),
+    ("bmshj2018-hyperprior", "ms-ssim", 238.2, -35.6),
+    ("bmshj2018-hyperprior@paper", "mse", 34.0, 13.2),
+    ("bmshj2018-hyperprior@paper", "ms-ssim", 219.9, -30.0),
+    ("mbt2018-mean", "mse", 21.3, 3.1),
+    ("mbt2018-mean", "ms-ssim", 185.1, -38.5),
+    ("mbt2018", "mse", 11.0, -2.1),
+    ("mbt2018", "ms-ssim", 173.0, -41.4),
+    ("mbt2018@paper", "mse", 11.0, -4.4),
+    ("mbt2018@paper", "ms-ssim", 192.6, -36.2),
+    ("cheng2020-anchor", "mse", 3.7, -7.5),
+    ("cheng2020-anchor", "ms-ssim", 151.0, -45.7),
+    ("cheng2020-attn", "mse", 5.5, -8.2),
+    ("cheng2020-attn", "ms-ssim", 142.2, -45.1),
+    ("cheng2020-checkerboard-6M", "mse", 3.9, -7.0),
+    ("cheng2020-checkerboard-6M", "ms-ssim", None, -41.8),
+    ("cheng2020-parallel", "mse", 4.1, -7.0),
+    ("minnen2018-checkerboard", "mse", 19.0, 4.0),
+    ("minnen2018-checkerboard", "ms-ssim", None, -34.3),
+    ("minnen2018-parallel", "mse", 20.2, 4.4),
+    ("ChARM", "mse", 1.1, None),
+    ("ELIC", "mse", -7.0, -12.8),
+    ("MLIC++", "mse", -15.0, None),
+    ("TCM-L", "mse", -11.7, None),
+    ("STF", "mse", -4.1, None),
+    ("STF", "ms-ssim", None, -51.0),
+    ("FTIC", "mse", -14.6, None),
+    ("FTIC", "ms-ssim", None, -54.3),
+    ("DCAE", "mse", -17.0, None),
+    ("DCAE", "ms-ssim", None, -55.7),
+    ("LALIC", "mse", -15.3, None),
+    ("LALIC", "ms-ssim", 135.3, -54.0),
+    ("C3", "mse", 5.2, None),
+    ("MS-ILLM", "perceptual", 84.9, 11.3),
+    ("ILLM-noGAN", "perceptual", 35.2, -11.6),
+]
+EXPECTED = [
+    (codec, variant, metric, value)
+    for codec, variant, *values in LITERATURE
+    for metric, value in zip(("psnr", "ms_ssim_db"), values, strict=True)
+    if value is not None
+]
+
+
+@pytest.mark.parametrize(("codec", "variant", "metric", "expected"), EXPECTED)
+def test_bd_rates_are_those_of_the_literature(codec, variant, metric, expected):
+    test = POINTS.curve(codec, metric, variant=variant, accept=("relabelled", "mean-of-db"))
+    anchor = POINTS.curve("VTM-9.1", metric)
+    assert len(anchor) == 8
+    for method in ("pchip", "akima"):
+        assert bd_rate(anchor, test, method).value == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "expected"), [("FTIC", -51.6), ("LALIC", -51.3), ("DCAE", -53.1)]
+)
+def test_means_of_db_against_an_anchor_averaged_alike(codec, expected):
+    anchor, test = (
+        POINTS.curve(name, "ms_ssim_db", variant=variant, accept=["mean-of-db"])
+        for name, variant in (("VTM-9.1@LALIC", "none"), (codec, "ms-ssim"))
+    )
+    assert bd_rate(anchor, test, "pchip").value == pytest.approx(expected, abs=0.5)
+
+
+# ---------------------------------------------------------------- the data
+
+
+def test_every_row_says_where_it_is_from():
+    table = pd.read_csv(published.FOLDER / "points.csv", dtype=str, keep_default_na=False)
+    assert len(table) == 1027
+    assert table["source"].str.fullmatch(r"[\w.-]+/[\w.-]+:.+").all()
+    assert table["source_commit"].str.fullmatch(r"[0-9a-f]{12}").all()
+    assert set(table["kind"]) == {"authors-points", "measured-by-source"}
+    assert (table["note"].str.contains("CAUTION") == (table["caution"] != "")).all()
+    rd = table[~table["metric"].isin(["encode_s", "decode_s"])]
+    curves = rd.groupby(["codec", "variant", "dataset", "metric"])
+    assert (curves["source"].nunique() == 1).all()
+    assert not rd.duplicated(["codec", "variant", "dataset", "metric", "bpp", "value"]).any()
+
+
+def test_sizes_stay_small():
+    assert (published.FOLDER / "points.csv").stat().st_size < 300_000
+
+
+def test_readme_names_every_source_and_caution():
+    readme = (published.FOLDER / "README.md").read_text(encoding="utf-8")
+    table = pd.read_csv(published.FOLDER / "points.csv", dtype=str, keep_default_na=False)
+    for repository in set(table["source"].str.split(":").str[0]):
+        assert repository in readme
+    for caution in set(table["caution"]) - {""}:
+        assert f"`{caution}`" in readme
+
+
+# ---------------------------------------------------------------- the reader
+
+
+def test_a_curve_is_what_the_source_says():
+    curve = POINTS.curve("VTM-9.1", "psnr")
+    # QP 47 and QP 12 in CompressAI's own file
+    assert curve[0] == pytest.approx([0.04824490017361111, 26.14484539430146])
+    assert curve[-1] == pytest.approx([3.6326090494791665, 46.59176008512777])
+    assert (np.diff(curve, axis=0) > 0).all()
+
+
+def test_ms_ssim_becomes_db_after_averaging():
+    linear = POINTS.curve("JPEG", "ms_ssim")
+    assert linear[0] == pytest.approx([0.221153, 0.803071], abs=1e-6)
+    in_db = POINTS.curve("JPEG", "ms_ssim_db")
+    np.testing.assert_allclose(in_db[:, 1], -10 * np.log10(1 - linear[:, 1]))
+    assert in_db[0, 1] == pytest.approx(-10 * math.log10(0.196929), abs=1e-4)
+
+
+def test_vvenc_is_the_mean_of_its_images():
+    content = json.loads((published.FOLDER / "vvenc_kodak.json").read_text())
+    rows = [row for row in content["rows"] if row["qp"] == 27]
+    assert len(rows) == 24
+    bpp, ms_ssim = (sum(row[name] for row in rows) / 24 for name in ("bpp", "ms_ssim"))
+    curve = POINTS.curve("VVenC", "ms_ssim_db")
+    assert len(curve) == 8
+    assert curve[-1] == pytest.approx([bpp, -10 * math.log10(1 - ms_ssim)])
+    assert len(POINTS.curve("VVenC", "lpips")) == 8
+
+
+def test_a_caution_must_be_accepted_by_name():
+    with pytest.raises(ValueError, match=r"carries a caution \(relabelled\)"):
+        POINTS.curve("ELIC", "ms_ssim_db")
+    assert len(POINTS.curve("ELIC", "ms_ssim_db", accept=("relabelled",))) == 6
+    with pytest.raises(ValueError, match=r"caution \(inconsistent, mean-of-db\)"):
+        POINTS.curve("LALIC", "ms_ssim_db", variant="ms-ssim")
+    with pytest.raises(ValueError, match="accept takes cautions of relabelled"):
+        POINTS.curve("ELIC", "ms_ssim_db", accept="relabelled")
+
+
+def test_codecs_are_those_that_have_a_curve():
+    for metric in ("psnr", "ms_ssim_db", "lpips", "fid", "kid"):
+        for dataset in ("kodak", "clic2020"):
+            for entry in POINTS.codecs(metric, dataset):
+                assert len(POINTS.curve(entry.codec, metric, dataset, entry.variant)) > 0
+    names = POINTS.codecs("ms_ssim_db")
+    assert ("cheng2020-attn", "ms-ssim") in names
+    assert ("ELIC", "mse") not in names
+    assert ("ELIC", "mse") in POINTS.codecs("ms_ssim_db", accept=("relabelled",))
+    assert POINTS.codecs("fid") == ()  # 24 images are too few
+    assert ("HiFiC", "perceptual") in POINTS.codecs("fid", "clic2020")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("elik", "psnr"), r"no published codec 'elik' on kodak; near matches: ELIC"),
+        (("cheng2020", "psnr"), "near matches: .*cheng2020-attn"),
+        (("§", "psnr"), "there are AV1, BPG-444"),
+        (("ELIC", "psnr", "imagenet"), "no published points on 'imagenet'; there are clic2020"),
+        (("ELIC", "lpips"), "ELIC has no lpips on kodak; it has ms_ssim_db, psnr_rgb"),
+        (("ELIC", "encode_s"), "no published metric 'encode_s'; there are psnr"),
+        (("mbt2018", "psnr"), "several variants, name one: ms-ssim, mse"),
+        (("ELIC", "psnr", "kodak", "ms-ssim"), "for variant 'ms-ssim'; there is mse"),
+    ],
+)
+def test_refusals_say_what_there_is(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        POINTS.curve(*arguments)
+
+
+def test_codecs_refuses_a_data_set_that_is_not_there():
+    with pytest.raises(ValueError, match="no published points on 'tecnick'"):
+        POINTS.codecs("psnr", "tecnick")
+
+
+def table_of(tmp_path, rows):
+    """A folder whose points.csv has one codec "c" with these (metric, bpp, value)."""
+    shutil.copy(published.FOLDER / "vvenc_kodak.json", tmp_path)
+    names = "codec variant dataset metric bpp value source source_commit kind caution note"
+    lines = [f"c,mse,d,{metric},{bpp},{value},s,0,k,,n" for metric, bpp, value in rows]
+    (tmp_path / "points.csv").write_text("\n".join([names.replace(" ", ","), *lines]) + "\n")
+    return tmp_path
+
+
+def test_points_that_a_cheaper_one_beats_are_dropped(tmp_path):
+    psnr = [(0.4, 33), (0.1, 30), (0.2, 32), (0.3, 31.5), (0.3, 31.9), (0.4, 34), (0.5, 34)]
+    lpips = [(0.2, 0.3), (0.1, 0.2)]
+    rows = [("psnr_rgb", *p) for p in psnr] + [("lpips", *p) for p in lpips]
+    points = published.read(table_of(tmp_path, rows))
+    assert points.curve("c", "psnr", "d").tolist() == [[0.1, 30], [0.2, 32], [0.4, 34]]
+    assert points.curve("c", "lpips", "d").tolist() == [[0.1, 0.2], [0.2, 0.3]]
+
+
+def test_without_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"points\.csv is missing; pass the folder"):
+        published.read(tmp_path)
+
+
+def test_broken_files_are_named(tmp_path):
+    table = table_of(tmp_path, [("psnr_rgb", 0.1, "much")]) / "points.csv"
+    with pytest.raises(ResultsError, match=r"points\.csv: is not a table"):
+        published.read(tmp_path)
+    table.write_text("codec,bpp,value\na,1,2\n")
+    with pytest.raises(ResultsError, match=r"points\.csv: has no column variant"):
+        published.read(tmp_path)
+    table_of(tmp_path, [("psnr_rgb", 0.1, 30)])
+    table.write_text(table.read_text().replace("k,,n", "k,beware,n"))
+    with pytest.raises(ResultsError, match="unknown caution beware"):
+        published.read(tmp_path)
+    table_of(tmp_path, [("psnr_rgb", 0.1, 30)])
+    vvenc = tmp_path / "vvenc_kodak.json"
+    content = json.loads(vvenc.read_text())
+    vvenc.write_text(json.dumps(content | {"rows": content["rows"][1:]}))
+    with pytest.raises(ResultsError, match=r"vvenc_kodak\.json: lacks images at some QPs"):
+        published.read(tmp_path)
+    vvenc.write_text("{}")
+    with pytest.raises(ResultsError, match=r"vvenc_kodak\.json: is not a file of VVenC"):
+        published.read(tmp_path)

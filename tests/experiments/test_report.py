@@ -1,0 +1,137 @@
+"""What the results say: read from folders whose answer is known beforehand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from blurlib.evaluation import results
+from blurlib.evaluation.results import Distance, Results, ResultsError, Row
+from experiments import published, report
+
+
+@pytest.fixture(scope="module")
+def vtm():
+    points = published.read()
+    return {column: points.curve(report.ANCHOR, column) for column in ("psnr", "ms_ssim_db")}
+
+
+def write_codec(folder, name, curve, checkpoint=None, settings=None, distances=()):
+    """A results file of one image whose averages are the curve's: (bpp, psnr, ms_ssim, lpips)."""
+    rows = tuple(
+        Row("a.png", quality, 1, bpp, psnr, ms_ssim, lpips, 0.1, 0.1)
+        for quality, (bpp, psnr, ms_ssim, lpips) in enumerate(curve, 1)
+    )
+    content = Results(
+        dataset="kodak", codec=name, settings=settings or {}, checkpoint=checkpoint, lpips="alex",
+        commit=None, device="cpu", versions={}, seed=None, rows=rows, distances=distances,
+    )  # fmt: skip
+    file = folder / "measured" / "kodak" / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    results.write(file, content)
+
+
+@pytest.fixture
+def folder(tmp_path, vtm):
+    """WebP is VTM with a tenth more bits; ours is VTM with half of them."""
+    (tmp_path / "published").symlink_to(report.FOLDER / "published")
+    distances = (Distance(1, "AlexNet", "ab", 12.5, 0.1, 192),)
+    for name, factor in (("webp", 1.1), ("msssim-small-direct", 0.5)):
+        bpp = vtm["psnr"][:, 0] * factor
+        similarity = 1 - 10 ** (-vtm["ms_ssim_db"][:, 1] / 10)
+        lpips = np.linspace(0.5, 0.1, len(bpp))
+        curve = list(zip(bpp, vtm["psnr"][:, 1], similarity, lpips, strict=True))
+        ours = name != "webp"
+        write_codec(
+            tmp_path, name, curve, checkpoint="c0ffee" if ours else None,
+            settings={"decoder": "direct", "objective": "ms-ssim"} if ours else None,
+            distances=() if ours else distances,
+        )  # fmt: skip
+    return tmp_path
+
+
+def test_bd_rate_against_vtm_is_the_factor_that_was_put_in(folder):
+    table = report.against_vtm(folder).set_index("codec")
+    for codec, expected in (("WebP", 10), ("msssim-small, direct", -50)):
+        rows = table[table["origin"] == "measured"]
+        for column in ("ms_ssim", "psnr"):
+            span = rows.loc[codec, column]
+            assert span.akima == pytest.approx(expected, abs=1e-6)
+            assert span.pchip == pytest.approx(expected, abs=1e-6)
+
+
+def test_measured_and_published_are_told_apart(folder):
+    table = report.against_vtm(folder)
+    assert set(table["origin"]) == {"measured", "published"}
+    assert list(table.loc[table["origin"] == "measured", "codec"]) == [
+        "WebP",
+        "msssim-small, direct",
+    ]
+    assert set(table.loc[table["codec"] == "WebP", "origin"]) == {"measured", "published"}
+    elic = table[(table["codec"] == "ELIC") & (table["training"] == "mse")].iloc[0]
+    assert elic["psnr"].pchip == pytest.approx(
+        -7.0, abs=0.5
+    )  # recomputed by others from its points
+    assert elic["ms_ssim"].pchip == pytest.approx(-12.8, abs=0.5)
+
+
+def test_a_column_that_was_not_published_says_so(folder):
+    table = report.against_vtm(folder)
+    mlic = table[table["codec"] == "MLIC++"].iloc[0]
+    assert str(mlic["ms_ssim"]) == "n/a (not published)"
+
+
+def test_training_objectives_come_from_the_results(folder):
+    codecs = {codec.label: codec for codec in report.measured("kodak", folder)}
+    assert codecs["WebP"].training == ""
+    assert codecs["msssim-small, direct"].training == "ms-ssim"
+    write_codec(
+        folder,
+        "msssim-small-diffusion",
+        [(0.1, 25.0, 0.9, 0.2)],
+        "c0ffee",
+        {"decoder": "diffusion"},
+    )
+    found = {codec.label: codec.training for codec in report.measured("kodak", folder)}
+    assert found["msssim-small, diffusion"] == "perceptual"
+
+
+def test_distances_join_the_table_under_their_own_names(folder):
+    table = next(c for c in report.measured("kodak", folder) if c.label == "WebP").table
+    assert table.loc[1, "FD-AlexNet"] == 12.5
+    assert table.loc[1, "KD-AlexNet"] == 0.1
+    assert math.isnan(table.loc[2, "FD-AlexNet"])
+    assert not any("FID" in column for column in table.columns)
+
+
+def test_between_points_a_column_is_linear_in_log_rate_and_nan_outside(folder):
+    table = next(c for c in report.measured("kodak", folder) if c.label == "WebP").table
+    low, high = table.iloc[0], table.iloc[1]
+    middle = math.sqrt(low["bpp"] * high["bpp"])
+    expected = (low["lpips"] + high["lpips"]) / 2
+    assert report.at_rate(table, "lpips", middle) == pytest.approx(expected)
+    assert report.at_rate(table, "lpips", low["bpp"]) == pytest.approx(low["lpips"])
+    assert math.isnan(report.at_rate(table, "lpips", 0.99 * low["bpp"]))
+    frame = report.at_rates(["lpips"], [middle], folder)
+    assert frame.loc["WebP", ("lpips", middle)] == pytest.approx(expected)
+
+
+def test_curves_that_share_no_quality_say_so(vtm):
+    apart = vtm["psnr"] + [0, 100]
+    span = report.bd(vtm["psnr"], apart)
+    assert math.isnan(span.akima)
+    assert str(span) == "n/a (no shared quality)"
+
+
+def test_lines_mark_ours_and_the_published_ones(folder):
+    lines = report.lines("psnr", report.BESIDE_PSNR, folder)
+    assert [line.label for line in lines if line.ours] == ["msssim-small, direct"]
+    assert [line.label for line in lines if line.published] == [
+        "VTM-9.1", "mbt2018-mean (mse)", "ELIC (mse)",
+    ]  # fmt: skip
+    assert report.lines("FD-AlexNet", (), folder)[0].label == "WebP"
+
+
+def test_a_set_without_results_says_what_to_do(folder):
+    with pytest.raises(ResultsError, match="clic: holds no results; measure a codec on clic first"):
+        report.measured("clic", folder)
