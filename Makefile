@@ -29,7 +29,8 @@ demo: $(CORE)
 	$(BIN)/blurlib demo --force
 
 test: $(DEV)
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
+	  --nbval-lax --nbval-current-env tests notebooks
 
 lint: $(DEV)
 	$(BIN)/ruff check .

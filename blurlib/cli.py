@@ -13,17 +13,10 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-from blurlib import checkpoints
+from blurlib import __version__, checkpoints
 
 # PyTorch takes seconds to import: commands import what they need, so that --help answers at once.
 
@@ -34,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False)  # file names and extras have square brackets
 
 # Older versions of typer take this class from click, newer ones from a copy of their own.
 UsageError = typer.BadParameter.__base__
@@ -79,6 +72,20 @@ def main() -> None:
     run(app)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"blurlib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_the_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 def run(app: typer.Typer) -> NoReturn:
     """Run a command line; a wrong input is one line on stderr and exit code 2."""
     try:
@@ -118,7 +125,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-@app.command()
+@app.command(epilog="Example: blurlib compress photo.png photo.blur --quality 2.5")
 def compress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .blur")],
@@ -143,8 +150,9 @@ def compress(
         raise ValueError("--quality and --target-bpp exclude each other: give one of them")
     from blurlib import images
     from blurlib.codec import zoo
+    from blurlib.files import atomic_write, check_writable
 
-    images.check_writable(target, force)
+    check_writable(target, force)
     x = images.to_float(images.read_image(source))[None]
     codec = zoo.load(model)
     with progress() as bar:
@@ -157,12 +165,12 @@ def compress(
             data = codec.compress_to(x, target_bpp, seed, effort, observe)
         else:
             data = codec.compress(x, 3.0 if quality is None else quality, seed, effort, observe)
-    images.atomic_write(target, data, force)
+    atomic_write(target, data, force)
     H, W = x.shape[-2:]
     console.print(f"{target}: {len(data):,} bytes, {8 * len(data) / (H * W):.3f} bpp, {W}×{H}")
 
 
-@app.command()
+@app.command(epilog="Example: blurlib decompress photo.blur photo.png --decoder diffusion")
 def decompress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …")],
@@ -221,7 +229,7 @@ def decompress(
     console.print(f"{target}: {file.width}×{file.height}, {decoder} decoder")
 
 
-@app.command()
+@app.command(epilog="Example: blurlib info photo.blur --json")
 def info(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="File to look into: .blur")],
     model: Annotated[
@@ -247,6 +255,21 @@ def info(
         _print_table(report["passes"], "passes")
 
 
+@app.command(epilog="Example: blurlib codecs, then blurlib evaluate kodak --codec avif")
+def codecs() -> None:
+    """List our models and what each is for, and other codecs and whether they can run here."""
+    from blurlib.codec import zoo
+    from blurlib.evaluation.codecs import available
+
+    ours = []
+    for name in zoo.names():
+        _, _, text = (zoo.CHECKPOINTS / f"{name}.md").read_text(encoding="utf-8").partition("\n")
+        ours.append({"model": name, "what it is": " ".join(text.partition(":")[0].split())})
+    _print_table(ours, "blurlib's own")
+    others = [{"codec": name, "here": why or "runs"} for name, why in available().items()]
+    _print_table(others, "to compare with")
+
+
 @app.command()
 def demo(
     photo: Annotated[str, typer.Option(help="A photo of yours, or an embedded one.")] = "coffee",
@@ -256,13 +279,13 @@ def demo(
     force: Force = False,
 ) -> None:
     """A photo through the codec and back, both ways, beside JPEG, WebP and AVIF."""
-    from blurlib import images, plotting
+    from blurlib import datasets, images, plotting
     from blurlib.evaluation import demo as demonstration
 
-    if photo not in images.embedded_names() and not Path(photo).exists():
-        names = ", ".join(images.embedded_names())
+    if photo not in datasets.embedded_names() and not Path(photo).exists():
+        names = ", ".join(datasets.embedded_names())
         raise ValueError(f"{photo}: no such file, and not one of the embedded photos {names}")
-    path = images.embedded_path(photo) if photo in images.embedded_names() else Path(photo)
+    path = datasets.embedded_path(photo) if photo in datasets.embedded_names() else Path(photo)
     image = images.read_image(path)
     targets = [out / "comparison.png", *demonstration.outputs(out)]
     for target in targets:
@@ -281,7 +304,10 @@ def demo(
     console.print(f"Pictures: {out / 'comparison.png'} and the files beside it.")
 
 
-@app.command()
+@app.command(
+    epilog="Example: blurlib train cpu-small --data photos/ --run runs/codec --set max_minutes=30 "
+    "--set threads=1"
+)
 def train(
     recipe: Annotated[
         str,
@@ -294,25 +320,18 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Folder of photos, of Vimeo-90k, or of .tar shards.")
     ] = None,
-    stage: Annotated[
-        str | None, typer.Option(help="codec, denoiser, deterministic or joint.")
-    ] = None,
-    codec: Annotated[str | None, typer.Option(help="Codec that a denoiser is for.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Weights to start with: of a codec, or of a denoiser.")
     ] = None,
-    rho: Annotated[float | None, typer.Option(help="Weight of LPIPS in a denoiser's loss.")] = None,
-    sigma_blur_max: Annotated[
-        float | None, typer.Option(help="Strongest blur in pixels; 0 is isotropic diffusion.")
-    ] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time box.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length; overrides the time box.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Photos per step and device.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Devices per machine.")] = None,
-    nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe; may be repeated. A wrong name lists the fields.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run of this recipe.")
     ] = False,
@@ -321,15 +340,12 @@ def train(
     ] = False,
 ) -> None:
     """Train a codec, a denoiser or both; always leaves a checkpoint to resume from."""
-    from blurlib.training.config import TrainConfig
+    from blurlib.training.config import TrainConfig, assigned
     from blurlib.training.loop import Terminated, is_first_process
     from blurlib.training.loop import train as steps_of
 
-    config = TrainConfig.recipe(
-        recipe, data=data, codec=codec, max_minutes=max_minutes, steps=steps, threads=threads,
-        stage=stage, batch=batch, accelerator=accelerator, devices=devices, nodes=nodes,
-        precision=precision, init=init, rho=rho, sigma_blur_max=sigma_blur_max,
-    )  # fmt: skip
+    fields = {"data": data, "init": init, "steps": steps, **assigned(changes or [])}
+    config = TrainConfig.recipe(recipe, **fields)
     if dry_run:
         with _training_memory(config):
             _dry_run(config)
@@ -375,8 +391,8 @@ def _training_memory(config) -> Iterator[None]:
             raise
         raise ValueError(
             f"out of memory with batch = {config.batch}, crop = {config.crop} and up to "
-            f"{config.bank_gb:g} GB of decoded photos (bank_gb): give a smaller --batch, lower "
-            "crop or bank_gb in the recipe, or set checkpointing = true for a denoiser"
+            f"{config.bank_gb:g} GB of decoded photos (bank_gb): lower one of them, as by --set "
+            f"batch={config.batch // 2 or 1}, or, for a denoiser, --set checkpointing=true"
         ) from error
 
 
@@ -396,8 +412,7 @@ def _dry_run(config) -> None:
     console.print(
         f"{expected.parameters:,} parameters, {expected.photos:,} photos "
         f"({expected.skipped} skipped so far)\n"
-        f"{expected.memory / 1e9:.1f} GB memory at the peak of {expected.measured} steps "
-        f"({expected.device}, this process)\n"
+        f"{expected.memory / 1e9:.1f} GB memory at the peak ({expected.device}, this process)\n"
         f"{expected.steps:,} steps of {expected.seconds:.2f} s "
         f"({expected.images / expected.seconds:.1f} images/s): {expected.hours:.1f} hours"
     )
@@ -469,16 +484,16 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Measure a codec on a set of images, into one results file; goes on where it stopped."""
-    from blurlib import images
+    from blurlib import datasets
     from blurlib.evaluation import measure, perception, results
-    from blurlib.evaluation.selection import select
+    from blurlib.evaluation.codecs import select
 
     sampling = {
         "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
         "start_scale": start_scale,
     }  # fmt: skip
     chosen = select(codec, decoder, denoiser, sampling, _tiling(memory), effort)
-    paths = images.dataset(dataset)
+    paths = datasets.dataset(dataset)
     wanted = list(dict.fromkeys(numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):
         console.print(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
@@ -501,11 +516,11 @@ def evaluate(
 
 
 def _lpips(net: str):
-    from blurlib import images
+    from blurlib import datasets
     from blurlib.metrics import Lpips, lpips_file
 
     try:
-        return None if net == "none" else Lpips.load(net, images.cached_weights(lpips_file(net)))
+        return None if net == "none" else Lpips.load(net, datasets.cached_weights(lpips_file(net)))
     except OSError as error:
         raise ValueError(f"{_one_line(error)}; or say --lpips none") from None
 
@@ -576,11 +591,9 @@ def _read_blur(path: Path):
 def progress() -> Progress:
     """A bar on stderr, where that is a terminal."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        *Progress.get_default_columns(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),

@@ -46,13 +46,9 @@ def mse(x: Tensor, y: Tensor) -> float:
     return (x - y).square().mean().item()
 
 
-def psnr(x: Tensor, y: Tensor, peak: float | None = None) -> float:
-    """10·log₁₀(peak² / MSE) in dB, over all channels together; ``inf`` for equal images.
-
-    ``peak`` is 255 for ``uint8`` and 1 for floats unless given.
-    """
-    error = mse(x, y)
-    peak = peak or (255.0 if x.dtype == torch.uint8 else 1.0)
+def psnr(x: Tensor, y: Tensor) -> float:
+    """10·log₁₀(peak² / MSE) in dB, over all channels together; ``inf`` for equal images."""
+    error, peak = mse(x, y), 255.0 if x.dtype == torch.uint8 else 1.0
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 

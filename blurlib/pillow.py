@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageFile
 
 from blurlib import checkpoints, images
-from blurlib.codec import BlurCodec, zoo
+from blurlib.codec import zoo
 from blurlib.codec.bitstream import MAGIC, BlurFile
-from blurlib.codec.synthesis import DiffusionDecoder
 
 _load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
 
@@ -72,21 +71,14 @@ def decompress(
     if sampling and decoder == "direct":
         raise ValueError(f"{sorted(sampling)[0]} is for decoder 'diffusion', not for 'direct'")
     file = BlurFile.from_bytes(bytes(data))
-    codec: BlurCodec = _load(model or _name(file.model_id))
+    name = model or zoo.name_of(file.model_id)
+    codec = _load(name) if name else zoo.load_by_id(file.model_id)  # says what is missing
     output = codec.decompress(file)
     x_hat = output.x_hat
     if decoder == "diffusion":
-        diffusion: DiffusionDecoder = _load_denoiser(denoiser)
-        *_, last = diffusion.sample(output, **sampling)
+        *_, last = _load_denoiser(denoiser).sample(output, **sampling)
         x_hat = last.x_hat
     return images.to_pillow(images.to_uint8(x_hat[0]))
-
-
-def _name(model_id: bytes) -> str:
-    name = zoo.name_of(model_id)
-    if name is None:
-        zoo.load_by_id(model_id)  # says what is missing
-    return name
 
 
 def _pixels(image: Image.Image | ArrayLike) -> torch.Tensor:

@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.loop import NotFiniteError, train
 from blurlib.training.run import Step, read_log
@@ -36,12 +37,12 @@ def run(name: str, photos: Path) -> None:
             ended = str(error).replace(folder, "RUN")
         log = read_log(Path(folder))
     lines = [json.dumps(rounded(step)) + "\n" for step in log]
-    images.atomic_write(FOLDER / name / "log.jsonl", "".join(lines).encode(), overwrite=True)
+    atomic_write(FOLDER / name / "log.jsonl", "".join(lines).encode(), overwrite=True)
     header = new_results("embedded", SimpleNamespace(name=name, settings={"ended": ended})).header()
     header |= {"seed": config.seed, "command": f"python -m experiments.broken_runs {name}"}
     header = {k: v for k, v in header.items() if k not in ("checkpoint", "lpips", "protocol")}
     text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    images.atomic_write(FOLDER / name / "made_with.json", text.encode(), overwrite=True)
+    atomic_write(FOLDER / name / "made_with.json", text.encode(), overwrite=True)
 
 
 def rounded(step: Step) -> dict:
@@ -55,8 +56,8 @@ def short(value: float) -> float:
 
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as photos:
-        for photo in images.embedded_names():
-            images.write_image(Path(photos) / f"{photo}.png", images.embedded(photo))
+        for photo in datasets.embedded_names():
+            images.write_image(Path(photos) / f"{photo}.png", datasets.embedded(photo))
         for name in names:
             run(name, Path(photos))
 

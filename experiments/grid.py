@@ -12,16 +12,17 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 
 PHOTOS = (2, 4, 20, 23)  # of Kodak: with large flat areas
 QUALITIES = (1.0, 2.0, 3.0)
 
 
 def main(out: Path, *models: str) -> None:
-    photos = [images.read_image(images.kodak()[i - 1]) for i in PHOTOS]
+    photos = [images.read_image(datasets.kodak()[i - 1]) for i in PHOTOS]
     rows = [{"model": "the photos", "quality": None, **ratios(photos)}]
     for model in models:
         codec = zoo.load(model)
@@ -37,7 +38,7 @@ def main(out: Path, *models: str) -> None:
         "command": f"python -m experiments.grid {out.name} {' '.join(models)}",
         "rows": rows,
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def ratios(photos: list[torch.Tensor]) -> dict[str, float]:

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 
 import torch
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.training import losses
 from blurlib.training.loop import train
 from experiments.diffusion.decodes import Contestant
@@ -55,7 +56,7 @@ def main(out: Path, data: str) -> None:
         "command": f"python -m experiments.loss_balance {out.name} PHOTOS",
         "rows": found,
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch import nn
 
 from blurlib import images
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos, read_photo
@@ -85,7 +86,7 @@ def main(out: Path, data: str, minutes: float, *names: str) -> None:
         header = new_results("held-out photos", made, seed=base.seed).header()
         command = f"python -m experiments.optimisers {out.name} PHOTOS {minutes:g}"
         content = {**header, "command": command, "rows": rows}
-        images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+        atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def _held_out(config: TrainConfig) -> Iterator[torch.Tensor]:

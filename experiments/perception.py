@@ -10,18 +10,21 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import checkpoints, images, metrics
+from blurlib import checkpoints, datasets, images, metrics
 from blurlib.codec import zoo
 from blurlib.evaluation import perception
+from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
+from blurlib.files import atomic_write
 
 MODEL, QUALITY = checkpoints.CODEC, 2.0
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12)  # standard deviation of the noise in 8-bit levels
@@ -36,27 +39,51 @@ def noisy(x_hat: Tensor, level: float) -> Tensor:
     return images.to_uint8(x_hat + level / 255 * noise)[0]
 
 
+def by_count(
+    reference: Tensor, decoded: Tensor, counts: Sequence[int], draws: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """`perception.distances` of the same two sets if only some of their patches were measured.
+
+    One line per count: ``patches``, and mean and standard deviation over the draws: ``frechet``,
+    ``frechet_std``, ``kernel``, ``kernel_std``. A draw takes the same rows of both sets, as having
+    fewer images would. Two disjoint halves of one set show the bias alone: their distance should
+    be 0. ValueError for a count below 2 or above the number of patches.
+    """
+    n = len(reference)
+    if bad := [count for count in counts if not 2 <= count <= n]:
+        raise ValueError(f"cannot draw {bad[0]} of {n} patches")
+    generator = np.random.default_rng(seed)
+    lines = []
+    for count in counts:
+        rows = (generator.choice(n, count, replace=False) for _ in range(draws))
+        drawn = pd.DataFrame([perception.distances(reference[row], decoded[row]) for row in rows])
+        mean, std = drawn.mean(), drawn.std(ddof=0)
+        lines.append((count, mean.frechet, std.frechet, mean.kernel, std.kernel))
+    columns = ["patches", "frechet", "frechet_std", "kernel", "kernel_std"]
+    return pd.DataFrame(lines, columns=columns)
+
+
 def few_patches(originals: Tensor, decoded: Tensor) -> dict[str, list[dict]]:
-    """`perception.by_count` for two disjoint halves of the originals, and for the pairs.
+    """`by_count` for two disjoint halves of the originals, and for the pairs.
 
     Halves are of photos, not of patches, because the patches of a photo overlap.
     """
     photos = len(originals) // 8  # 8 patches each
     order = np.random.default_rng(0).permutation(photos)
     rows = [np.ravel(8 * half[:, None] + np.arange(8)) for half in np.split(order, 2)]
-    halves = perception.by_count(originals[rows[0]], originals[rows[1]], COUNTS)
-    pairs = perception.by_count(originals, decoded, (*COUNTS, len(originals)))
+    halves = by_count(originals[rows[0]], originals[rows[1]], COUNTS)
+    pairs = by_count(originals, decoded, (*COUNTS, len(originals)))
     return {"halves": halves.to_dict("records"), "pairs": pairs.to_dict("records")}
 
 
 def main(out: Path) -> None:
     codec = zoo.load(MODEL)
     network = perception.alexnet()
-    lpips = metrics.Lpips.load("alex", images.cached_weights(metrics.lpips_file("alex")))
+    lpips = metrics.Lpips.load("alex", datasets.cached_weights(metrics.lpips_file("alex")))
     originals: list[Tensor] = []
     decoded: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     scores: dict[int, list[tuple[float, float]]] = {level: [] for level in LEVELS}
-    for path in track(images.kodak(), "decoding"):
+    for path in track(datasets.kodak(), "decoding"):
         photo = images.read_image(path)
         x = images.to_float(photo)[None]
         originals.append(network(perception.patches(photo)))
@@ -85,7 +112,7 @@ def main(out: Path) -> None:
     header = new_results("kodak", chosen.codec, checkpoint=chosen.checkpoint).header()
     few = few_patches(reference, torch.cat(decoded[0]))
     content = {**header, "quality": QUALITY, "noise": noise, "few_patches": few}
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
     for row in noise:
         print(row)
 

@@ -17,11 +17,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import images, metrics
+from blurlib import datasets, images, metrics
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.objective import RATE_WEIGHTS
 from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos
 
@@ -52,7 +53,7 @@ def main(out: Path, data: str) -> None:
         "command": f"python -m experiments.quantiser {out.name} PHOTOS",
         "rows": rows,
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def chosen(data: str, count: int) -> list[Path]:
@@ -87,4 +88,4 @@ def gains(plain: list[np.ndarray], rated: list[np.ndarray]) -> Iterator[tuple[st
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *(sys.argv[2:] or [str(images.home() / "datasets" / "train")]))
+    main(Path(sys.argv[1]), *(sys.argv[2:] or [str(datasets.home() / "datasets" / "train")]))

@@ -15,7 +15,7 @@ import scipy.stats
 import torch
 
 from blurlib.evaluation import results
-from blurlib.images import atomic_write
+from blurlib.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""

@@ -21,10 +21,11 @@ from quantiser import chosen
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import checkpoints, images, metrics
+from blurlib import checkpoints, datasets, images, metrics
 from blurlib.codec import zoo
 from blurlib.diffusion import Sampling
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.metrics import Lpips, lpips_file
 
 QUALITIES = (1.0, 3.0, 5.0, 6.0)
@@ -47,7 +48,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
     photos = torch.stack(
         [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data, COUNT)]
     )
-    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
+    lpips = Lpips.load("alex", datasets.cached_weights(lpips_file("alex")))
     codec, decoder = zoo.load(checkpoints.CODEC), zoo.load_denoiser(denoiser)
     with torch.inference_mode():
         outputs = {q: codec(images.to_float(photos), q) for q in QUALITIES}
@@ -73,7 +74,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
         "noise": noise,
         "rows": rows,
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 class Judged(NamedTuple):

@@ -18,11 +18,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from blurlib import checkpoints, images, metrics, plotting
+from blurlib import checkpoints, datasets, images, metrics, plotting
 from blurlib.codec import zoo
 from blurlib.diffusion import Tiling, tiling
-from blurlib.evaluation.ours import BlurlibCodec
+from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 
 WIDTH, HEIGHT, QUALITY, STEPS = 2000, 1333, 3.0, 4
 MEMORY = 16 * 2**30  # the network on the whole photo is what tiles are compared with
@@ -48,7 +49,7 @@ def main(out: Path, figure: Path) -> None:
     output = codec.decompress(data)
 
     def decoded(**tiles: int) -> Tensor:
-        *_, last = denoiser.sample(output, STEPS, tiling=Tiling(memory=MEMORY, **tiles))
+        *_, last = denoiser.sample(output, steps=STEPS, tiling=Tiling(memory=MEMORY, **tiles))
         return images.to_uint8(last.x_hat[0])
 
     whole, blended = decoded(), decoded(tile=TILE)
@@ -63,7 +64,7 @@ def main(out: Path, figure: Path) -> None:
         "psnr between blended and whole": round(metrics.psnr(blended, whole), 2),
         "seams": {name: seam._asdict() for name, seam in seams.items()},
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
     print(json.dumps(content["seams"]), content["psnr between blended and whole"])
     pictures = {"original": photo, "whole": whole, "blended": blended, "side by side": abrupt}
     draw(pictures, seams, figure)
@@ -71,7 +72,7 @@ def main(out: Path, figure: Path) -> None:
 
 def large_photo() -> Tensor:
     """The middle of the first photo that is large enough."""
-    for path in images.clic2025_subset():
+    for path in datasets.dataset("clic2025-subset"):
         photo = images.read_image(path)
         if photo.shape[1] >= HEIGHT and photo.shape[2] >= WIDTH:
             return images.centre(photo, HEIGHT, WIDTH)

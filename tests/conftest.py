@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blurlib import images
+from blurlib import datasets
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.transforms import TransformConfig
 from blurlib.entropy import ContextConfig, EntropyConfig
@@ -18,7 +18,7 @@ from blurlib.entropy.hyper import START_SCALE, HyperLatent
 @pytest.fixture(scope="session")
 def astronaut() -> torch.Tensor:
     """A photo, uint8 (3, 512, 512); do not change it in place."""
-    return images.embedded("astronaut")
+    return datasets.embedded("astronaut")
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,7 @@ def test_a_constant_factor_in_rate_is_found_exactly(method, factor):
     shifted = ANCHOR * (factor, 1)
     result = bd_rate(ANCHOR, shifted, method)
     assert result.value == pytest.approx(100 * (factor - 1), abs=1e-9)
-    assert (result.low, result.high, result.overlap) == (9.0, 19.5, 1.0)
-    assert result.method == method
+    assert (result.low, result.high) == (9.0, 19.5)
     within = bd_rate(ANCHOR, shifted, method, rates=(0.1, 0.8))
     assert within.value == pytest.approx(100 * (factor - 1), abs=1e-9)
 
@@ -42,7 +41,6 @@ def test_a_constant_factor_in_rate_is_found_exactly(method, factor):
 def test_agrees_with_numerical_integration_and_the_package(method):
     result = bd_rate(ANCHOR, TEST, method)
     assert (result.low, result.high) == (9.0, 17.9)
-    assert result.overlap == pytest.approx(8.9 / (19.5 - 8.1))
     assert result.value == pytest.approx(integrated(ANCHOR, TEST, 9.0, 17.9, method), abs=1e-5)
     package = bjontegaard.bd_rate(
         *ANCHOR.T, *TEST.T, method=method, require_matching_points=False, min_overlap=0
@@ -58,20 +56,11 @@ def test_an_interval_of_rates_cuts_both_curves(method):
     assert (result.low, result.high) == pytest.approx((low, high), abs=1e-4)
     expected = integrated(ANCHOR, TEST, result.low, result.high, method)
     assert result.value == pytest.approx(expected, abs=1e-5)
-    assert 0 < result.overlap < 1
 
 
-def test_an_interval_wider_than_the_curves_changes_nothing():
+def test_neither_a_wide_interval_nor_the_order_of_points_changes_anything():
     assert bd_rate(ANCHOR, TEST, rates=(0.001, 100)) == bd_rate(ANCHOR, TEST)
-
-
-def test_order_of_points_does_not_matter():
     assert bd_rate(ANCHOR[::-1], TEST[[3, 0, 4, 1, 2]]) == bd_rate(ANCHOR, TEST)
-
-
-def test_swapping_the_roles_inverts_the_factor():
-    there, back = bd_rate(ANCHOR, TEST).value, bd_rate(TEST, ANCHOR).value
-    assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1)
 
 
 def changed(row, column, value):

@@ -27,11 +27,6 @@ def with_crc(data: bytes) -> bytes:
     return blank[:24] + struct.pack("<I", zlib.crc32(blank)) + blank[28:]
 
 
-@pytest.mark.parametrize("file", [FILE, SEEDED])
-def test_round_trip(file):
-    assert BlurFile.from_bytes(file.to_bytes()) == file
-
-
 @pytest.mark.parametrize(("file", "size"), [(FILE, 28), (SEEDED, 32)])
 def test_the_header_takes_at_most_32_bytes(file, size):
     assert sum(n for _, n in file.header_fields()) == size
@@ -56,6 +51,10 @@ def test_empty_streams_and_extreme_fields_come_back():
     assert BlurFile.from_bytes(file.to_bytes()) == file
     file = dataclasses.replace(file, width=65535, height=1, quality=0.0, seed=0)
     assert BlurFile.from_bytes(file.to_bytes()) == file
+    assert BlurFile.from_bytes(FILE.to_bytes()) == FILE
+    for seed in (-1, 2**32):
+        with pytest.raises(BitstreamError, match=f"seed is {seed}"):
+            dataclasses.replace(FILE, seed=seed).to_bytes()
 
 
 @pytest.mark.parametrize("file", [FILE, SEEDED])
@@ -65,6 +64,9 @@ def test_every_truncation_is_refused(file):
         expected = "not a .blur file" if n < 4 else "is cut"
         with pytest.raises(BitstreamError, match=expected):
             BlurFile.from_bytes(data[:n])
+    for more in (b"\0", b"\xff", b"more"):
+        with pytest.raises(BitstreamError, match="damaged"):
+            BlurFile.from_bytes(data + more)
 
 
 @pytest.mark.parametrize("file", [FILE, SEEDED])
@@ -79,12 +81,6 @@ def test_every_changed_byte_is_refused(file):
             expected = "not a .blur file" if position < 4 else expected
             with pytest.raises(BitstreamError, match=expected):
                 BlurFile.from_bytes(bytes(damaged))
-
-
-@pytest.mark.parametrize("garbage", [b"\0", b"\xff", b"more", b"\0" * 100])
-def test_trailing_garbage_is_refused(garbage):
-    with pytest.raises(BitstreamError, match="damaged"):
-        BlurFile.from_bytes(FILE.to_bytes() + garbage)
 
 
 @pytest.mark.parametrize("data", [b"", b"BLU", b"\x89PNG\r\n\x1a\n" + bytes(50), b"blur" * 20])
@@ -127,16 +123,11 @@ def test_a_seed_that_is_not_there_is_refused():
         BlurFile.from_bytes(with_crc(bytes(header)))
 
 
-@pytest.mark.parametrize("offset", [10, 12])
-def test_an_empty_photo_is_refused(offset):
-    with pytest.raises(BitstreamError, match="sides from 1 to 65535"):
-        BlurFile.from_bytes(forged(offset, "<H", 0))
-
-
-def test_a_header_that_asks_for_too_much_memory_is_refused():
+@pytest.mark.parametrize("size", [(0, 333), (640, 0), (65535, 65535)])
+def test_a_header_of_another_size_than_a_photo_can_have_is_refused(size):
     data = bytearray(FILE.to_bytes())
-    struct.pack_into("<HH", data, 10, 65535, 65535)
-    with pytest.raises(BitstreamError, match="at most 67 megapixels"):
+    struct.pack_into("<HH", data, 10, *size)
+    with pytest.raises(BitstreamError, match=r"sides from 1 to 65535 .* at most 67 megapixels"):
         BlurFile.from_bytes(with_crc(bytes(data)))
 
 
@@ -153,9 +144,3 @@ def test_sizes_out_of_bounds_are_refused(size):
 def test_sizes_within_bounds_pass(size):
     check_size(*size)
     assert size[0] * size[1] <= MAX_PIXELS
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_of_more_than_32_bits_is_refused(seed):
-    with pytest.raises(BitstreamError, match=f"seed is {seed}"):
-        dataclasses.replace(FILE, seed=seed).to_bytes()

@@ -52,17 +52,11 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_every_page_exists_once():
+def test_every_page_is_once_in_the_table_of_contents():
     named = pages(TOC)
     assert len(named) == len(set(named))
-    for page in named:
-        files = [ROOT / f"{page}.md", ROOT / f"{page}.ipynb"]
-        assert sum(file.exists() for file in files) == 1, page
-
-
-def test_every_page_is_in_the_table_of_contents():
     written = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
-    assert {str(p.relative_to(ROOT).with_suffix("").as_posix()) for p in written} == set(pages(TOC))
+    assert sorted(p.relative_to(ROOT).with_suffix("").as_posix() for p in written) == sorted(named)
 
 
 def test_every_citation_has_its_entry_and_every_entry_is_printed():
@@ -145,30 +139,27 @@ def test_every_address_is_the_one_in_the_configuration():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize(
-    ("file", "wrong"),
-    [
-        ("README.md", "[![x](y)](https://mybinder.org/v2/gh/someone/else/main?labpath=n.ipynb)"),
-        ("README.md", "git clone https://github.com/someone/else.git"),
-        (
-            "book/intro.md",
-            "<https://colab.research.google.com/github/someone/else/blob/main/n.ipynb>",
-        ),
-        ("CITATION.cff", 'repository-code: "https://github.com/someone/else"'),
-        ("notebooks/new.ipynb", '"!pip install git+https://github.com/someone/else.git"'),
-    ],
-)
-def test_a_wrong_address_is_found_and_set_right(checkout, file, wrong):
-    path = checkout / file
-    text = path.read_text() if path.exists() else ""
-    path.write_text(f"{text}\n{wrong}\n")
+def test_wrong_addresses_are_found_and_set_right(checkout):
+    wrong = {
+        "README.md": "[![x](y)](https://mybinder.org/v2/gh/someone/else/main?labpath=n.ipynb)\n"
+        "git clone https://github.com/someone/else.git",
+        "book/intro.md": "<https://colab.research.google.com/github/someone/else/blob/main/n.ipynb>",
+        "CITATION.cff": 'repository-code: "https://github.com/someone/else"',
+        "notebooks/new.ipynb": '"!pip install git+https://github.com/someone/else.git"',
+    }
+    right = {}
+    for file, text in wrong.items():
+        path = checkout / file
+        written = f"{path.read_text() if path.exists() else ''}\n{text}\n"
+        path.write_text(written)
+        right[path] = written.replace("someone/else", "blurlib/blurlib")
     run = links("--check", root=checkout)
     assert run.returncode == 1
-    assert f"{file}:" in run.stdout
-    assert "someone/else" in run.stdout
+    assert run.stdout.count("someone/else") >= 5
+    assert all(f"{file}:" in run.stdout for file in wrong)
     assert links("--set", "blurlib/blurlib", root=checkout).returncode == 0
     assert links("--check", root=checkout).returncode == 0
-    assert path.read_text() == f"{text}\n{wrong.replace('someone/else', 'blurlib/blurlib')}\n"
+    assert {path: path.read_text() for path in right} == right
 
 
 def test_a_new_address_reaches_every_place_and_comes_back(checkout):

@@ -21,11 +21,6 @@ def test_uneven_groups_need_more_than_128_channels(M):
         uneven_groups(M)
 
 
-def test_even_groups():
-    assert even_groups(320, 5) == (64,) * 5
-    assert even_groups(6, 1) == (6,)
-
-
 @pytest.mark.parametrize("M", [10, 192, 320])
 def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
     for count in range(1, 11):

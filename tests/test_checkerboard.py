@@ -22,14 +22,6 @@ def test_anchors_are_those_of_compressai(size):
     assert torch.equal(anchor_mask(*size), anchors_only[0, 0].bool())
 
 
-def test_the_first_position_is_an_anchor_and_neighbours_differ():
-    mask = anchor_mask(3, 5)
-    assert mask.dtype == torch.bool
-    assert mask[0, 0]
-    assert (mask[1:] ^ mask[:-1]).all()
-    assert (mask[:, 1:] ^ mask[:, :-1]).all()
-
-
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
 def test_convolution_is_that_of_compressai(kernel_size):
     torch.manual_seed(0)

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ def file(tiny_codec, photo) -> BlurFile:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("quality", [1, 2.25, 3])
+@pytest.mark.parametrize("quality", [1, 2.9981, 3])
 def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality):
     x = photo(*size)
     data = tiny_codec.compress(x, quality)
@@ -48,13 +46,6 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
     streams = len(data) - 28
     assert streams == pytest.approx(estimate, rel=0.01, abs=64)
     assert decoded.estimated_bits.item() == forward.estimated_bits.item()
-
-
-@pytest.mark.parametrize("quality", [math.pi, 1.0019, 2.998])
-def test_forward_rounds_quality_as_the_file_does(tiny_codec, photo, quality):
-    x = photo(64, 64)
-    decoded = tiny_codec.decompress(tiny_codec.compress(x, min(quality, 3)))
-    assert torch.equal(decoded.y_hat, tiny_codec(x, min(quality, 3)).y_hat)
 
 
 @torch.inference_mode()
@@ -94,38 +85,12 @@ def test_memory_format_and_gradient_mode_do_not_change_a_symbol(tiny_codec, phot
     assert (last - y_hat).abs().max() <= 1  # the encoder's own rounding may differ
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_new_process_decodes_the_same(tiny_codec_path, tiny_codec, photo, tmp_path, threads):
-    photos = [(1, 1), (63, 129), (128, 192)]
-    for i, size in enumerate(photos):
-        (tmp_path / f"{i}.blur").write_bytes(tiny_codec.compress(photo(*size), 2.5))
-    code = (
-        "import sys, pathlib, numpy, torch\n"
-        "from blurlib.codec import zoo\n"
-        "torch.set_num_threads(int(sys.argv[3]))\n"
-        "codec = zoo.load(sys.argv[1])\n"
-        "for path in pathlib.Path(sys.argv[2]).glob('*.blur'):\n"
-        "    output = codec.decompress(path.read_bytes())\n"
-        "    numpy.savez(path.with_suffix('.npz'), y_hat=output.y_hat, x_hat=output.x_hat)\n"
-    )
-    arguments = [str(tiny_codec_path), str(tmp_path), str(threads)]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], check=True)
-    for i, size in enumerate(photos):
-        with torch.inference_mode():
-            forward = tiny_codec(photo(*size), 2.5)
-        decoded = np.load(tmp_path / f"{i}.npz")
-        assert np.array_equal(decoded["y_hat"], forward.y_hat.numpy())
-        np.testing.assert_allclose(decoded["x_hat"], forward.x_hat.numpy(), atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("groups", "context", "positions"),
     [
         ((160,), {"local": 0, "attention": 0}, ["all"]),
         ((80, 80), {"attention": 0}, ["anchors", "non-anchors"] * 2),
-        ((80, 80), {"position": "rotary"}, ["anchors", "non-anchors"] * 2),
-        ((160,), {"position": "relative", "keys": "non-anchors"}, ["anchors", "non-anchors"]),
+        ((160,), {"position": "none", "keys": "non-anchors"}, ["anchors", "non-anchors"]),
     ],
 )
 def test_other_contexts_code_from_a_file(tiny_entropy, photo, tmp_path, groups, context, positions):
@@ -138,7 +103,7 @@ def test_other_contexts_code_from_a_file(tiny_entropy, photo, tmp_path, groups, 
     file = BlurFile.from_bytes(codec.compress(x, 2))
     y_hat = codec.decompress(file).y_hat
     assert torch.equal(y_hat, codec(x, 2).y_hat)
-    assert torch.equal(y_hat, trained.eval()(x, 2).y_hat)
+    assert torch.equal(y_hat, trained.eval().code_in()(x, 2).y_hat)
     assert [row["positions"] for row in describe(file, codec)["passes"]] == positions
 
 
@@ -153,18 +118,6 @@ def test_padding_repeats_the_border(photo, size):
     assert all(p - n < 64 for p, n in zip(padded.shape[-2:], size, strict=True))
     widths = ((0, 0), (0, 0), (0, padded.shape[2] - size[0]), (0, padded.shape[3] - size[1]))
     assert np.array_equal(padded.numpy(), np.pad(x.numpy(), widths, mode="edge"))
-
-
-def test_a_photo_of_whole_blocks_is_not_padded(photo):
-    assert pad(photo(64, 128)).shape == (1, 3, 64, 128)
-
-
-def test_only_the_photo_comes_back(tiny_codec, photo):
-    x = photo(50, 70)
-    output = tiny_codec.decompress(tiny_codec.compress(x, 2))
-    whole = tiny_codec.decompress(tiny_codec.compress(pad(x), 2))
-    assert output.x_hat.shape == (1, 3, 50, 70)
-    assert torch.equal(output.x_hat, whole.x_hat[..., :50, :70])
 
 
 # Quality
@@ -212,41 +165,21 @@ def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target)
 # Refused
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8), (1, 3, 8)])
-def test_anything_but_one_rgb_photo_is_refused(tiny_codec, shape):
-    with pytest.raises(ValueError, match=r"x has shape .*: it must be one photo, \(1, 3, H, W\)"):
-        tiny_codec.compress(torch.zeros(shape), 2)
-
-
-@pytest.mark.parametrize("size", [(0, 8), (8, 0)])
-def test_an_empty_photo_is_refused(tiny_codec, size):
-    with pytest.raises(ValueError, match="sides from 1 to 65535"):
-        tiny_codec.compress(torch.zeros(1, 3, *size), 2)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_values_that_are_not_finite_are_refused(tiny_codec, value):
-    x = torch.zeros(1, 3, 8, 8)
-    x[0, 1, 2, 3] = value
-    with pytest.raises(ValueError, match="finite floats"):
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(3, 8, 8), r"x has shape .*: it must be one photo, \(1, 3, H, W\)"),
+        (torch.zeros(2, 3, 8, 8), "it must be one photo"),
+        (torch.zeros(1, 4, 8, 8), "it must be one photo"),
+        (torch.zeros(1, 3, 0, 8), "sides from 1 to 65535"),
+        (torch.full((1, 3, 8, 8), math.nan), "finite floats"),
+        (torch.full((1, 3, 8, 8), math.inf), "finite floats"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"finite floats in \[0, 1\]"),
+    ],
+)
+def test_anything_but_one_rgb_photo_is_refused(tiny_codec, x, message):
+    with pytest.raises(ValueError, match=message):
         tiny_codec.compress(x, 2)
-
-
-def test_8_bit_values_are_refused(tiny_codec):
-    with pytest.raises(ValueError, match=r"finite floats in \[0, 1\]"):
-        tiny_codec.compress(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 2)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_does_not_fit_is_refused(tiny_codec, photo, seed):
-    with pytest.raises(ValueError, match=f"seed is {seed}"):
-        tiny_codec.compress(photo(8, 8), 2, seed=seed)
-
-
-def test_training_mode_does_not_code(tiny_entropy, photo):
-    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
-    with pytest.raises(ValueError, match=r"training mode: call eval\(\)"):
-        codec.compress(photo(8, 8), 2)
 
 
 @pytest.mark.parametrize("levels", [0, 1, -3])
@@ -309,17 +242,29 @@ def test_a_forged_size_is_caught(tiny_codec, file):
 # Training and coding
 
 
-def test_train_and_eval_move_the_coded_part_between_precisions(tiny_entropy):
-    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
-    before = {name: value.clone() for name, value in codec.state_dict().items()}
-    codec.eval()
-    for name, value in codec.state_dict().items():
-        in_double = name.startswith(("h_s.", "entropy.")) and value.is_floating_point()
-        assert (value.dtype == torch.float64) == in_double, name
+def test_files_are_coded_in_float64_and_in_nothing_else_by_accident(tiny_codec_path, photo):
+    codec, x = zoo.load(tiny_codec_path), photo(40, 70)
+    data = codec.compress(x, 2)
     codec.train()
-    for name, value in codec.state_dict().items():
-        assert value.dtype == before[name].dtype
-        assert torch.equal(value, before[name])
+    for code in (lambda: codec.compress(x, 2), lambda: codec.decompress(data)):
+        with pytest.raises(ValueError, match=r"training mode: call eval\(\)"):
+            code()
+    codec.eval().float()
+    for code in (lambda: codec.compress(x, 2), lambda: codec.decompress(data)):
+        with pytest.raises(ValueError, match=r"in torch.float32, .* call code_in\(torch.float64\)"):
+            code()
+    assert codec.code_in().compress(x, 2) == data
+    single = codec.code_in(torch.float32).compress(x, 2)  # asked for
+    assert codec.decompress(single).y_hat.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"in torch.float64, .* call code_in\(torch.float32\)"):
+        codec.double().compress(x, 2)
+
+
+def test_a_codec_ready_for_coding_can_be_trained(tiny_codec_path, photo):
+    codec = zoo.load(tiny_codec_path).train()
+    output = codec(photo(64, 64), 2)
+    output.estimated_bits.sum().backward()
+    assert codec.g_a.layers[-1].weight.grad.any()
 
 
 def test_training_reaches_every_part(tiny_entropy, photo):
@@ -346,6 +291,6 @@ def test_config_survives_json():
         CodecConfig.small(),
         CodecConfig.paper(),
         CodecConfig(EntropyConfig(M=20, groups=(5, 15)), levels=2),
-        CodecConfig(EntropyConfig(context=ContextConfig(channel=0, position="rotary"))),
+        CodecConfig(EntropyConfig(context=ContextConfig(channel=0, position="none"))),
     ):
         assert CodecConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

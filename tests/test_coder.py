@@ -10,12 +10,11 @@ import torch
 from blurlib.entropy.coder import (
     MAX_SYMBOL,
     SIGMA_TABLE,
-    BatchDecoder,
     DecodingError,
-    GaussianBits,
     SymbolDecoder,
     SymbolEncoder,
     coded_bits,
+    gaussian_bits,
     snap_mu,
     snap_sigma,
 )
@@ -58,14 +57,6 @@ def test_snap_mu_takes_the_nearest_sixteenth():
     snapped = snap_mu(mu)
     assert (snapped * 16 == (snapped * 16).round()).all()
     assert ((snapped - mu).abs() <= 1 / 32).all()
-
-
-def test_rounding_noise_does_not_reach_the_grid():
-    torch.manual_seed(0)
-    x = torch.randn(10_000, dtype=torch.float64)
-    noisy = x * (1 + 1e-14 * torch.randn_like(x))
-    assert torch.equal(snap_mu(x), snap_mu(noisy))
-    assert torch.equal(snap_sigma(x), snap_sigma(noisy))
 
 
 # Round trips
@@ -138,7 +129,7 @@ def test_bits_are_those_of_scipys_normal_distribution():
         expected = -np.log2(np.maximum(p, 2.0**-24))
         ours = coded_bits(residual, torch.full_like(residual, sigma)).numpy()
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
-        learned = GaussianBits()(residual, torch.full_like(residual, sigma)).numpy()
+        learned = gaussian_bits(residual, torch.full_like(residual, sigma)).numpy()
         likely = p > 2.0**-24
         np.testing.assert_allclose(learned[likely], -np.log2(p[likely]), rtol=1e-6, atol=1e-9)
 
@@ -146,7 +137,7 @@ def test_bits_are_those_of_scipys_normal_distribution():
 def test_the_gradient_of_the_bits_pulls_an_outlier_in():
     residual = torch.tensor([8.0, -8.0, 1000.0, 0.0], requires_grad=True)
     sigma = torch.ones(4, requires_grad=True)
-    bits = GaussianBits()(residual, sigma)
+    bits = gaussian_bits(residual, sigma)
     bits.sum().backward()
     assert residual.grad[0] > 0 > residual.grad[1]
     assert residual.grad[2] > 0.01
@@ -154,13 +145,6 @@ def test_the_gradient_of_the_bits_pulls_an_outlier_in():
     assert sigma.grad[3] > 0
     assert torch.isfinite(residual.grad).all()
     assert bits[2] > bits[0] > 24
-
-
-def test_the_estimate_is_what_the_range_coder_spends_on_outliers():
-    residual = np.full(4000, 200)
-    sigma = np.ones(4000)
-    estimate = coded_bits(torch.from_numpy(residual), torch.from_numpy(sigma)).sum().item()
-    assert len(encoded(residual, sigma)) == pytest.approx(estimate / 8, rel=0.01, abs=64)
 
 
 # Hostile bytes
@@ -205,19 +189,3 @@ def test_hostile_bytes_give_symbols_or_an_error_but_never_crash():
 def test_a_snapped_mean_is_never_minus_zero():
     mu = torch.tensor([-0.0, -0.001, 0.001, -1.0], dtype=torch.float64)
     assert not torch.signbit(snap_mu(mu)[:3]).any()
-
-
-def test_a_batch_of_streams_reads_as_each_alone_and_an_impossible_one_harms_only_itself():
-    _, sigma = random_gaussians(4000)
-    rng = np.random.default_rng(5)
-    residuals = [np.rint(rng.normal(0, sigma)).clip(-MAX_SYMBOL, MAX_SYMBOL) for _ in range(3)]
-    streams = [encoded(residual, sigma) for residual in residuals]
-    streams[1] = b"\xff" * len(streams[1])  # the largest number there is: beyond every model
-    with pytest.raises(DecodingError):
-        SymbolDecoder(streams[1]).gaussian(sigma)
-    decoder = BatchDecoder(streams)
-    halves = [decoder.gaussian(np.tile(half, 3)).reshape(3, -1) for half in np.split(sigma, 2)]
-    first, impossible, third = np.concatenate(halves, 1)
-    assert np.array_equal(first, residuals[0])
-    assert np.array_equal(third, residuals[2])
-    assert not impossible[2000:].any()

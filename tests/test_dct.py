@@ -20,6 +20,7 @@ def test_equals_scipy(H, W):
     x = pixels(H, W)
     reference = dctn(x.numpy(), axes=(-2, -1), norm="ortho")
     np.testing.assert_allclose(dct2(x).numpy(), reference, rtol=0, atol=1e-10)
+    torch.testing.assert_close(idct2(dct2(x)), x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("H", "W"), SIZES)
@@ -27,13 +28,6 @@ def test_the_matrices_of_accelerators_do_the_same(H, W):
     x = pixels(H, W)
     torch.testing.assert_close(_dense(x, inverse=False), dct2(x), rtol=0, atol=1e-12)
     torch.testing.assert_close(_dense(dct2(x), inverse=True), x, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("H", "W"), SIZES)
-def test_round_trip_and_energy(H, W):
-    x = pixels(H, W)
-    torch.testing.assert_close(idct2(dct2(x)), x, rtol=0, atol=1e-12)
-    torch.testing.assert_close(dct2(x).square().sum(), x.square().sum())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The entropy model: causality of all ten passes, hyper-latent tables, coding."""
+"""The entropy model: causality of all ten passes, hyper-latent tables, coding.
+
+`test_variants.py` has what holds for every configuration.
+"""
 
 import copy
 import dataclasses
@@ -10,8 +13,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from blurlib.entropy import EntropyConfig, LaplacianEntropyModel, Prior, SymbolDecoder
-from blurlib.entropy.channel_groups import even_groups
+from blurlib.entropy import Hyperprior, LaplacianEntropyModel, SymbolDecoder
 from blurlib.entropy.coder import MAX_SYMBOL, PROBABILITY_FLOOR, SIGMA_TABLE
 from blurlib.entropy.hyper import COUNTS, TAIL, FactorizedDensity, HyperLatent
 from conftest import make_logistic
@@ -33,9 +35,9 @@ def model(request, tiny_entropy) -> LaplacianEntropyModel:
     return model
 
 
-def prior_of(features: int, M: int, size: tuple[int, int]) -> Prior:
+def prior_of(features: int, M: int, size: tuple[int, int]) -> Hyperprior:
     gain = torch.empty(1, M, 1, 1, dtype=torch.float64).uniform_(0.5, 2)
-    return Prior(torch.randn(1, features, *size, dtype=torch.float64), gain)
+    return Hyperprior(torch.randn(1, features, *size, dtype=torch.float64), gain)
 
 
 def prior_and_y(seed: int = 0):
@@ -72,35 +74,6 @@ def parameters(model, prior, y_hat):
 # Causality
 
 
-def test_the_ten_passes_cover_every_symbol_once_in_the_right_order(model):
-    visited = []
-
-    def code(here, gaussian):
-        visited.append(here)
-        return gaussian.mu
-
-    model.walk(prior_and_y()[0], code)
-    assert len(visited) == 10
-    for index, here in enumerate(visited):
-        mine = torch.zeros(160, HEIGHT, WIDTH, dtype=torch.bool)
-        mine[here.channels] = here.mask
-        assert torch.equal(mine, place(index))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("changed", PASSES)
-def test_before_snapping_parameters_never_change_with_a_later_symbol(model, changed):
-    prior, y_hat = prior_and_y()
-    before = parameters(model, prior, y_hat)
-    after = parameters(model, prior, torch.where(place(changed), y_hat + 5, y_hat))
-    for index in PASSES:
-        for old, new in zip(before[index], after[index], strict=True):
-            if index <= changed:
-                assert torch.equal(old, new)
-            elif index // 2 > changed // 2 or changed % 2 == 0:
-                assert (old != new).all()  # everything decoded later has this pass in its context
-
-
 @pytest.mark.parametrize("index", PASSES)
 def test_the_gradient_with_respect_to_later_symbols_is_exactly_0(model, index):
     prior, y_hat = prior_and_y(1)
@@ -111,30 +84,6 @@ def test_the_gradient_with_respect_to_later_symbols_is_exactly_0(model, index):
     gradient = torch.zeros_like(y_hat) if gradient is None else gradient
     for other in PASSES:
         assert gradient[0][place(other)].any() == (other < index)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("changed", PASSES)
-def test_after_snapping_mu_and_sigma_never_change_with_a_later_symbol(model, changed):
-    prior, y = prior_and_y(2)
-    z = torch.zeros(1, 8, 2, 3, dtype=torch.int32)
-    before = model.quantise(y, z, prior)
-    after = model.quantise(torch.where(place(changed), y + 5, y), z, prior)
-    later_differs = []
-    for index in PASSES:
-        where = place(index)
-        old, new = before.passes[index], after.passes[index]
-        mus = [
-            latent.y_hat[0][where] - latent.passes[index].residual.flatten()
-            for latent in (before, after)
-        ]
-        same = torch.equal(old.sigma, new.sigma) and torch.equal(*mus)
-        if index <= changed:
-            assert same
-            assert index == changed or torch.equal(old.residual, new.residual)
-        else:
-            later_differs.append(not same)
-    assert all(later_differs)
 
 
 # Quantisation and coding
@@ -190,11 +139,8 @@ def test_latents_out_of_range_are_clamped_and_still_decode(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 13)])
-def test_decode_repeats_quantise(model, size):
-    torch.manual_seed(5)
-    prior = prior_of(16, 160, size)
-    y = 4 * torch.randn(1, 160, *size, dtype=torch.float64)
+def test_z_and_y_come_back_from_their_streams(model):
+    prior, y = prior_and_y(5)
     z = torch.minimum(
         torch.randint(0, 30, (1, 8, 2, 5)).int(), model.hyper_latent.length.view(1, -1, 1, 1) - 1
     )
@@ -203,61 +149,26 @@ def test_decode_repeats_quantise(model, size):
     assert torch.equal(z_symbols, z)
     decoded = model.decode(SymbolDecoder(model.encode_y(latent)), z_symbols, prior)
     assert torch.equal(decoded.y_hat, latent.y_hat)
-    assert torch.equal(decoded.bits_y, latent.bits_y)
     assert torch.equal(decoded.bits_z, latent.bits_z)
-    for ours, theirs in zip(decoded.passes, latent.passes, strict=True):
-        assert torch.equal(ours.residual, theirs.residual)
-        assert torch.equal(ours.sigma, theirs.sigma)
-
-
-@torch.no_grad()
-def test_bits_of_a_batch_are_those_of_its_images(model):
-    (first, y_first), (second, y_second) = prior_and_y(6), prior_and_y(7)
-    prior = Prior(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
-    y = torch.cat([y_first, y_second])
-    z = torch.randint(0, 3, (2, 8, 2, 3)).int()
-    together = model.quantise(y, z, prior)
-    for i in range(2):
-        own = Prior(*(part[i : i + 1] for part in prior))
-        alone = model.quantise(y[i : i + 1], z[i : i + 1], own)
-        assert torch.equal(alone.y_hat[0], together.y_hat[i])
-        torch.testing.assert_close(alone.bits_y[0], together.bits_y[i])
-        torch.testing.assert_close(alone.bits_z[0], together.bits_z[i])
-
-
-def test_other_groupings_work():
-    config = EntropyConfig(M=12, N=4, groups=even_groups(12, 3))
-    model = LaplacianEntropyModel(config).double()
-    model.hyper_latent.freeze()
-    prior = prior_of(128, 12, (4, 4))
-    y = torch.randn(1, 12, 4, 4, dtype=torch.float64)
-    latent = model.quantise(y, torch.zeros(1, 4, 1, 1, dtype=torch.int32), prior)
-    assert len(latent.passes) == 6
-    assert (latent.y_hat - y).abs().max() <= 0.5
 
 
 # Training
 
 
-def test_training_rounds_straight_through_and_every_parameter_learns(model):
+def test_training_rounds_straight_through(model):
     prior, y = prior_and_y(8)
     y.requires_grad_()
-    model.zero_grad()
     latent = model.train_latent(y, torch.zeros(1, dtype=torch.float64), prior)
     assert (latent.y_hat - y).abs().max() <= 0.5
-    (latent.bits_y.sum() + latent.y_hat.square().sum()).backward()
-    assert torch.isfinite(y.grad).all()
-    assert y.grad.abs().sum((0, 2, 3)).all()
-    for name, parameter in model.groups.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
+    (gradient,) = torch.autograd.grad(latent.y_hat.sum(), y)
+    torch.testing.assert_close(gradient, torch.ones_like(y))
 
 
 @torch.no_grad()
 def test_a_gain_scales_mu_and_sigma_of_its_channels(model):
     # Twice the gain on twice the latent: the context networks see the same, so μ and σ double.
     prior, y_hat = prior_and_y(10)
-    doubled = Prior(prior.features, 2 * prior.gain)
+    doubled = Hyperprior(prior.features, 2 * prior.gain)
     once, twice = parameters(model, prior, y_hat), parameters(model, doubled, 2 * y_hat)
     for (mu, log2_sigma), (mu_2, log2_sigma_2) in zip(once, twice, strict=True):
         torch.testing.assert_close(mu_2, 2 * mu)
@@ -376,25 +287,9 @@ def test_the_cumulative_is_its_formula_and_rises(density):
     z = torch.linspace(-60, 60, 2001, dtype=torch.float64).expand(CHANNELS, -1)
     found = in_double(density).logits(z)
     for channel in range(CHANNELS):
-        np.testing.assert_allclose(found[channel], logits(density, channel, z[0]), rtol=1e-12)
+        expected = logits(density, channel, z[0])
+        np.testing.assert_allclose(found[channel], expected, rtol=1e-12, atol=1e-12)
     assert (found.diff() > 0).all()
-
-
-@torch.no_grad()
-def test_the_cumulative_rises_with_any_parameters():
-    torch.manual_seed(0)
-    density = FactorizedDensity(20).double()
-    for parameter in density.parameters():
-        parameter.normal_(0, 2)
-    z = torch.linspace(-50, 50, 1001, dtype=torch.float64).expand(20, -1)
-    assert (density.logits(z).diff() > 0).all()
-
-
-@torch.no_grad()
-def test_all_bins_together_have_probability_1(density):
-    z = torch.arange(-400.0, 401).double() + 0.3
-    p = torch.exp2(-in_double(density).bits(z.expand(1, CHANNELS, 1, -1)))
-    torch.testing.assert_close(p.sum(-1), torch.ones_like(p.sum(-1)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("probability", [TAIL, 0.1, 0.5, 0.9, 1 - TAIL])
@@ -480,16 +375,6 @@ def test_a_channel_that_is_narrower_than_a_bin_keeps_the_symbol_of_its_median():
     ).all()
 
 
-def test_freezing_gives_the_same_tables_in_either_precision(hyper_latent):
-    """A codec in eval mode works in float64, and its medians too."""
-    again = HyperLatent(CHANNELS).double()
-    again.density.load_state_dict(hyper_latent.density.state_dict())
-    again.freeze()
-    for name, buffer in hyper_latent.named_buffers():
-        assert torch.equal(getattr(again, name), buffer.to(getattr(again, name))), name
-    assert again.values(torch.zeros(1, CHANNELS, 1, 1).int()).dtype == torch.float64
-
-
 def test_symbols_and_values_quantise_as_compressai_does(hyper_latent):
     torch.manual_seed(0)
     medians = hyper_latent.medians
@@ -503,13 +388,6 @@ def test_symbols_and_values_quantise_as_compressai_does(hyper_latent):
     torch.testing.assert_close(
         hyper_latent.values(symbols), torch.minimum(torch.maximum(theirs, first), last)
     )
-
-
-def test_symbols_outside_the_table_are_clamped_to_its_ends(hyper_latent):
-    z = torch.tensor([-1e6, 1e6]).view(1, 1, 1, 2).expand(1, CHANNELS, 1, 2)
-    symbols = hyper_latent.symbols(z)
-    assert (symbols[..., 0] == 0).all()
-    assert torch.equal(symbols[0, :, 0, 1], hyper_latent.length - 1)
 
 
 def test_bits_are_the_entropy_of_the_normalised_table(hyper_latent):
@@ -536,28 +414,6 @@ def test_h_s_learns_from_the_values_whose_rate_is_paid(hyper_latent):
     np.testing.assert_allclose(bits.detach(), expected, rtol=1e-5)
     (gradient,) = torch.autograd.grad(z_hat.sum(), z)
     assert torch.equal(gradient, torch.ones_like(z))
-
-
-def test_a_hyper_latent_that_rounds_to_a_constant_still_says_something_in_training(hyper_latent):
-    z = hyper_latent.medians + 0.2 * torch.sign(torch.randn(400, CHANNELS, 8, 8))
-    rounded = hyper_latent.symbols(z)
-    assert (rounded == rounded[:1, :, :1, :1]).all()
-    z_hat, _ = hyper_latent.noisy(z, rate_weight=1.0)
-    pairs = torch.stack([z - hyper_latent.medians, z_hat - hyper_latent.medians]).flatten(1)
-    heard = torch.corrcoef(pairs.detach())[0, 1].item()
-    expected = 0.2 / np.sqrt(0.2**2 + 1 / 12)  # the noise's variance is 1/12
-    assert heard == pytest.approx(expected, abs=0.02)
-
-
-def test_tables_stay_when_the_density_moves(hyper_latent):
-    before = hyper_latent.table.clone()
-    with torch.no_grad():
-        hyper_latent.density.biases[0].add_(1e-3)
-    hyper_latent.eval().double()
-    assert torch.equal(hyper_latent.table, before)
-    hyper_latent.float()
-    with torch.no_grad():
-        hyper_latent.density.biases[0].sub_(1e-3)
 
 
 def test_without_tables_coding_says_what_to_do():

@@ -10,7 +10,7 @@ from scipy.ndimage import correlate1d
 from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
 
-from blurlib import images, metrics
+from blurlib import datasets, images, metrics
 
 
 def noisy(image, sigma, seed=0):
@@ -46,10 +46,6 @@ def reference_ms_ssim(x, y, peak):
 # ---------------------------------------------------------------- measuring
 
 
-def test_bpp():
-    assert metrics.bpp(4915, 512, 768) == pytest.approx(0.1, abs=1e-4)
-
-
 @pytest.mark.parametrize("sigma", [0.001, 0.02, 0.5])
 def test_psnr_is_scikit_images(astronaut, sigma):
     other = noisy(astronaut, sigma)
@@ -57,10 +53,10 @@ def test_psnr_is_scikit_images(astronaut, sigma):
     assert metrics.psnr(astronaut, other) == pytest.approx(expected, abs=1e-9)
     x, y = images.to_float(astronaut), images.to_float(other)
     assert metrics.psnr(x, y) == pytest.approx(expected, abs=1e-5)
-    assert metrics.psnr(255 * x, 255 * y, peak=255) == pytest.approx(expected, abs=1e-5)
 
 
-def test_mse_of_a_constant_difference(astronaut):
+def test_mse_of_a_constant_difference():
+    assert metrics.bpp(4915, 512, 768) == pytest.approx(0.1, abs=1e-4)
     x = torch.full((3, 5, 7), 10, dtype=torch.uint8)
     assert metrics.mse(x, x + 3) == 9
     assert metrics.mse(x + 3, x) == 9  # no wrap-around in uint8
@@ -121,11 +117,8 @@ def test_ms_ssim_loss_has_finite_gradients_even_for_a_negative():
     loss.backward()
     assert loss == 1
     assert x_hat.grad.isfinite().all()
-
-
-def test_ms_ssim_loss_refuses_small_crops():
     with pytest.raises(ValueError, match="161"):
-        metrics.MsSsimLoss()(torch.rand(1, 3, 160, 200), torch.rand(1, 3, 160, 200))
+        metrics.MsSsimLoss()(x[..., :160], x[..., :160])
 
 
 # lpips builds its backbones through torchvision's old arguments.
@@ -154,11 +147,8 @@ def test_lpips_wraps_any_network():
     values.sum().backward()
     assert x.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in distance.parameters())
-
-
-def test_lpips_refuses_small_images():
     with pytest.raises(ValueError, match="32"):
-        metrics.Lpips(MeanDistance())(torch.zeros(1, 3, 31, 99), torch.zeros(1, 3, 31, 99))
+        distance(x[..., :31], y[..., :31])
 
 
 def test_lpips_distance_is_of_8_bit_images_that_are_large_enough():
@@ -166,21 +156,6 @@ def test_lpips_distance_is_of_8_bit_images_that_are_large_enough():
     dark, bright = (torch.full((3, 32, 40), level, dtype=torch.uint8) for level in (51, 102))
     assert metrics.lpips_distance(network, dark, bright) == pytest.approx(2 * (0.4 - 0.2))
     assert math.isnan(metrics.lpips_distance(network, dark[:, 1:], bright[:, 1:]))
-
-
-@lpips_package
-@pytest.mark.parametrize("net", ["alex", "squeeze"])
-def test_lpips_from_a_file_is_the_packages(tmp_path, net):
-    import lpips
-
-    torch.manual_seed(0)
-    network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).eval()
-    torch.save(network.state_dict(), tmp_path / "full.pth")
-    distance = metrics.Lpips.load(net, tmp_path / "full.pth")
-    x, y = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
-    expected = network(2 * x - 1, 2 * y - 1).flatten()
-    torch.testing.assert_close(distance(x, y), expected)
-    assert distance(x, x).tolist() == [0, 0]
 
 
 TORCHVISION = {
@@ -199,7 +174,7 @@ def test_lpips_is_torchmetrics(astronaut, tmp_path, monkeypatch, net):
     """
     import lpips
 
-    path = images.cached_weights(metrics.lpips_file(net))
+    path = datasets.cached_weights(metrics.lpips_file(net))
     if path is None:
         torch.manual_seed(0)
         path = tmp_path / metrics.lpips_file(net)
@@ -218,20 +193,11 @@ def test_lpips_is_torchmetrics(astronaut, tmp_path, monkeypatch, net):
     expected = torchmetrics_lpips.learned_perceptual_image_patch_similarity(
         x, y, net, reduction="none", normalize=True
     )
-    found = metrics.Lpips.load(net, path)(x, y)
+    distance = metrics.Lpips.load(net, path)
     assert expected.min() > 1e-3
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
-
-
-@lpips_package
-def test_lpips_smallest_image():
-    import lpips
-
-    side = metrics.LPIPS_MIN_SIDE
-    for net in ("alex", "squeeze"):
-        network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-        x = torch.rand(1, 3, side, side)
-        assert metrics.Lpips(network)(x, 1 - x).isfinite().all()
+    torch.testing.assert_close(distance(x, y), expected, rtol=1e-4, atol=0)
+    assert distance(x, x).tolist() == [0, 0]
+    assert distance(x[..., :32, :32], y[..., :32, :32]).isfinite().all()  # the smallest
 
 
 def test_lpips_load_refuses(tmp_path):
@@ -247,13 +213,12 @@ def test_lpips_load_refuses(tmp_path):
         metrics.Lpips.load("alex", tmp_path / "absent.pth")
 
 
-@pytest.mark.parametrize("net", ["alex", "squeeze", "vgg"])
 @pytest.mark.parametrize("error", [URLError("offline"), RuntimeError("invalid hash value")])
-def test_lpips_that_cannot_be_fetched(monkeypatch, net, error):
+def test_lpips_that_cannot_be_fetched(monkeypatch, error):
     def download(**_):
         raise error
 
     monkeypatch.setattr("lpips.LPIPS", download)
-    file = metrics.lpips_file(net)
-    with pytest.raises(OSError, match=rf"{net} weights of LPIPS.*{file} into BLURLIB_HOME/weights"):
-        metrics.Lpips.load(net)
+    file = metrics.lpips_file("vgg")
+    with pytest.raises(OSError, match=rf"vgg weights of LPIPS.*{file} into BLURLIB_HOME/weights"):
+        metrics.Lpips.load("vgg")

@@ -57,20 +57,10 @@ def test_patches_are_both_grids_in_order(shape, size):
     assert perception.patch_count(height, width, size) == len(expected)
 
 
-def test_patches_of_a_photo(astronaut):
-    found = perception.patches(astronaut)
-    assert found.shape == (5, 3, 256, 256)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found[4], astronaut[:, 128:384, 128:384])
-
-
-def test_too_small_for_a_patch():
+def test_patches_refuse_what_has_none():
     for shape in ((255, 4000), (4000, 255)):
         with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} .* no patch of 256"):
             perception.patches(torch.zeros(3, *shape, dtype=torch.uint8))
-
-
-def test_patches_refuse_what_is_not_an_image():
     for wrong in (torch.zeros(3, 300, 300), torch.zeros(1, 300, 300).byte()):
         with pytest.raises(ValueError, match=r"uint8 \(3, H, W\)"):
             perception.patches(wrong)
@@ -81,16 +71,14 @@ def test_patches_refuse_what_is_not_an_image():
 
 class Means(nn.Module):
     def forward(self, x):
+        assert len(x) <= perception._BATCH
         return x.float().mean((2, 3))
 
 
-def test_features_of_images_are_those_of_their_patches_in_order(astronaut):
-    network = perception.FeatureNetwork("Means", "", 3, Means())
-    pictures = [astronaut[:, :8, :8], astronaut[:, 40:52, 30:50]]
-    found = perception.features(network, iter(pictures), size=4)
-    tiles = torch.cat([perception.patches(picture, 4) for picture in pictures])
-    assert len(tiles) > perception._BATCH  # more than the network sees at once
-    torch.testing.assert_close(found, tiles.float().mean((2, 3)))
+def test_a_network_sees_so_many_patches_at_once():
+    x = random_patches(2 * perception._BATCH + 3, 4)
+    found = perception.Features("Means", "", Means())(x)
+    torch.testing.assert_close(found, x.float().mean((2, 3)))
 
 
 def test_names():
@@ -123,18 +111,10 @@ def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
     with torch.no_grad():
         expected = reference((x / 255 - mean) / std).mean((2, 3))
     found = network(x)
-    assert (network.name, network.dim) == ("AlexNet", 256)
+    assert network.name == "AlexNet"
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-
-
-@lpips_package
-def test_alexnet_travels_to_a_worker(alexnet_file):
-    network = perception.alexnet(alexnet_file)
-    x = random_patches(2, 64)
-    there = pickle.loads(pickle.dumps(network))
-    assert torch.equal(there(x), network(x))
-    assert (there.name, there.sha256, there.dim) == (network.name, network.sha256, network.dim)
+    assert torch.equal(pickle.loads(pickle.dumps(network))(x), found)  # as it travels to a worker
 
 
 @lpips_package
@@ -157,6 +137,7 @@ def test_alexnet_is_found_in_the_cache(alexnet_file, empty_home):
 
 
 def test_inception_refuses_other_weights(tmp_path, empty_home):
+    assert perception.INCEPTION_FILE.endswith(f"{perception.INCEPTION_SHA256[:8]}.pth")
     (tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"other\.pth: is not weights-inception.*SHA-256"):
         perception.inception(tmp_path / "other.pth")
@@ -181,13 +162,6 @@ def test_inception_that_cannot_be_fetched(empty_home, monkeypatch, error):
     assert "\n" not in str(e.value)
 
 
-def test_the_pinned_hash_is_the_one_in_the_file_name():
-    assert len(perception.INCEPTION_SHA256) == 64
-    url = feature_extractor_inceptionv3.URL_INCEPTION_V3
-    assert url.endswith(f"{perception.INCEPTION_SHA256[:8]}.pth")
-    assert url.endswith(f"/{perception.INCEPTION_FILE}")
-
-
 class Untrained(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
     def load_state_dict(self, state_dict):
         """Stays as it was initialised."""
@@ -205,7 +179,7 @@ def test_inception_from_a_file_is_torch_fidelitys(tmp_path, monkeypatch):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(perception, "INCEPTION_SHA256", digest)
     network = perception.inception(path)
-    assert (network.name, network.sha256, network.dim) == ("Inception", digest, 2048)
+    assert (network.name, network.sha256) == ("Inception", digest)
     x = random_patches(2, 256)
     found = network(x)
     assert found.shape == (2, 2048)
@@ -235,30 +209,23 @@ def injected():
     return x, y, network(x), network(y)
 
 
-def test_frechet_is_torchmetrics_fid(injected):
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_distances_are_those_of_torchmetrics(injected):
     x, y, features_x, features_y = injected
     fid = FrechetInceptionDistance(FirstPixels())
-    fid.update(x, real=True)
-    fid.update(y, real=False)
+    kid = KernelInceptionDistance(FirstPixels(), subsets=1, subset_size=len(x))
+    for reference in (fid, kid):
+        reference.update(x, real=True)
+        reference.update(y, real=False)
     found = perception.distances(features_x, features_y)
     assert found.frechet == pytest.approx(fid.compute().item(), rel=1e-6)
+    assert found.kernel == pytest.approx(kid.compute()[0].item(), rel=1e-6)
     assert found.patches == len(x)
 
 
-@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
-def test_kernel_is_torchmetrics_kid(injected):
-    x, y, features_x, features_y = injected
-    kid = KernelInceptionDistance(FirstPixels(), subsets=1, subset_size=len(x))
-    kid.update(x, real=True)
-    kid.update(y, real=False)
-    found = perception.distances(features_x, features_y)
-    assert found.kernel == pytest.approx(kid.compute()[0].item(), rel=1e-6)
-    assert math.isnan(found.kernel_std)  # of a single subset
-
-
-@pytest.mark.parametrize("n", [6, 400])
-def test_frechet_by_singular_values(n):
-    """tr (Σ₁Σ₂)^½ is the nuclear norm of AᵀB, Σ₁ = AAᵀ, Σ₂ = BBᵀ: exact for few samples too."""
+def test_frechet_of_fewer_samples_than_features_by_singular_values():
+    """tr (Σ₁Σ₂)^½ is the nuclear norm of AᵀB, Σ₁ = AAᵀ, Σ₂ = BBᵀ."""
+    n = 6
     x, y = gaussian(n).numpy(), gaussian(n, seed=1).numpy() * 1.3 + 0.2
     a, b = (((z - z.mean(0)) / math.sqrt(n - 1)).T for z in (x, y))
     shift = x.mean(0) - y.mean(0)
@@ -266,33 +233,6 @@ def test_frechet_by_singular_values(n):
     expected = shift @ shift + (a**2).sum() + (b**2).sum() - 2 * nuclear
     found = perception.distances(torch.from_numpy(x), torch.from_numpy(y)).frechet
     assert found == pytest.approx(expected, rel=1e-6)
-
-
-def test_kernel_by_its_definition():
-    n = 20
-    x, y = gaussian(n).numpy(), gaussian(n, seed=1).numpy() + 0.3
-    total = 0.0
-    for i in range(n):
-        for j in range(n):
-            within = ((x[i] @ x[j] / DIM + 1) ** 3 + (y[i] @ y[j] / DIM + 1) ** 3) * (i != j)
-            total += within / (n * (n - 1)) - 2 * (x[i] @ y[j] / DIM + 1) ** 3 / n**2
-    found = perception.distances(torch.from_numpy(x), torch.from_numpy(y)).kernel
-    assert found == pytest.approx(total, rel=1e-9)
-
-
-def test_a_shift_is_its_squared_length():
-    x = gaussian(4 * DIM)
-    shift = torch.linspace(-1, 2, DIM).double()
-    found = perception.distances(x, x + shift)
-    assert found.frechet == pytest.approx(shift.square().sum().item(), rel=1e-6)
-
-
-def test_a_scale_about_the_mean_in_closed_form():
-    """Σ₂ = s²Σ₁ and equal means: (1 − s)² tr Σ₁."""
-    x = gaussian(4 * DIM)
-    y = x.mean(0) + 1.5 * (x - x.mean(0))
-    expected = 0.25 * x.var(0).sum().item()
-    assert perception.distances(x, y).frechet == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_set_and_itself():
@@ -306,44 +246,15 @@ def test_a_set_and_itself():
     assert found.kernel == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_order_does_not_matter(injected):
-    *_, x, y = injected
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(3))
-    expected, found = perception.distances(x, y), perception.distances(x, y[order])
-    assert found.frechet == pytest.approx(expected.frechet, rel=1e-9)
-    assert found.kernel == pytest.approx(expected.kernel, rel=1e-9)
-    swapped = perception.distances(y, x)
-    assert swapped.frechet == pytest.approx(expected.frechet, rel=1e-9)
-    assert swapped.kernel == pytest.approx(expected.kernel, rel=1e-9)
-
-
-def test_kernel_is_unbiased_where_frechet_is_not():
-    """Over many pairs of halves of one distribution the kernel's mean is 0 within its error."""
-    pairs = [gaussian(60, seed=seed).split(30) for seed in range(200)]
-    found = np.array([perception.distances(x, y)[:2] for x, y in pairs])
-    error = found.std(0, ddof=1) / math.sqrt(len(pairs))
-    assert abs(found[:, 1].mean()) < 3 * error[1]
-    assert found[:, 0].mean() > 30 * error[0]
-    assert (found[:, 1] < 0).any()
-
-
 def test_many_patches_are_compared_by_subsets_drawn_alike_at_every_call(monkeypatch):
     x, y = gaussian(60), gaussian(60, seed=1) + 1
     one_subset = perception.distances(x, y)
     monkeypatch.setattr(perception, "_SUBSET", 40)
     found = perception.distances(x, y)
     assert found == perception.distances(x, y)
-    assert found.kernel_std > 0
-    error = found.kernel_std / math.sqrt(perception._SUBSETS)
-    assert found.kernel == pytest.approx(one_subset.kernel, abs=4 * error)
+    assert found.kernel != one_subset.kernel
+    assert found.kernel == pytest.approx(one_subset.kernel, rel=0.1)
     assert found.frechet == one_subset.frechet
-
-
-def test_features_in_float32_are_taken_as_they_are():
-    x, y = gaussian(40).float(), gaussian(40, seed=1).float() + 100
-    assert perception.distances(x, y) == pytest.approx(
-        perception.distances(x.double(), y.double()), nan_ok=True
-    )
 
 
 def test_distances_refuse():
@@ -356,33 +267,3 @@ def test_distances_refuse():
         perception.distances(x[:1], x[:1])
     with pytest.raises(ValueError, match="NaN"):
         perception.distances(x, x * math.nan)
-
-
-# ---------------------------------------------------------------- few samples
-
-
-def test_by_count_shows_the_bias_of_few_samples():
-    x, y = gaussian(400), gaussian(400, seed=1)
-    table = perception.by_count(x, y, [10, 40, 160, 400])
-    assert table["patches"].tolist() == [10, 40, 160, 400]
-    assert table["frechet"].is_monotonic_decreasing
-    assert table["frechet"][0] > 10 * table["frechet"][3]
-    assert table["kernel"].abs().max() < table["kernel_std"].max()
-    whole = perception.distances(x, y)
-    assert table["frechet"][3] == pytest.approx(whole.frechet, rel=1e-9)
-    assert table["kernel"][3] == pytest.approx(whole.kernel, rel=1e-9)
-
-
-def test_by_count_is_repeatable_and_keeps_pairs():
-    x = gaussian(50)
-    table = perception.by_count(x, x + 1, [12, 30], draws=3, seed=4)
-    assert table.equals(perception.by_count(x, x + 1, [12, 30], draws=3, seed=4))
-    assert not table.equals(perception.by_count(x, x + 1, [12, 30], draws=3, seed=5))
-    assert table["frechet"].tolist() == pytest.approx([DIM, DIM])  # a shift, in any common subset
-
-
-def test_by_count_refuses():
-    x = gaussian(10)
-    for count in (1, 11):
-        with pytest.raises(ValueError, match=f"cannot draw {count} of 10"):
-            perception.by_count(x, x, [5, count])

@@ -10,18 +10,19 @@ import pytest
 from PIL import Image
 
 import blurlib
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import zoo
 
 
 @pytest.fixture(scope="module")
 def picture() -> Image.Image:
-    return images.to_pillow(images.embedded("coffee")[:, :96, :128])
+    return images.to_pillow(datasets.embedded("coffee")[:, :96, :128])
 
 
 @pytest.fixture
 def registered():
     """Pillow with our format; without it again afterwards."""
+    Image.init()  # all of its own formats, so that none is lost
     before = (Image.ID.copy(), Image.OPEN.copy(), Image.SAVE.copy(), Image.EXTENSION.copy())
     blurlib.register_pillow()
     yield
@@ -46,7 +47,7 @@ def test_the_perceptual_decode_is_what_the_decoder_does(picture):
     data = blurlib.compress(picture, 2)
     decoded = blurlib.decompress(data, decoder="diffusion", steps=2, seed=5)
     output = blurlib.load("msssim-small").decompress(data)
-    *_, last = zoo.load_denoiser("isotropic-small").sample(output, 2, 5)
+    *_, last = zoo.load_denoiser("isotropic-small").sample(output, steps=2, seed=5)
     assert np.array_equal(np.asarray(decoded), images.to_uint8(last.x_hat[0]).permute(1, 2, 0))
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 from blurlib import plotting
 from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.inspection import timeline
 from blurlib.codec.transforms import TransformConfig
+from experiments import plots
+from experiments.portability.timeline import timeline
 
 
 @pytest.fixture(autouse=True)
@@ -128,5 +129,5 @@ def test_the_timeline_has_every_pass_in_order(tiny_codec, photo):
     assert [span.name for span in spans] == ["hyper", *names]
     times = [span[1:] for span in spans[1:]]  # the first tick is the beginning, the second hyper's
     assert times == [(2 * i + 1, 2 * i + 2, 2 * i + 3) for i in range(10)]
-    figure = plotting.timeline(spans)
+    figure = plots.timeline(spans)
     assert len(figure.axes[0].patches) == 10 + 10 + 1

@@ -10,18 +10,15 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from blurlib.entropy.position import (
+from blurlib.entropy.position import LaplacianPosition, PositionalEncoding, window_offsets
+from experiments.entropy.positional import (
     ENCODINGS,
-    LaplacianPosition,
     LinearPosition,
-    PositionalEncoding,
     RotaryPosition,
     TablePosition,
     alibi_slopes,
     diamond_index,
-    positional_encoding,
     relative_index,
-    window_offsets,
 )
 
 
@@ -45,7 +42,7 @@ def numpy_bias(position: PositionalEncoding) -> np.ndarray:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_encoding_adds_or_turns_or_neither(encoding):
     torch.manual_seed(0)
-    position = positional_encoding(encoding, window=3, heads=2, head_dim=8).double()
+    position = ENCODINGS[encoding](3, 2, 8).double()
     q, k = torch.randn(2, 5, 2, 9, 8, dtype=torch.float64)
     bias, turned = position.bias(), position.rotate(q, k)
     assert bias.shape in ((1, 9, 9), (2, 9, 9))
@@ -64,38 +61,9 @@ def test_an_encoding_adds_or_turns_or_neither(encoding):
     ],
 )  # fmt: skip
 def test_learned_numbers_of_each_encoding(encoding, learned):
-    position = positional_encoding(encoding, window=8, heads=4, head_dim=16)
+    position = ENCODINGS[encoding](8, 4, 16)
     assert sum(p.numel() for p in position.parameters()) == learned
     assert set(position.state_dict()) == {name for name, _ in position.named_parameters()}
-
-
-@pytest.mark.parametrize(
-    "encoding", [e for e in ENCODINGS if e in ("laplacian", "relative", "diamond")]
-)
-def test_what_is_learned_gets_a_gradient_everywhere(encoding):
-    torch.manual_seed(0)
-    position = positional_encoding(encoding, window=8, heads=4, head_dim=16)
-    position.bias().square().sum().backward()
-    for parameter in position.parameters():
-        assert parameter.grad.all()
-
-
-def test_an_unknown_encoding_is_refused():
-    with pytest.raises(
-        ValueError, match="position is 'sine': it must be one of 'laplacian', 'none', "
-    ):
-        positional_encoding("sine", 4, 2, 8)
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_training_and_coding_precision_use_the_same_numbers(encoding):
-    # Buffers stay float32 values in float64: a codec that was trained codes as one that was loaded.
-    position = positional_encoding(encoding, 4, 2, 8)
-    once = positional_encoding(encoding, 4, 2, 8).double()
-    for (name, a), (_, b) in zip(
-        position.float().double().named_buffers(), once.named_buffers(), strict=True
-    ):
-        assert torch.equal(a, b), name
 
 
 def test_offsets_point_from_the_query_to_the_key():
@@ -124,21 +92,6 @@ def test_half_width_is_where_the_bias_has_halved(sigma):
     position = LaplacianPosition(2, 3.0, sigma).double()
     at_half_width = 3.0 * math.exp(-position.half_width.item() / (2 * sigma**2))
     assert at_half_width == pytest.approx(1.5, rel=1e-6)
-
-
-def test_amplitude_and_sigma_learn_and_sigma_stays_positive():
-    position = LaplacianPosition(4)
-    optimiser = torch.optim.SGD(position.parameters(), lr=5.0)
-    before = position.amplitude.item(), position.sigma.item()
-    position.bias().square().mean().backward()
-    assert all(p.grad.abs() > 0 for p in position.parameters())
-    optimiser.step()
-    assert position.amplitude.item() != before[0]
-    assert position.sigma.item() != before[1]
-    with torch.no_grad():
-        position.log_sigma -= 20
-    assert position.sigma > 0
-    assert torch.isfinite(position.bias()).all()
 
 
 # Linear distance
@@ -180,17 +133,6 @@ def test_relative_is_torchvisions_swin(window):
     assert torch.equal(ours.bias(), theirs.get_relative_position_bias()[0])
 
 
-@pytest.mark.parametrize("window", [2, 5])
-def test_relative_has_one_class_for_each_offset(window):
-    names: dict[tuple[int, int], set[float]] = {}
-    index = relative_index(window).numpy()
-    for q, k in np.ndindex(index.shape):
-        offset = (k // window - q // window, k % window - q % window)
-        names.setdefault(offset, set()).add(index[q, k])
-    assert all(len(classes) == 1 for classes in names.values())
-    assert len(set.union(*names.values())) == len(names) == (2 * window - 1) ** 2
-
-
 @pytest.mark.parametrize(("window", "radius"), [(1, 3), (2, 1), (4, 3), (5, 2), (8, 3), (6, 0)])
 def test_diamond_is_the_loop(window, radius):
     reach = range(1 - window, window)
@@ -204,19 +146,6 @@ def test_diamond_is_the_loop(window, radius):
             return row[inside.index((dy, dx)) if (dy, dx) in inside else len(inside)]
 
         np.testing.assert_array_equal(numpy_bias(position)[h], loop(window, value))
-
-
-@pytest.mark.parametrize("radius", [0, 1, 2, 3, 4])
-def test_a_diamond_is_symmetric_and_has_its_size(radius):
-    window = radius + 2
-    index = diamond_index(window, radius)
-    offsets = window_offsets(window)
-    outside = int(index.max())
-    inside = {tuple(o) for o in offsets[index != outside].tolist()}
-    assert len(inside) == outside == 2 * radius**2 + 2 * radius + 1
-    assert inside == {(-y, -x) for y, x in inside} == {(x, y) for y, x in inside}
-    beyond = {tuple(o) for o in offsets[index == outside].tolist()}
-    assert {abs(y) + abs(x) for y, x in beyond} == set(range(radius + 1, 2 * window - 1))
 
 
 # Rotary

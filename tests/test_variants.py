@@ -1,6 +1,6 @@
 """Every context that can be configured: passes, parameters, what a pass knows, coding.
 
-Pass order and masks are compared with CompressAI's latent codecs.
+What each pass knows is compared with CompressAI's latent codecs.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from blurlib.entropy import (
     ContextConfig,
     EntropyConfig,
+    Hyperprior,
     LaplacianEntropyModel,
-    Prior,
     SymbolDecoder,
     even_groups,
 )
-from blurlib.entropy.position import ENCODINGS
+from experiments.entropy.positional import ENCODINGS
 
 M, HEIGHT, WIDTH = 20, 5, 8
 UNEVEN = (1, 2, 3, 5, 9)
@@ -66,10 +66,10 @@ def model_of(variant: EntropyConfig) -> LaplacianEntropyModel:
     return model
 
 
-def prior_and_y(seed: int) -> tuple[Prior, Tensor]:
+def prior_and_y(seed: int) -> tuple[Hyperprior, Tensor]:
     torch.manual_seed(seed)
     gain = torch.empty(1, M, 1, 1, dtype=torch.float64).uniform_(0.5, 2)
-    prior = Prior(torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64), gain)
+    prior = Hyperprior(torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64), gain)
     return prior, 4 * torch.randn(1, M, HEIGHT, WIDTH, dtype=torch.float64)
 
 
@@ -106,20 +106,6 @@ def test_the_passes_cover_every_symbol_once_in_order(variant):
     assert len(visited) == variant.passes
 
 
-@pytest.mark.parametrize(
-    ("name", "passes"),
-    [
-        ("hyperprior", 1), ("channel-1", 1), ("channel-10", 10), ("channel-uneven", 5),
-        ("local-1", 2), ("local-uneven", 10), ("global-without-local", 10), ("rotary-anchors", 10),
-    ],
-)  # fmt: skip
-def test_a_group_is_one_pass_and_a_checkerboard_two(name, passes):
-    assert VARIANTS[name].passes == passes
-    prior, y = prior_and_y(1)
-    z = torch.zeros(1, 4, 1, 1, dtype=torch.int32)
-    assert len(model_of(VARIANTS[name]).quantise(y, z, prior).passes) == passes
-
-
 @every_variant
 def test_what_is_off_has_no_parameters(variant):
     counts = dict.fromkeys(("channel", "local", "global_", "parameters_"), 0)
@@ -141,7 +127,7 @@ def test_what_is_off_has_no_parameters(variant):
 # What each pass knows
 
 
-def parameters(model: LaplacianEntropyModel, prior: Prior, y_hat: Tensor) -> list[Tensor]:
+def parameters(model: LaplacianEntropyModel, prior: Hyperprior, y_hat: Tensor) -> list[Tensor]:
     """μ and log₂σ of each pass at its positions when ŷ is given, (2, C · positions)."""
     seen = []
 
@@ -181,7 +167,7 @@ def test_a_pass_depends_on_the_passes_before_it_that_its_contexts_reach(variant)
 def test_every_variant_decodes_what_it_encodes(variant, size):
     model, (prior, y) = model_of(variant), prior_and_y(4)
     prior, y = (
-        Prior(prior.features[..., : size[0], : size[1]], prior.gain),
+        Hyperprior(prior.features[..., : size[0], : size[1]], prior.gain),
         y[..., : size[0], : size[1]],
     )
     z = torch.zeros(1, 4, 1, 1, dtype=torch.int32)
@@ -237,11 +223,11 @@ class Recorder(nn.Module):
 
 
 class Symbols(nn.Module):
-    """A codec of symbols that keeps which ones it is to code, in order."""
+    """A codec of symbols that codes nothing."""
 
-    def __init__(self, network: nn.Module, coded: list[Tensor]):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.network, self.coded = network, coded
+        self.network = network
 
     def _chunk(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return parameters.chunk(2, 1)
@@ -250,14 +236,8 @@ class Symbols(nn.Module):
         self.network(parameters)
         return {"y_hat": y, "likelihoods": {"y": y}}
 
-    def compress(self, y: Tensor, parameters: Tensor) -> dict:
-        self.coded.append(y.flatten())
-        return {"strings": [[b""]], "shape": y.shape[1:], "y_hat": y}
 
-
-def compressai_codec(
-    groups: tuple[int, ...], checkerboard: bool, seen: list[Tensor], coded: list[Tensor]
-) -> nn.Module:
+def compressai_codec(groups: tuple[int, ...], checkerboard: bool, seen: list[Tensor]) -> nn.Module:
     """Their channel groups, with their checkerboard or in one pass each, made of identities.
 
     What enters a parameter network is then ŷ itself, where and as far as it is known.
@@ -268,10 +248,10 @@ def compressai_codec(
     codecs: dict[str, nn.Module] = {}
     for k, group in enumerate(groups):
         network = Recorder(group, seen)
-        codecs[f"y{k}"] = Symbols(network, coded)
+        codecs[f"y{k}"] = Symbols(network)
         if checkerboard:
             codecs[f"y{k}"] = theirs.CheckerboardLatentCodec(
-                {"y": Symbols(nn.Identity(), coded)}, network, nn.Identity(), anchor_parity="even"
+                {"y": Symbols(nn.Identity())}, network, nn.Identity(), anchor_parity="even"
             )
     channel = {f"y{k}": nn.Identity() for k in range(1, len(groups))}
     return theirs.ChannelGroupsLatentCodec(codecs, channel, groups=list(groups))
@@ -280,7 +260,7 @@ def compressai_codec(
 def known_to_compressai(groups: tuple[int, ...], checkerboard: bool) -> list[Tensor]:
     """Per pass the (M, H, W) of symbols that are known."""
     seen: list[Tensor] = []
-    codec = compressai_codec(groups, checkerboard, seen, [])
+    codec = compressai_codec(groups, checkerboard, seen)
     side = torch.zeros(1, 0, HEIGHT, WIDTH)  # no hyperprior: ŷ is all that can be known
     codec(torch.full((1, M, HEIGHT, WIDTH), 3.0), side)
     known = []
@@ -304,7 +284,7 @@ def known_to_us(groups: tuple[int, ...], checkerboard: bool) -> list[Tensor]:
         group.local = nn.Identity() if checkerboard else None
         group.spatial_channels = size if checkerboard else 0
         group.parameters_ = Recorder(size, seen)
-    prior = Prior(torch.zeros(1, 0, HEIGHT, WIDTH), torch.ones(1, M, 1, 1))
+    prior = Hyperprior(torch.zeros(1, 0, HEIGHT, WIDTH), torch.ones(1, M, 1, 1))
     model.walk(prior, lambda here, gaussian: torch.full_like(gaussian.mu, 3.0))
     known = []
     for given in seen:  # earlier groups, then our own
@@ -325,23 +305,3 @@ def test_what_each_pass_knows_is_what_it_knows_in_compressai(groups, checkerboar
     assert torch.equal(torch.stack(ours), torch.stack(theirs))
     assert not ours[0].any()
     assert ours[-1].any() == (len(ours) > 1)
-
-
-@pytest.mark.parametrize("groups", GROUPINGS, ids=str)
-@pytest.mark.parametrize("checkerboard", [False, True])
-def test_symbols_are_coded_in_the_order_of_compressai(groups, checkerboard):
-    y = torch.arange(1.0, M * HEIGHT * WIDTH + 1).view(1, M, HEIGHT, WIDTH)  # each its own name
-    theirs: list[Tensor] = []
-    codec = compressai_codec(groups, checkerboard, [], theirs)
-    codec.compress(y, torch.zeros(1, 0, HEIGHT, WIDTH))
-    ours: list[Tensor] = []
-
-    def code(here, gaussian):
-        ours.append(y[:, here.channels][..., here.mask].flatten())
-        return y[:, here.channels]
-
-    variant = config(groups, LOCAL if checkerboard else CHANNEL)
-    LaplacianEntropyModel(variant).walk(
-        Prior(torch.zeros(1, 6, HEIGHT, WIDTH), torch.ones(1, M, 1, 1)), code
-    )
-    assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]

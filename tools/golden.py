@@ -5,8 +5,9 @@ Run it when weights are added, never to make a failing test pass.
 
 from pathlib import Path
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import zoo
+from blurlib.files import atomic_write
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 MS_SSIM, MSE = checkpoints.CODEC, "mse-small"
@@ -24,10 +25,10 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     for name, (model, photo, rows, columns, quality, seed) in CASES.items():
         codec = zoo.load(model)
-        x = images.to_float(images.embedded(photo)[:, rows, columns])[None]
+        x = images.to_float(datasets.embedded(photo)[:, rows, columns])[None]
         data = codec.compress(x, quality, seed)
         direct = images.to_uint8(codec.decompress(data).x_hat[0])
-        images.atomic_write(GOLDEN / f"{name}.blur", data, overwrite=True)
+        atomic_write(GOLDEN / f"{name}.blur", data, overwrite=True)
         images.write_image(GOLDEN / f"{name}.png", direct, overwrite=True)
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import ship
-from blurlib import images
+from blurlib.files import atomic_write
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.run import RunFolder
@@ -23,7 +23,7 @@ def main(run: Path, name: str) -> None:
     state = RunFolder(run).load()
     stage.module.load_state_dict(state["average"])
     (data,) = stage.files(stage.module).values()
-    images.atomic_write(FOLDER / f"{name}.safetensors", data, overwrite=True)
+    atomic_write(FOLDER / f"{name}.safetensors", data, overwrite=True)
     step, steps, _ = state["counters"]
     ship.keep(run, FOLDER, name, step)
     print(f"{name}: step {step} of {steps}, {len(data):,} bytes")

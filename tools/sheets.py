@@ -12,10 +12,18 @@ from typing import NamedTuple
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import checkpoints, images, metrics, plotting
+from blurlib import checkpoints, datasets, images, metrics, plotting
 from blurlib.codec import zoo
-from blurlib.evaluation.baselines import AVIF, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, match_bytes
-from blurlib.evaluation.ours import BlurlibCodec
+from blurlib.evaluation.codecs import (
+    AVIF,
+    HEIC,
+    JPEG,
+    JPEG_2000,
+    JPEG_XL,
+    WEBP,
+    BlurlibCodec,
+    match_bytes,
+)
 from experiments import report
 
 FIGURES = Path(__file__).parents[1] / "book" / "figures"
@@ -42,7 +50,7 @@ def others(photo: Tensor, size: int) -> dict[str, bytes]:
 
 def sheet(which: Sheet) -> list[plotting.Panel]:
     """The crop of the original, of our two decoders, and of the baselines at our bytes."""
-    photo = images.read_image(images.kodak()[which.number - 1])
+    photo = images.read_image(datasets.kodak()[which.number - 1])
     codec, denoiser = zoo.load(), zoo.load_denoiser()
     direct = BlurlibCodec(checkpoints.CODEC, codec)
     diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser)

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from blurlib import images
 from blurlib.codec import zoo
+from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.run import Step, read_log
 
@@ -31,11 +31,11 @@ STRETCHES = 200  # rows of the kept log
 def main(run: Path, name: str, *sampling: str) -> None:
     data = model(run / "model.safetensors", dict(part.split("=") for part in sampling))
     path = zoo.CHECKPOINTS / f"{name}.safetensors"
-    images.atomic_write(path, data, overwrite=True)
+    atomic_write(path, data, overwrite=True)
     shipped = sorted(zoo.CHECKPOINTS.glob("*.safetensors"))
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in shipped}
     text = json.dumps(sums, indent=1, sort_keys=True) + "\n"
-    images.atomic_write(zoo.SHA256, text.encode(), overwrite=True)
+    atomic_write(zoo.SHA256, text.encode(), overwrite=True)
     keep(run, TRAINING, name)
     print(f"{path.name}: {len(data):,} bytes, {sums[path.name]}")
 
@@ -64,9 +64,9 @@ def keep(run: Path, folder: Path, name: str, last: int | None = None) -> None:
         codec=shipped_name(config.codec),
         init=shipped_name(config.init),
     )
-    images.atomic_write(folder / f"{name}.toml", config.to_toml().encode(), overwrite=True)
+    atomic_write(folder / f"{name}.toml", config.to_toml().encode(), overwrite=True)
     log = shortened(steps).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    images.atomic_write(folder / f"{name}.csv", log.encode(), overwrite=True)
+    atomic_write(folder / f"{name}.csv", log.encode(), overwrite=True)
 
 
 def shipped_name(model: str) -> str:

@@ -24,7 +24,7 @@ import tables_entropy as entropy
 import tables_measured as measured
 import tables_training as training
 from blurlib import plotting
-from experiments import published, report
+from experiments import plots, published, report
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
     "quantiser": checks.quantiser,
     "optimisers": checks.optimisers,
+    "start": checks.start,
     "unfinished": training.unfinished,
     "loss-balance": checks.loss_balance,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
@@ -142,7 +143,7 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
     yield Figure(root / "book/figures/training.svg", content, partial(plotting.lines, panels))
     if (found := blur.read(root)) is not None:
         panels = blur.tracks(found)
-        draw = partial(plotting.over_steps, panels, "LPIPS, AlexNet (lower is better)")
+        draw = partial(plots.over_steps, panels, "LPIPS, AlexNet (lower is better)")
         yield Figure(root / "book/figures/blur-steps.svg", [*panels.items()], draw)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blurlib import plotting
-from experiments.diffusion.verdict import Comparison, against_one_step, in_words
+from experiments import plots
+from experiments.diffusion.verdict import Comparison
 from experiments.record import Spread
 from tables_markdown import markdown
 
@@ -126,8 +126,16 @@ def solvers(found: Comparison) -> str:
 
 
 def verdict(found: Comparison) -> str:
-    """Whether blur helps, and diffusion at all, in words."""
-    return "\n\n".join([in_words(found.duels()), *against_one_step(found)]) + "\n"
+    """The best chain against the decoder without one."""
+    head = ["quality", "measure", "direct", "deterministic", "best chain", "decoder", "steps",
+            "seeds apart"]  # fmt: skip
+    rows = [
+        [f"{d.quality:g}", "LPIPS" if d.measure == "lpips" else d.measure,
+         f"{d.direct:.{d.chain.digits}f}", f"{d.deterministic}", f"{d.chain}", d.decoder,
+         f"{d.steps}", "one seed" if d.chain.seeds == 1 else "yes" if d.clear else "no"]
+        for d in found.against_one_step()
+    ]  # fmt: skip
+    return markdown(head, rows)
 
 
 def pictures(root: Path) -> str:
@@ -142,7 +150,7 @@ def pictures(root: Path) -> str:
     return "\n".join(lines) or "Not drawn yet.\n"
 
 
-def tracks(found: Comparison) -> dict[str, list[plotting.Track]]:
+def tracks(found: Comparison) -> dict[str, list[plots.Track]]:
     """LPIPS of every decoder over the number of steps, by quality."""
     labels = {"isotropic": "isotropic", "blur": f"blur, {found.blur:g} px"}
     labels |= {"deterministic": "deterministic", "direct": "direct"}
@@ -150,9 +158,7 @@ def tracks(found: Comparison) -> dict[str, list[plotting.Track]]:
     for quality in found.qualities:
         spreads = {label: found.over_steps(name, quality) for name, label in labels.items()}
         panels[f"quality {quality:g}"] = [
-            plotting.Track(
-                label, [*by], [s.mean for s in by.values()], [s.std for s in by.values()]
-            )
+            plots.Track(label, [*by], [s.mean for s in by.values()], [s.std for s in by.values()])
             for label, by in spreads.items()
         ]
     return panels

@@ -196,6 +196,17 @@ def optimisers(root: Path) -> str:
     return markdown(head, rows) + f"\n{content['settings']['photos']} photos of 256×256.\n"
 
 
+def start(root: Path) -> str:
+    """The lapped KLT beside the plain one, before any training."""
+    rows = [
+        ["lapped" if row["lapped"] else "plain", f"{row['step']:g}", f"{row['bpp']:.3f}",
+         f"{row['psnr']:.2f} dB", f"{row['lines of 16']:.2f}", f"{row['lines of 8']:.2f}"]
+        for row in _check(root, "start")["rows"]
+    ]  # fmt: skip
+    head = ["KLT", "step", "bpp", "PSNR", "grid of 16", "lines of 8 between"]
+    return markdown(head, rows)
+
+
 def quantiser(root: Path) -> str:
     """What rounding that weighs the rate gains on photos held out from training."""
     content = _check(root, "quantiser")

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import images, metrics, plotting
+from blurlib import datasets, images, metrics, plotting
 from blurlib.codec import zoo
+from blurlib.datasets import cached_weights
 from blurlib.diffusion import Sampling
-from blurlib.evaluation.ours import BlurlibCodec
-from blurlib.images import cached_weights
+from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.metrics import Lpips, lpips_file
 from experiments.diffusion.verdict import Comparison
 
@@ -40,8 +40,8 @@ class Sheet(NamedTuple):
 
     def read(self) -> Tensor:
         if isinstance(self.photo, str):
-            return images.embedded(self.photo)
-        return images.read_image(images.kodak()[self.photo - 1])
+            return datasets.embedded(self.photo)
+        return images.read_image(datasets.kodak()[self.photo - 1])
 
 
 SHEETS = (

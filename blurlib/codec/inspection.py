@@ -1,16 +1,10 @@
-"""What a `.blur` file is made of: every byte, the bits of each pass, and the time it takes."""
+"""What a `.blur` file is made of: every byte, and the bits of each pass."""
 
 from __future__ import annotations
-
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
 
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import BlurCodec
-from blurlib.entropy import CodePass
 
 
 def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
@@ -57,7 +51,7 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
             {
                 "pass": i + 1,
                 "channels": [channels.start, channels.stop - 1],
-                "positions": _positions(codec, i),
+                "positions": positions(codec, i),
                 "symbols": coded.residual.numel(),
                 "bits": round(coded.bits.item(), 1),
             }
@@ -65,57 +59,8 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
     return rows
 
 
-def _positions(codec: BlurCodec, index: int) -> str:
-    """What a pass codes of its group."""
+def positions(codec: BlurCodec, index: int) -> str:
+    """What pass number `index` codes of its group: "anchors", "non-anchors" or "all"."""
     checkerboard = codec.config.entropy.context.checkerboard
     names = ("anchors", "non-anchors") if checkerboard else ("all",)
     return names[index % len(names)]
-
-
-@contextmanager
-def watched(codec: BlurCodec, watch: Callable[[CodePass], CodePass]) -> Iterator[None]:
-    """Inside, every walk over the passes runs `watch(code)` in place of its `code`."""
-    walk = codec.entropy.walk
-    codec.entropy.walk = lambda prior, code: walk(prior, watch(code))
-    try:
-        yield
-    finally:
-        del codec.entropy.walk
-
-
-class Span(NamedTuple):
-    """One pass on the clock, in seconds: its networks until `ready`, its symbols until `end`."""
-
-    name: str
-    start: float
-    ready: float
-    end: float
-
-
-def timeline(
-    codec: BlurCodec, file: BlurFile, clock: Callable[[], float] = time.perf_counter
-) -> list[Span]:
-    """When each pass of a decode begins, knows its distributions, and has its symbols.
-
-    The first is the hyper pass, which needs no network to know its distributions: they are tables.
-    Its symbols and h_s count as one.
-    """
-    spans: list[Span] = []
-
-    def watch(code: CodePass) -> CodePass:
-        spans.append(Span("hyper", 0.0, 0.0, clock() - begin))
-
-        def timed(here, gaussian):
-            ready = clock() - begin
-            decoded = code(here, gaussian)
-            name = f"group {codec.entropy.channels.index(here.channels) + 1}"
-            name += f", {_positions(codec, len(spans) - 1)}"
-            spans.append(Span(name, spans[-1].end, ready, clock() - begin))
-            return decoded
-
-        return timed
-
-    begin = clock()
-    with watched(codec, watch):
-        codec.decode_latent(file)
-    return spans

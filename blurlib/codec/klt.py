@@ -1,10 +1,20 @@
-"""A start for training: the transforms begin as the Karhunen–Loève transform of photo blocks.
+"""A start for training: the transforms begin as the lapped Karhunen–Loève transform of photos.
 
 From random weights a codec has to discover first what every transform codec is built on: that the
 pixels of a block are correlated, and in which basis they are not. That basis is the KLT, the
-eigenvectors of the blocks' covariance. Both transforms contain it exactly: with the residual blocks
-adding nothing and each convolution set to eigenvectors, g_a is a linear transform with orthonormal
-rows, and the main decoder its transpose. Training then starts from a working transform codec.
+eigenvectors of the blocks' covariance. Blocks that are coded each by itself leave a grid, so that
+the KLT stands behind a filter over the borders of blocks, and its inverse before that filter's
+inverse (Tran, Liang and Tu, IEEE Trans. Signal Processing 51(6), 2003). Across a border, with h
+samples on either side, I the identity and J the reversal, the filter is
+
+    P = ½ [I J; J −I] · diag(I, V) · [I J; J −I]:
+
+half sums of mirrored samples stay, half differences become V times themselves. V = I changes
+nothing. Here V has the largest coding gain for the autocovariance of what comes in.
+
+All of it is linear and fits into the convolutions: with the gated blocks adding nothing, g_a is
+this transform and the main decoder its inverse on what g_a keeps (but for the border of the photo,
+which the convolutions pad with 0). Training starts from a working transform codec without a grid.
 """
 
 from __future__ import annotations
@@ -22,23 +32,33 @@ SCALE = 2.0  # y per unit of an orthonormal coefficient of a photo in [0, 1]
 
 
 class Stage(NamedTuple):
-    """One scale: orthonormal rows (kept, 4 · previously kept), by falling variance."""
+    """One scale of the transform, from C channels in blocks of n × n.
 
+    Attributes:
+        lapping: V of each channel, (C, n/2, n/2).
+        basis: orthonormal rows for filtered blocks, (kept, C, n, n).
+        variance: of their coefficients, falling, (kept,).
+    """
+
+    lapping: Tensor
     basis: Tensor
     variance: Tensor
 
 
 @torch.no_grad()
-def start_from_klt(codec: BlurCodec, photos: Tensor) -> None:
-    """Set the transforms of `codec` to the KLT of the photos, and its σ to their deviations.
+def start_from_klt(codec: BlurCodec, photos: Tensor, lapped: bool = True) -> None:
+    """Set the transforms of `codec` to the lapped KLT of the photos, and its σ to their deviations.
 
     Channels beyond the rank of a scale (in `paper` the finest scale has more channels than a block
     has pixels) keep their random weights and start unheard.
 
     Args:
-        photos: (B, 3, H, W) in [0, 1], sides multiples of 16; some 100 crops are enough.
+        photos: (B, 3, H, W) in [0, 1], sides multiples of 16, at least 48; some 100 crops are
+            enough.
+        lapped: False is V = I, the plain KLT of blocks, to compare with.
     """
-    stages = fit(photos, codec.config.transform.patch, codec.config.transform.widths)
+    config = codec.config.transform
+    stages = fit(photos, config.patch, config.widths, lapped)
     _set_analysis(codec.g_a, stages)
     _set_decoder(codec.main_decoder, stages)
     for transform in (codec.g_a, codec.main_decoder):
@@ -46,60 +66,161 @@ def start_from_klt(codec: BlurCodec, photos: Tensor) -> None:
             if isinstance(module, GatedBlock):
                 nn.init.zeros_(module.project.weight)
                 nn.init.zeros_(module.project.bias)
-    deviation = stages[-1].variance.clamp_min(0).sqrt()
+    deviation = stages[-1].variance.clamp_min(0).sqrt().float()
     silent = max(0, codec.config.entropy.M - len(deviation))
     codec.entropy.start_at(SCALE * F.pad(deviation, (0, silent)))
 
 
-def fit(photos: Tensor, patch: int, widths: tuple[int, ...]) -> list[Stage]:
-    """The KLT scale by scale: blocks of `patch`, then 2×2 of what the scale before has kept."""
-    features, stages = photos - 0.5, []
+# The transform
+
+
+@torch.no_grad()
+def fit(photos: Tensor, patch: int, widths: tuple[int, ...], lapped: bool = True) -> list[Stage]:
+    """The lapped KLT scale by scale, in float64: blocks of `patch`, then 2×2 of what the scale
+    before has kept."""
+    features, stages = photos.double() - 0.5, []
     for i, width in enumerate(widths):
-        blocks = F.pixel_unshuffle(features, patch if i == 0 else 2)
-        vectors = blocks.permute(1, 0, 2, 3).flatten(1).double()
+        n = patch if i == 0 else 2
+        covariance = autocovariance(features, 3 * n)
+        if i == 0:  # one for all colours, so that grey stays grey
+            covariance = covariance.mean(0, keepdim=True)
+        best = best_lapping(covariance, n) if lapped else torch.eye(n // 2).to(covariance)
+        lapping = best.expand(features.shape[1], -1, -1)
+        blocks = F.pixel_unshuffle(lap(features, lapping), n)
+        vectors = blocks.permute(1, 0, 2, 3).flatten(1)
         # About 0 rather than about the mean: the transforms start without a bias.
         variance, basis = torch.linalg.eigh(vectors @ vectors.T / vectors.shape[1])
         kept = min(width, len(basis))
-        stage = Stage(basis.flip(1).T[:kept].to(photos), variance.flip(0)[:kept].to(photos))
-        features = torch.einsum("oc,bchw->bohw", stage.basis, blocks)
-        stages.append(stage)
+        basis = basis.flip(1).T[:kept]
+        stages.append(Stage(lapping, basis.unflatten(1, (-1, n, n)), variance.flip(0)[:kept]))
+        features = torch.einsum("oc,bchw->bohw", basis, blocks)
     return stages
+
+
+def lap(x: Tensor, lapping: Tensor) -> Tensor:
+    """P over all borders of blocks inside (B, C, H, W), along rows and columns."""
+    h = lapping.shape[-1]
+    P = border_filter(lapping)
+
+    def along_rows(x: Tensor) -> Tensor:
+        borders = x[..., h:-h].unflatten(-1, (-1, 2 * h))
+        filtered = torch.einsum("cij,bchnj->bchni", P, borders).flatten(-2)
+        return torch.cat([x[..., :h], filtered, x[..., -h:]], -1)
+
+    return along_rows(along_rows(x).mT).mT
+
+
+def border_filter(lapping: Tensor) -> Tensor:
+    """P of V (…, h, h): (…, 2h, 2h)."""
+    h = lapping.shape[-1]
+    identity = torch.eye(h).to(lapping)
+    mirror = identity.flip(0)
+    butterfly = torch.cat([torch.cat([identity, mirror], 1), torch.cat([mirror, -identity], 1)])
+    middle = F.pad(lapping, (h, 0, h, 0)) + F.pad(identity, (0, h, 0, h))
+    return butterfly @ middle @ butterfly / 2
+
+
+def autocovariance(x: Tensor, lags: int) -> Tensor:
+    """Mean product of samples 0, 1, … `lags` − 1 apart, over both directions: (C, lags)."""
+    found = [
+        (x[..., lag:] * x[..., : x.shape[-1] - lag]).sum((0, 2, 3))
+        + (x[..., lag:, :] * x[..., : x.shape[-2] - lag, :]).sum((0, 2, 3))
+        for lag in range(lags)
+    ]
+    return torch.stack(found, 1) / (2 * x[:, 0].numel())
+
+
+@torch.enable_grad()
+def best_lapping(covariance: Tensor, n: int) -> Tensor:
+    """V with the largest `coding_gain` in one dimension, for each channel: (C, n/2, n/2)."""
+    identity = torch.eye(n // 2).to(covariance).expand(len(covariance), -1, -1)
+    lapping = identity.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([lapping], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        loss = -coding_gain(lapping, covariance, n).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(loss)
+    return lapping.detach()
+
+
+def coding_gain(lapping: Tensor, covariance: Tensor, n: int) -> Tensor:
+    """What the lapped KLT of blocks of n gains over samples coded one by one, in dB: (C,).
+
+        −10 · mean over coefficients i of log₁₀(σ_i² · ‖f_i‖² / σ²)
+
+    σ_i² is the variance of coefficient i, f_i what it adds to the picture.
+    """
+    line = _three_blocks(lapping)
+    lag = (torch.arange(3 * n)[:, None] - torch.arange(3 * n)).abs()
+    analysis = line[:, n : 2 * n]
+    variance, basis = torch.linalg.eigh(analysis @ covariance[:, lag] @ analysis.mT)
+    synthesis = torch.linalg.inv(line)[..., n : 2 * n] @ basis
+    cost = variance.clamp_min(1e-12) * synthesis.square().sum(1) / covariance[:, :1]
+    return -10 * cost.log10().mean(1)
+
+
+def _three_blocks(lapping: Tensor) -> Tensor:
+    """P over both borders in a line of three blocks, (C, 3n, 3n); the ends stay."""
+    h = lapping.shape[-1]
+    P = border_filter(lapping)
+    end = torch.eye(h).to(P).expand(len(P), h, h)
+    sizes = (h, 2 * h, 2 * h, h)
+    line = P.new_zeros(len(P), 6 * h, 6 * h)
+    at = 0
+    for part, size in zip((end, P, P, end), sizes, strict=True):
+        line[:, at : at + size, at : at + size] = part
+        at += size
+    return line
+
+
+# Into the convolutions
+
+
+def _kernels(stage: Stage, inverse: bool) -> Tensor:
+    """What each coefficient hears of a block and its neighbours, or adds to them:
+    (kept, C, 3n, 3n)."""
+    n = stage.basis.shape[-1]
+    line = _three_blocks(stage.lapping)
+    filters = torch.linalg.inv(line) if inverse else line.mT
+    return filters @ F.pad(stage.basis, (n, n, n, n)) @ filters.mT
 
 
 def _set_analysis(g_a: nn.Module, stages: list[Stage]) -> None:
     stem, *down, last = (layer for layer in g_a.layers if isinstance(layer, nn.Conv2d))
-    kept = len(stages[0].basis)
-    stem.weight[:kept] = 0
-    stem.weight[:kept, :, 1, 1] = stages[0].basis
-    _no_bias(stem)
-    for layer, stage, before in zip(down, stages[1:], stages, strict=False):
-        kept, known = len(stage.basis), len(before.basis)
-        layer.weight[:kept] = 0
-        layer.weight[:kept, :known, 1:3, 1:3] = stage.basis.view(kept, known, 2, 2)
-        _no_bias(layer)
-    _set_identity(last, len(stages[-1].basis), SCALE)
+    n = stages[0].basis.shape[-1]
+    # Unshuffled, neighbouring blocks are the neighbours of a 3×3 kernel.
+    _set(stem, F.pixel_unshuffle(_kernels(stages[0], inverse=False), n))
+    for layer, stage in zip(down, stages[1:], strict=True):
+        _set(layer, _kernels(stage, inverse=False)[..., 1:5, 1:5])
+    _set(last, SCALE * _identity(last, stages[-1]))
 
 
 def _set_decoder(decoder: nn.Module, stages: list[Stage]) -> None:
-    _set_identity(decoder.stem, len(stages[-1].basis), 1 / SCALE)
-    for up, stage, below in zip(decoder.up, stages[:0:-1], stages[-2::-1], strict=True):
-        layer, known = up[0], 4 * len(below.basis)  # PixelShuffle takes groups of four channels
-        layer.weight[:known] = 0
-        layer.weight[:known, : len(stage.basis), 1, 1] = stage.basis.T
-        _no_bias(layer)
-    head = decoder.head[0]
-    nn.init.zeros_(head.weight)
-    head.weight[:, : len(stages[0].basis), 1, 1] = stages[0].basis.T
-    _no_bias(head)
+    _set(decoder.stem, _identity(decoder.stem, stages[-1]) / SCALE)
+    for layer, stage in zip([up[0] for up in decoder.up], stages[:0:-1], strict=True):
+        _set(layer, _shuffled(stage))
+    _set(decoder.head[0], _shuffled(stages[0]))
 
 
-def _set_identity(layer: nn.Conv2d, channels: int, scale: float) -> None:
-    """A 1×1 convolution as `scale` times the identity on the first channels, 0 elsewhere."""
-    nn.init.zeros_(layer.weight)
-    index = torch.arange(min(channels, *layer.weight.shape[:2]))
-    layer.weight[index, index, 0, 0] = scale
-    _no_bias(layer)
+def _shuffled(stage: Stage) -> Tensor:
+    """The kernel before a pixel shuffle that makes blocks of coefficients."""
+    n = stage.basis.shape[-1]
+    blocks = F.pixel_unshuffle(_kernels(stage, inverse=True), n)  # (kept, C · n², 3, 3)
+    return blocks.transpose(0, 1).flip(2, 3)
 
 
-def _no_bias(layer: nn.Conv2d) -> None:
+def _identity(layer: nn.Conv2d, stage: Stage) -> Tensor:
+    """A 1×1 kernel for all outputs that passes on what the stage has kept."""
+    return torch.eye(layer.out_channels, len(stage.basis))[..., None, None]
+
+
+def _set(layer: nn.Conv2d, kernel: Tensor) -> None:
+    """The first outputs of a convolution, heard of its first inputs only; no bias."""
+    outputs, inputs = kernel.shape[0], min(kernel.shape[1], layer.in_channels)
+    layer.weight[:outputs] = 0
+    layer.weight[:outputs, :inputs] = kernel[:, :inputs]
     nn.init.zeros_(layer.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -25,15 +25,15 @@ from blurlib.codec.transforms import (
     TransformConfig,
 )
 from blurlib.entropy import (
-    BatchDecoder,
     ContextConfig,
     DecodingError,
     EntropyConfig,
+    Hyperprior,
     LaplacianEntropyModel,
     Latent,
     Noise,
-    Prior,
     SymbolDecoder,
+    Watch,
     uniform_noise,
 )
 from blurlib.entropy.coder import MU_STEPS
@@ -144,9 +144,10 @@ def pad(x: Tensor) -> Tensor:
 class BlurCodec(nn.Module):
     """The codec up to the direct reconstruction; `DiffusionDecoder` continues from there.
 
-    In training mode everything runs in float32 with mixed quantisation. In eval mode, the mode for
-    coding, h_s and the entropy networks run in float64, and `forward` quantises exactly as
-    `decompress` will: same passes, same ŷ, bit for bit.
+    In training mode it quantises with noise, in eval mode by rounding. What a decoder must repeat
+    exactly, h_s and the entropy model, codes in float64: `zoo.load` gives such a codec, `code_in`
+    makes one. Then `forward` quantises exactly as `decompress` will: same passes, same ŷ, bit for
+    bit.
     """
 
     def __init__(self, config: CodecConfig | None = None):
@@ -154,6 +155,7 @@ class BlurCodec(nn.Module):
         self.config = config or CodecConfig.small()
         self.model_id = bytes(4)  # `zoo.load` sets it; a model that was never saved has none
         self.objective: Objective | None = None  # of the weights; kept in their file
+        self.coding_dtype = torch.float64
         M, N = self.config.entropy.M, self.config.entropy.N
         self.g_a = Analysis(self.config.transform, M)
         self.h_a = HyperAnalysis(M, N, self.config.transform.norm)
@@ -163,13 +165,12 @@ class BlurCodec(nn.Module):
         self.entropy = LaplacianEntropyModel(self.config.entropy)
         self.main_decoder = MainDecoder(self.config.transform, M)
 
-    def train(self, mode: bool = True) -> BlurCodec:
-        """Also moves what the decoder must repeat exactly to float64 for coding, and back."""
-        super().train(mode)
-        return self.code_in(torch.float32 if mode else torch.float64)
+    def code_in(self, dtype: torch.dtype = torch.float64) -> BlurCodec:
+        """Move what the decoder must repeat exactly to `dtype`, and code in it.
 
-    def code_in(self, dtype: torch.dtype) -> BlurCodec:
-        """Move what the decoder must repeat exactly to `dtype`; files are portable in float64."""
+        Files are portable in float64; in another dtype their coding can be studied.
+        """
+        self.coding_dtype = dtype
         for part in (self.h_s, self.entropy):
             part.to(dtype)
         return self
@@ -222,10 +223,11 @@ class BlurCodec(nn.Module):
             observe: called after each iteration of a search.
 
         Raises:
-            ValueError: quality, size or effort out of range, not one RGB photo of finite floats, or
-                a search with weights that do not say what they were trained for.
+            ValueError: quality, size or effort out of range, not one RGB photo of finite floats, a
+                search with weights that do not say what they were trained for, or a codec in
+                training mode or in another precision than `code_in` says.
         """
-        self._check_coding(x)
+        self._check_photo(x)
         self._check_effort(effort)
         return self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe)
 
@@ -268,8 +270,9 @@ class BlurCodec(nn.Module):
         for state in search(self, x, y, z_hat, quality.item(), iterations):
             if observe:
                 observe(state)
-        prior = self.prior(z_hat, gain)
-        found = self.entropy.quantise(state.y.to(gain.dtype), latent.z_symbols, prior)
+        hyperprior = self.hyperprior(z_hat, gain)
+        y = state.y.to(hyperprior.gain.dtype)
+        found = self.entropy.quantise(y, latent.z_symbols, hyperprior)
         weight = self.objective.lmbda(quality, self.config.levels)
 
         def loss(latent: Latent) -> float:
@@ -296,7 +299,7 @@ class BlurCodec(nn.Module):
         Raises:
             ValueError: even quality 1 takes more, or x cannot be coded.
         """
-        self._check_coding(x)
+        self._check_photo(x)
         self._check_effort(effort)
         features, pixels = self.g_a(pad(x)), x[0, 0].numel()
         budget = target_bpp * pixels / 8
@@ -344,7 +347,7 @@ class BlurCodec(nn.Module):
     @torch.inference_mode()
     def decode_latent(self, file: BlurFile) -> Latent:
         """The entropy-coded part of `decompress` alone."""
-        latent = self.decode_latents([file])
+        latent = self.decode_streams(file)
         if symbols_crc(latent) != file.symbols_crc:
             raise BitstreamError(
                 "the file is intact but decodes to other symbols here than where it was made"
@@ -352,35 +355,27 @@ class BlurCodec(nn.Module):
         return latent
 
     @torch.inference_mode()
-    def decode_latents(self, files: Sequence[BlurFile]) -> Latent:
-        """What the streams of photos of one size say, as a batch, unchecked.
+    def decode_streams(self, file: BlurFile, watch: Watch = lambda code: code) -> Latent:
+        """What the streams of a file say, unchecked: perhaps other symbols than the encoder's.
 
-        Nothing compares the symbols with the checksums of the files, so the latent may be another
-        than the encoder's: `decode_latent` is the one that knows. A latent stream that is
-        impossible under the model says 0 from there on.
+        Args:
+            watch: as in `LaplacianEntropyModel.decode`.
 
         Raises:
             BitstreamError: as `decompress`, but for the checksum.
-            ValueError: latents of several sizes.
+            ValueError: the codec is not ready for coding, as in `compress`.
         """
-        for file in files:
-            self._check_decoding(file)
-        sizes = {(-(-file.height // STRIDE), -(-file.width // STRIDE)) for file in files}
-        if len(sizes) != 1:
-            raise ValueError(f"files of {len(sizes)} latent sizes: a batch has exactly one")
-        quality = torch.tensor(
-            [file.quality for file in files],
-            dtype=torch.float64,
-            device=self.gain.log_gain.device,
-        )
-        entropy, (size,) = self.entropy, sizes
+        self._check_precision()
+        self._check_decoding(file)
+        device = self.gain.log_gain.device
+        q = torch.tensor([file.quality], dtype=torch.float64, device=device)
+        size = -(-file.height // STRIDE), -(-file.width // STRIDE)
         try:
-            z_symbols = torch.cat(
-                [entropy.decode_z(SymbolDecoder(file.z_stream), *size) for file in files]
-            )
-            prior = self.prior(entropy.hyper_latent.values(z_symbols), self.gain(quality))
-            streams = BatchDecoder([file.y_stream for file in files])
-            return entropy.decode(streams, z_symbols, prior)
+            z_symbols = self.entropy.decode_z(SymbolDecoder(file.z_stream), *size)
+            z_hat = self.entropy.hyper_latent.values(z_symbols)
+            hyperprior = self.hyperprior(z_hat, self.gain(q))
+            stream = SymbolDecoder(file.y_stream)
+            return self.entropy.decode(stream, z_symbols, hyperprior, watch)
         except DecodingError as error:
             raise BitstreamError(f"the streams do not decode: {error}") from error
 
@@ -402,19 +397,19 @@ class BlurCodec(nn.Module):
         """
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
-        z = self.h_a(y)
+        z, y = (part.to(self.entropy.hyper_latent.median.dtype) for part in (self.h_a(y), y))
         if self.training:
             z_hat, bits_z = self.entropy.hyper_latent.noisy(z, z_rate_weight, noise)
-            return self.entropy.train_latent(y, bits_z, self.prior(z_hat, gain), noise)
+            return self.entropy.train_latent(y, bits_z, self.hyperprior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
-        prior = self.prior(self.entropy.hyper_latent.values(z_symbols), gain)
-        return self.entropy.quantise(y.to(prior.gain.dtype), z_symbols, prior, rate_weight)
+        hyperprior = self.hyperprior(self.entropy.hyper_latent.values(z_symbols), gain)
+        return self.entropy.quantise(y, z_symbols, hyperprior, rate_weight)
 
-    def prior(self, z_hat: Tensor, gain: Tensor) -> Prior:
+    def hyperprior(self, z_hat: Tensor, gain: Tensor) -> Hyperprior:
         """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
         gain = gain.to(z_hat.dtype)
         features = self.h_s(z_hat, gain)
-        return Prior(features, gain)
+        return Hyperprior(features, gain)
 
     def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
@@ -441,14 +436,23 @@ class BlurCodec(nn.Module):
                 "there is nothing to search by; use effort 0 or 1"
             )
 
-    def _check_coding(self, x: Tensor) -> None:
-        if self.training:
-            raise ValueError("the codec is in training mode: call eval() before coding")
+    def _check_photo(self, x: Tensor) -> None:
+        self._check_precision()
         if x.dim() != 4 or x.shape[:2] != (1, 3):
             raise ValueError(f"x has shape {tuple(x.shape)}: it must be one photo, (1, 3, H, W)")
         check_size(x.shape[-1], x.shape[-2])
         if not x.is_floating_point() or not torch.isfinite(x).all():
             raise ValueError("x must be finite floats in [0, 1]")
+
+    def _check_precision(self) -> None:
+        if self.training:
+            raise ValueError("the codec is in training mode: call eval() before coding")
+        parameters = (*self.h_s.parameters(), *self.entropy.parameters())
+        if other := {p.dtype for p in parameters} - {self.coding_dtype}:
+            raise ValueError(
+                f"the entropy model is in {other.pop()}, and files are coded in "
+                f"{self.coding_dtype}: call code_in({self.coding_dtype}) before coding"
+            )
 
 
 def symbols_crc(latent: Latent) -> int:

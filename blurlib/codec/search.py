@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from blurlib.entropy import Prior
+from blurlib.entropy import Hyperprior
 
 if TYPE_CHECKING:
     from blurlib.codec.model import BlurCodec
@@ -60,7 +60,7 @@ def search(
     """
     x, y, z_hat = x.clone(), y.clone(), z_hat.float().clone()  # as normal tensors
     tiles = list(itertools.product(*(_parts(16 * side) for side in y.shape[-2:])))
-    network = copy.deepcopy(codec).train().requires_grad_(False)  # float32, and ours to keep
+    network = copy.deepcopy(codec).float().requires_grad_(False)  # ours to keep
     done = itertools.count(1)
     for rows, columns in tiles:
         part = y[..., _at(rows, 16), _at(columns, 16)]
@@ -89,14 +89,14 @@ def _tile(
     q = torch.tensor([quality], dtype=torch.float64, device=x.device)
     lmbda = codec.objective.lmbda(q, codec.config.levels).to(x)
     with torch.no_grad():
-        features, gain = codec.prior(z_hat, codec.gain(q))
+        features, gain = codec.hyperprior(z_hat, codec.gain(q))
     y = y.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([y], lr=RATES[0])
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations, RATES[1])
     drawn = torch.Generator(x.device).manual_seed(0)  # the same file every time
     for i in range(iterations):
         temperature = HOT * (COLD / HOT) ** (i / max(1, iterations - 1))
-        latent = codec.entropy.anneal(y, Prior(features, gain), temperature, drawn)
+        latent = codec.entropy.anneal(y, Hyperprior(features, gain), temperature, drawn)
         x_hat = codec.reconstruct(latent.y_hat, q).x_hat[..., : x.shape[-2], : x.shape[-1]]
         bpp = latent.bits_y / x[0, 0].numel()
         loss = (bpp + lmbda * codec.objective.distance(x_hat, x)).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from blurlib.diffusion import (
     Prior,
     SamplerState,
     Sampling,
-    Solver,
-    Spacing,
     Tiling,
     dct2,
     error_variance,
@@ -87,13 +85,13 @@ class DiffusionDecoder(_OnTop):
         sampling: Sampling | None = None,
     ):
         super().__init__(denoiser, codec_id)
-        if process.prediction == "residual" and not denoiser.config.error_levels:
+        if process.needs_prior and not denoiser.config.error_levels:
             raise ValueError("prediction is 'residual' and error_levels is 0: it must be above")
         self.process, self.sampling = process, sampling or Sampling()
 
     def given(self, output: CodecOutput) -> BlurDiffusion:
         """The process for these photos: with their prior, where the prediction needs one."""
-        if self.process.prediction != "residual":
+        if not self.process.needs_prior:
             return self.process
         base = 2 * output.reconstruction.x_hat - 1
         return self.process.given(Prior(dct2(base), self.variance(output)))
@@ -107,34 +105,26 @@ class DiffusionDecoder(_OnTop):
     def sample(
         self,
         output: CodecOutput,
-        steps: int | None = None,
-        seed: int | None = None,
         *,
-        solver: Solver | None = None,
-        spacing: Spacing | None = None,
-        start_scale: float | None = None,
         tiling: Tiling | None = None,
         autocast: torch.dtype | None = None,
+        **changes: Any,
     ) -> Iterator[Synthesis]:
         """The reverse process, one network evaluation per step; the last `x_hat` is the result.
 
         Args:
             output: of `BlurCodec.decompress` (or `forward`).
-            steps: at least 1; None, here and below, is what `sampling` says.
-            seed: of all noise; the same seed repeats the decode on the same machine. None is the
-                file's, where it holds one.
-            solver, spacing, start_scale: of `blurlib.diffusion.sample`.
             tiling: the memory a decode may take, and its tiles beyond it; None is `Tiling()`.
             autocast: precision of the network's layers, such as torch.bfloat16. The process and its
                 DCTs stay in float32, their coefficients in float64.
+            changes: fields of `Sampling`, such as `steps` and `seed`. What is not given, or None,
+                is as `sampling` says, and the seed as the file says, where it holds one.
 
         Raises:
-            ValueError: steps < 1, start_scale ≤ 0, an unknown solver or spacing, `output` is of
-                another codec than this decoder is for, or the decode would not fit into the memory.
+            ValueError: no such `Sampling`, `output` is of another codec than this decoder is for,
+                or the decode would not fit into the memory.
         """
-        how = self.sampling.but(seed=output.seed).but(
-            steps=steps, seed=seed, solver=solver, spacing=spacing, start_scale=start_scale
-        )
+        how = self.sampling.but(seed=output.seed).but(**changes)
         chain = self._chain(output, how, tiling or Tiling(), autocast)
         return (Synthesis(s.step + 1, s.steps, _cropped(s.x_hat, output.size)) for s in chain)
 
@@ -168,17 +158,7 @@ class DiffusionDecoder(_OnTop):
                     self.denoiser, z_t, t, base, pyramid, side=side, overlap=tiling.overlap
                 )
 
-        return sample(
-            self.given(output),
-            predict,
-            x_hat.shape,
-            how.steps,
-            torch.Generator().manual_seed(how.seed),  # CPU: the same noise for every device
-            solver=how.solver,
-            spacing=how.spacing,
-            start_scale=how.start_scale,
-            device=x_hat.device,
-        )
+        return sample(self.given(output), predict, x_hat.shape, how, device=x_hat.device)
 
 
 def _cropped(x_hat: Tensor, size: tuple[int, int]) -> Tensor:
@@ -203,10 +183,6 @@ class DeterministicDecoder(_OnTop):
     errors, times their size, as "residual" does at t = 1.
     """
 
-    def predict(self, output: CodecOutput) -> Correction:
-        """What it makes of the reconstruction."""
-        return self._predict(output, self.denoiser)
-
     @torch.no_grad()
     def decode(self, output: CodecOutput, tiling: Tiling | None = None) -> Tensor:
         """One network evaluation: the picture, (B, 3, H, W) in [0, 1].
@@ -218,12 +194,15 @@ class DeterministicDecoder(_OnTop):
         B, _, *padded = output.reconstruction.x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
         tiled = partial(predict_tiled, self.denoiser, side=side, overlap=tiling.overlap)
-        return _cropped(self._predict(output, tiled).x_hat, output.size)
+        return _cropped(self.predict(output, tiled).x_hat, output.size)
 
-    def _predict(self, output: CodecOutput, network: Callable[..., Tensor]) -> Correction:
+    def predict(
+        self, output: CodecOutput, network: Callable[..., Tensor] | None = None
+    ) -> Correction:
+        """What it makes of the reconstruction; `network` may stand for the denoiser."""
         x_hat, pyramid = output.reconstruction
         base = 2 * x_hat - 1
-        result = network(base, base.new_zeros(len(base)), base, pyramid)
+        result = (network or self.denoiser)(base, base.new_zeros(len(base)), base, pyramid)
         if not self.denoiser.config.error_levels:
             return Correction(result, base.new_ones(len(base), 1, 1, 1))
         unit = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(base)

@@ -58,7 +58,7 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
     codec.model_id = digest[:4]
     for part in (codec.g_a, codec.main_decoder):  # float32 only; CPUs and GPUs are faster with it
         part.to(memory_format=torch.channels_last)
-    return codec.eval()
+    return codec.eval().code_in()
 
 
 def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:

@@ -32,9 +32,16 @@ def dct_matrix(n: int) -> Tensor:
 def dct2(x: Tensor) -> Tensor:
     """DCT-II, u = C_H x C_W^T, orthonormal: `scipy.fft.dctn(x, axes=(-2, -1), norm="ortho")`.
 
-    x: (…, H, W), any floating dtype, pixels. Returns u: same shape, dtype and device, frequencies
-    (k along H, l along W). Differentiable, any number of times. Half precision is transformed in
-    float32; autocast does not lower the precision. Raises ValueError for anything else.
+    Args:
+        x: (…, H, W), any floating dtype, pixels.
+
+    Returns:
+        u: same shape, dtype and device, frequencies (k along H, l along W). Differentiable, any
+        number of times. Half precision is transformed in float32; autocast does not lower the
+        precision.
+
+    Raises:
+        ValueError: x is of another kind.
     """
     _check(x)
     return _Transform.apply(x, False)
@@ -43,7 +50,11 @@ def dct2(x: Tensor) -> Tensor:
 def idct2(u: Tensor) -> Tensor:
     """Inverse of `dct2` (DCT-III): x = C_H^T u C_W.
 
-    u: (…, H, W), any floating dtype, frequencies. Returns x: same shape, dtype and device, pixels.
+    Args:
+        u: (…, H, W), any floating dtype, frequencies.
+
+    Returns:
+        x: same shape, dtype and device, pixels.
     """
     _check(u)
     return _Transform.apply(u, True)

@@ -17,19 +17,22 @@ from blurlib.diffusion.prior import BANDS
 class DenoiserConfig:
     """The shape of a `Denoiser`. Raises ValueError, naming the field, for a shape that cannot be.
 
-    patch: pixels per side folded into channels before the first layer (1 = none); scale i of the
-        network, i = 0 … len(widths)−1, is at 1/(patch · 2^i) of full resolution.
-    widths: channels of each scale, finest first.
-    blocks: blocks per scale on the way down, and as many on the way up.
-    cond_channels: channels of the feature map concatenated at each scale, 0 for none; scales
-        left out at the coarse end have none.
-    image_channels: of z_t, of base and of the output.
-    residual_to_base: the output is base + what the network computes, so that an untrained network
-        returns base. Meant for x-prediction; what else is predicted is no picture and takes False.
-    gated: the output also gets gate ⊙ z_t, with a gate per value that the network computes: noise
-        need not pass through the layers to be taken away, which hold fewer values than it has.
-    error_levels: qualities of the codec for which the spectrum of base's error is kept with the
-        weights, as `error_spectra`; 0 for none. "residual" needs it.
+    Attributes:
+        patch: pixels per side folded into channels before the first layer (1 = none); scale i of
+            the network, i = 0 … len(widths)−1, is at 1/(patch · 2^i) of full resolution.
+        widths: channels of each scale, finest first.
+        blocks: blocks per scale on the way down, and as many on the way up.
+        cond_channels: channels of the feature map concatenated at each scale, 0 for none; scales
+            left out at the coarse end have none.
+        image_channels: of z_t, of base and of the output.
+        residual_to_base: the output is base + what the network computes, so that an untrained
+            network returns base. Meant for x-prediction; what else is predicted is no picture and
+            takes False.
+        gated: the output also gets gate ⊙ z_t, with a gate per value that the network computes:
+            noise need not pass through the layers to be taken away, which hold fewer values than it
+            has.
+        error_levels: qualities of the codec for which the spectrum of base's error is kept with the
+            weights, as `error_spectra`; 0 for none. "residual" needs it.
     """
 
     patch: int
@@ -93,7 +96,12 @@ class DenoiserConfig:
 def time_features(t: Tensor, n: int) -> Tensor:
     """Sinusoids of diffusion time: cos and sin of 1000 t · 10000^(−2i/n), i = 0 … n/2−1.
 
-    t: (B,) in [0, 1]. Returns (B, n), n even (Ho et al. 2020, arXiv 2006.11239).
+    Args:
+        t: (B,) in [0, 1].
+        n: how many, an even number.
+
+    Returns:
+        (B, n) (Ho et al. 2020, arXiv 2006.11239).
     """
     exponents = torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2)
     angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * exponents)
@@ -153,8 +161,10 @@ class Denoiser(nn.Module):
     Runs in the precision of its surroundings: under `torch.autocast` the layers do, while input and
     output stay float32.
 
-    checkpointing: in training, keep only what enters each scale's blocks and compute the rest again
-        on the way back: the same gradients, less memory, about a third more time. May be set later.
+    Args:
+        checkpointing: in training, keep only what enters each scale's blocks and compute the rest
+            again on the way back: the same gradients, less memory, about a third more time. May be
+            set later.
     """
 
     def __init__(self, config: DenoiserConfig, *, checkpointing: bool = False) -> None:
@@ -188,11 +198,12 @@ class Denoiser(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, base: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """The prediction of `BlurDiffusion`, in pixel space.
 
-        z_t: (B, 3, H, W), noisy picture, or what `BlurDiffusion.network_input` makes of it.
-        t: (B,) in [0, 1].
-        base: (B, 3, H, W), the direct reconstruction, pixels in [−1, 1].
-        pyramid: feature maps of the main decoder for the scales with cond_channels > 0, finest
-            first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)).
+        Args:
+            z_t: (B, 3, H, W), noisy picture, or what `BlurDiffusion.network_input` makes of it.
+            t: (B,) in [0, 1].
+            base: (B, 3, H, W), the direct reconstruction, pixels in [−1, 1].
+            pyramid: feature maps of the main decoder for the scales with cond_channels > 0, finest
+                first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)).
 
         Returns (B, 3, H, W). Raises ValueError where shapes disagree with these or H, W are not
         multiples of patch · 2^(len(widths)−1).

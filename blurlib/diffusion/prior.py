@@ -15,8 +15,9 @@ BANDS = 18  # half octaves, from 1/√2 cycles per pixel (the finest diagonal) d
 class Prior(NamedTuple):
     """u_x ~ N(mean, variance), every frequency by itself.
 
-    mean: (B, 3, H, W), DCT of the decoded picture, pixels in [−1, 1].
-    variance: (B, 1, H, W), float64, above 0: the expected squared error of the mean.
+    Attributes:
+        mean: (B, 3, H, W), DCT of the decoded picture, pixels in [−1, 1].
+        variance: (B, 1, H, W), float64, above 0: the expected squared error of the mean.
     """
 
     mean: Tensor
@@ -26,9 +27,12 @@ class Prior(NamedTuple):
 def error_spectrum(error: Tensor) -> Tensor:
     """Mean power of each band of frequencies, in logarithms: (BANDS,), float64, finest first.
 
-    error: (N, C, H, W), pixels. The mean of the picture is in the last band. Bands of waves longer
-    than the pictures get the power of the longest ones there are. Raises ValueError for an error of
-    0 throughout a band.
+    Args:
+        error: (N, C, H, W), pixels. The mean of the picture is in the last band. Bands of waves
+            longer than the pictures get the power of the longest ones there are.
+
+    Raises:
+        ValueError: the error is 0 throughout a band.
     """
     power = dct2(error).double().square().mean(dim=(0, 1)).flatten()
     band = _band(*error.shape[-2:]).round().long().flatten().to(power.device)
@@ -46,9 +50,15 @@ def error_variance(spectra: Tensor, quality: Tensor, H: int, W: int) -> Tensor:
     """The variance of a `Prior` for pictures of H×W, linear in logarithms between the bands and
     between the qualities.
 
-    spectra: (levels, BANDS), of `error_spectrum`, one per quality 1 … levels.
-    quality: (B,), from 1 to levels. Returns (B, 1, H, W), float64. Raises ValueError for a quality
-    outside of that.
+    Args:
+        spectra: (levels, BANDS), of `error_spectrum`, one per quality 1 … levels.
+        quality: (B,), from 1 to levels.
+
+    Returns:
+        (B, 1, H, W), float64.
+
+    Raises:
+        ValueError: a quality outside of that.
     """
     if not ((quality >= 1) & (quality <= len(spectra))).all():
         raise ValueError(

@@ -12,24 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor
 
 from blurlib.diffusion.dct import dct2, idct2
+from blurlib.diffusion.prediction import PREDICTIONS, Eps, Prediction
 from blurlib.diffusion.prior import Prior
-from blurlib.diffusion.schedule import BlurSchedule
+from blurlib.diffusion.schedule import BlurSchedule, Marginal
 
-Prediction = Literal["x", "eps", "v", "residual"]
 LossWeight = Literal["x", "eps", "v", "residual", "min-snr"]
-
-
-class Marginal(NamedTuple):
-    """q(u_t | u_x) = N(alpha · u_x, sigma² I): alpha (B, 1, H, W), sigma (B, 1, 1, 1), float64."""
-
-    alpha: Tensor
-    sigma: Tensor
-
-
 Time = Tensor | float | Marginal
 
 
@@ -47,23 +37,6 @@ class Posterior(NamedTuple):
     variance: Tensor
 
 
-class Estimate(NamedTuple):
-    """u_x given u_t and the prior, if both were Gaussian: mean (B, 3, H, W), frequencies; left
-    (B, 1, 1, 1), how far the picture still is from it: the standard deviation over all frequencies.
-    """
-
-    mean: Tensor
-    left: Tensor
-
-
-class Wiener(NamedTuple):
-    """gain (B, 1, H, W); moved and left, (B, 1, 1, 1): `BlurDiffusion.estimate`, float64."""
-
-    gain: Tensor
-    moved: Tensor
-    left: Tensor
-
-
 class DiffusionLoss(NamedTuple):
     """per_sample: (B,), weighted mean squared error; x_hat: (B, 3, H, W), pixels."""
 
@@ -75,32 +48,29 @@ class DiffusionLoss(NamedTuple):
 class BlurDiffusion:
     """A schedule and what the network predicts; the equations between pictures, noise and output.
 
-    prediction: what the network is asked for, in pixel space:
-        "x"    the clean picture;
-        "eps"  the noise, as in the paper. With blur, x̂ = (u_t − σ_t ε̂)/α_t magnifies the errors of
-               ε̂ by σ_t/α_t, which reaches thousands: x̂ is not fit for a perceptual loss;
-        "v"    v = α_t ε − σ_t x, frequency by frequency; between the two, and well conditioned;
-        "residual"  (x − x̄)/left, x̄ and left of `estimate`: what the best linear estimate from z_t
-               and the prior leaves, in units of its size. The network sees (x̄ − prior)/moved in
-               the place of z_t. So what it reads and writes has variance 1 at all times and
-               qualities, on average over pictures of the prior; and one that says 0 samples the
-               prior, in the limit of many steps.
-    prior: of the pictures at hand, for "residual"; `given` sets it.
+    Attributes:
+        prediction: what the network is asked for: "x", "eps", "v" or "residual", whose equations
+            are those of the classes in `blurlib.diffusion.prediction`.
+        prior: of the pictures at hand, for "residual"; `given` sets it.
 
     Coefficients are computed in float64 and rounded once to the dtype of the pictures.
     Raises ValueError for any other prediction.
     """
 
     schedule: BlurSchedule
-    prediction: Prediction = "x"
+    prediction: Literal["x", "eps", "v", "residual"] = "x"
     prior: Prior | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.prediction not in get_args(Prediction):
+        if self.prediction not in PREDICTIONS:
             raise ValueError(
-                f"prediction must be one of {', '.join(get_args(Prediction))}, "
-                f"got {self.prediction!r}"
+                f"prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}"
             )
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether the prediction is relative to the prior of each picture."""
+        return PREDICTIONS[self.prediction].needs_prior
 
     def given(self, prior: Prior) -> "BlurDiffusion":
         """The same process for pictures of which the prior is known."""
@@ -108,23 +78,21 @@ class BlurDiffusion:
 
     def marginal(self, t: Time, H: int, W: int) -> Marginal:
         """The coefficients of time t for pictures of H×W; a `Marginal` is returned as it is."""
-        if isinstance(t, Marginal):
-            return t
-        return Marginal(self.schedule.alpha(t, H, W), self.schedule.sigma(t).reshape(-1, 1, 1, 1))
-
-    def _alpha_sigma(self, t: Time, like: Tensor) -> tuple[Tensor, Tensor]:
-        """α_t (B, 1, H, W) and σ_t (B, 1, 1, 1), in the dtype and on the device of `like`."""
-        alpha, sigma = self.marginal(t, *like.shape[-2:])
-        return alpha.to(like), sigma.to(like)
+        return t if isinstance(t, Marginal) else self.schedule.marginal(t, H, W)
 
     # Forward process
 
     def q_sample(self, x: Tensor, t: Time, eps: Tensor) -> Tensor:
         """z_t = DCT⁻¹(α_t DCT(x)) + σ_t ε: the picture blurred, then covered with noise.
 
-        x: pixels in [−1, 1]; eps: pixels, N(0, I); both (B, 3, H, W). Returns z_t: pixels.
+        Args:
+            x: pixels in [−1, 1], (B, 3, H, W).
+            eps: N(0, I), of the same shape.
+
+        Returns:
+            z_t: pixels, of the same shape.
         """
-        alpha, sigma = self._alpha_sigma(t, x)
+        alpha, sigma = self.marginal(t, *x.shape[-2:]).like(x)
         return idct2(alpha * dct2(x)) + sigma * eps
 
     def transition(self, s: Time, t: Time, H: int, W: int) -> Transition:
@@ -144,9 +112,9 @@ class BlurDiffusion:
     def posterior(self, u_t: Tensor, u_x_hat: Tensor, s: Time, t: Time) -> Posterior:
         """q(u_s | u_t, u_x), frequency by frequency:
 
-        variance = (1/σ_s² + α²_{t|s}/σ²_{t|s})⁻¹              = σ_s² σ²_{t|s} / σ_t²
-        mean = variance · [(α_{t|s}/σ²_{t|s}) u_t + (α_s/σ_s²) û_x]
-             = (α_{t|s} σ_s²/σ_t²) u_t + (α_s σ²_{t|s}/σ_t²) û_x
+            variance = (1/σ_s² + α²_{t|s}/σ²_{t|s})⁻¹ = σ_s² σ²_{t|s} / σ_t²
+            mean = variance · [(α_{t|s}/σ²_{t|s}) u_t + (α_s/σ_s²) û_x]
+                 = (α_{t|s} σ_s²/σ_t²) u_t + (α_s σ²_{t|s}/σ_t²) û_x
 
         The right-hand forms follow from σ_t² = σ²_{t|s} + α²_{t|s} σ_s² and never divide by a
         vanishing σ²_{t|s}. u_t, u_x_hat: (B, 3, H, W), frequencies. Raises ValueError where s > t.
@@ -177,81 +145,28 @@ class BlurDiffusion:
 
     # What the network sees and predicts
 
-    def estimate(self, u_t: Tensor, t: Time) -> Estimate:
-        """The Wiener filter: with the prior N(u_b, E), frequency by frequency,
+    def at(self, t: Time, H: int, W: int) -> Prediction:
+        """The prediction at time t, in frequencies: what the methods below do in pixels.
 
-        gain = α_t E/(α_t² E + σ_t²),   mean = u_b + gain · (u_t − α_t u_b),
-        left² = mean of E − gain · α_t E.
-
-        u_t: (B, 3, H, W), frequencies. Raises ValueError without a prior.
+        Raises ValueError for "residual" without a prior, and so do they.
         """
-        t = self.marginal(t, *u_t.shape[-2:])
-        gain, _, left = self._wiener(t)
-        u_b = self.prior.mean.to(u_t)
-        mean = (u_t - t.alpha.to(u_t) * u_b).mul_(gain.to(u_t)).add_(u_b)
-        return Estimate(mean, left.to(u_t))
-
-    def _wiener(self, t: Marginal) -> Wiener:
-        if self.prior is None:
-            raise ValueError("'residual' needs to know the pictures' prior: process.given(prior)")
-        E = self.prior.variance
-        signal = t.alpha * E
-        gain = signal / (signal * t.alpha).add_(t.sigma**2)
-        moved = signal.mul_(gain).mean(dim=(1, 2, 3), keepdim=True)
-        left = E.mean(dim=(1, 2, 3), keepdim=True) - moved
-        return Wiener(gain, moved.sqrt(), left.sqrt())
+        return PREDICTIONS[self.prediction](self.marginal(t, H, W), self.prior)
 
     def network_input(self, u_t: Tensor, t: Time) -> Tensor:
-        """What the network sees of u_t (frequencies), in pixels, (B, 3, H, W): z_t, or for
-        "residual" what `estimate` adds to the prior's mean, over its standard deviation,
-        moved² = mean of gain · α_t E."""
-        if self.prediction != "residual":
-            return idct2(u_t)
-        t = self.marginal(t, *u_t.shape[-2:])
-        gain, moved, _ = self._wiener(t)
-        news = u_t - t.alpha.to(u_t) * self.prior.mean.to(u_t)
-        return idct2(news.mul_((gain / moved).to(u_t)))
+        """What the network sees of u_t (frequencies), in pixels: z_t, or what "residual" says."""
+        return idct2(self.at(t, *u_t.shape[-2:]).input(u_t))
 
     def target(self, x: Tensor, eps: Tensor, t: Time) -> Tensor:
-        """What the network should output at time t: x, ε, v = α_t ε − σ_t x, or (x − x̄)/left. All
-        in pixels."""
-        if self.prediction == "x":
-            return x
-        if self.prediction == "eps":
-            return eps
-        alpha, sigma = self._alpha_sigma(t, x)
-        if self.prediction == "residual":
-            known = self.estimate(alpha * dct2(x) + sigma * dct2(eps), t)
-            return (x - idct2(known.mean)) / known.left
-        return idct2(alpha * dct2(eps)) - sigma * x
+        """What the network should output at time t. All in pixels."""
+        return idct2(self.at(t, *x.shape[-2:]).target(dct2(x), dct2(eps)))
 
     def u_x_hat(self, u_t: Tensor, output: Tensor, t: Time) -> Tensor:
-        """The clean picture that a network output stands for, such that with the ε̂ it stands for
-        u_t = α_t û_x + σ_t û_ε:
-
-        "x":    û_x = DCT(output)
-        "eps":  û_x = (u_t − σ_t û_ε)/α_t
-        "v":    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²); with blur the denominator is below 1
-        "residual":  û_x = mean + left · DCT(output), of `estimate`
-
-        u_t: frequencies; output: pixels; both (B, 3, H, W), as is the result, frequencies in the
-        dtype of u_t. Costs one DCT.
-        """
-        u_output = dct2(output.to(u_t))
-        if self.prediction == "x":
-            return u_output
-        if self.prediction == "residual":
-            known = self.estimate(u_t, t)
-            return known.mean.addcmul_(known.left, u_output)
-        alpha, sigma = self._alpha_sigma(t, u_t)
-        if self.prediction == "eps":
-            return (u_t - sigma * u_output) / alpha
-        return (alpha * u_t - sigma * u_output) / (alpha**2 + sigma**2)
+        """The clean picture that a network output stands for. u_t: frequencies; output: pixels;
+        both (B, 3, H, W), as is the result, frequencies in the dtype of u_t. Costs one DCT."""
+        return self.at(t, *u_t.shape[-2:]).u_x(u_t, dct2(output.to(u_t)))
 
     def x_hat(self, z_t: Tensor, output: Tensor, t: Time) -> Tensor:
         """The clean picture that a network output stands for. z_t, output, result: pixels."""
-        if self.prediction == "x":
-            return output
         return idct2(self.u_x_hat(dct2(z_t), output, t))
 
     # What an error costs
@@ -262,14 +177,10 @@ class BlurDiffusion:
         """(B, 1, H, W), float64: factors on the squared error of the network output, frequency by
         frequency, that make it the loss named by `weight`, whatever the network predicts.
 
-        An error Δx of x̂ at frequency k, l weighs c · Δx², and Δoutput² = c_prediction · Δx², hence
-        c_weight / c_prediction, with SNR_t = α_t²/σ_t² a vector over the frequencies and
+        An error Δx of x̂ weighs c_weight · Δx², and Δoutput² = c_prediction · Δx², hence the factor
+        c_weight/c_prediction. c is the `cost` of the prediction of that name, or
 
-            "x"        c = 1
-            "eps"      c = SNR_t
-            "v"        c = (α_t² + σ_t²)²/σ_t²              = SNR_t + 1 without blur
-            "min-snr"  c = min(SNR_t, γ)                    (Hang et al. 2023, arXiv 2303.09556)
-            "residual" c = 1/left², the same for all frequencies (`estimate`)
+            "min-snr"  c = min(SNR_t, γ)    (Hang et al. 2023, arXiv 2303.09556)
 
         Raises ValueError for any other weight and for γ ≤ 0.
         """
@@ -279,17 +190,12 @@ class BlurDiffusion:
             )
         if not gamma > 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
-        t = alpha, sigma = self.marginal(t, H, W)
-        snr = (alpha / sigma) ** 2
-        cost = {
-            "x": torch.ones_like(snr),
-            "eps": snr,
-            "v": ((alpha**2 + sigma**2) / sigma) ** 2,
-            "min-snr": snr.clamp(max=gamma),
-        }
-        if "residual" in (weight, self.prediction):
-            cost["residual"] = self._wiener(t).left ** -2 * torch.ones_like(snr)
-        return cost[weight] / cost[self.prediction]
+        t = self.marginal(t, H, W)
+        if weight == "min-snr":
+            cost = Eps(t).cost().clamp(max=gamma)
+        else:
+            cost = PREDICTIONS[weight](t, self.prior).cost()
+        return cost / self.at(t, H, W).cost()
 
 
 def diffusion_loss(
@@ -303,17 +209,21 @@ def diffusion_loss(
 ) -> DiffusionLoss:
     """Weighted squared error of the network output, one number per picture, and its x̂.
 
-    predict: (`network_input` at t, t) → output; x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps:
-        N(0, I) like x.
-    weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all alike,
-        which is the weight named like the prediction.
+    Args:
+        predict: (`network_input` at t, t) → output.
+        x: (B, 3, H, W), pixels in [−1, 1].
+        t: (B,).
+        eps: N(0, I) like x.
+        weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all
+            alike, which is the weight named like the prediction.
     """
     H, W = x.shape[-2:]
-    at = process.marginal(t, H, W)
-    z_t = process.q_sample(x, at, eps)
-    seen = process.network_input(dct2(z_t), at) if process.prediction == "residual" else z_t
-    output = predict(seen, t).to(x)
-    error = output - process.target(x, eps, at)
+    at = process.at(t, H, W)
+    alpha, sigma = at.t.like(x)
+    u_x, u_eps = dct2(x), dct2(eps)
+    u_t = alpha * u_x + sigma * u_eps
+    u_output = dct2(predict(idct2(at.input(u_t)), t).to(x))
+    error = u_output - at.target(u_x, u_eps)
     if weight is not None and weight != process.prediction:
-        error = process.loss_weight(weight, at, H, W, gamma).sqrt().to(x) * dct2(error)
-    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), process.x_hat(z_t, output, at))
+        error = process.loss_weight(weight, at.t, H, W, gamma).sqrt().to(x) * error
+    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), idct2(at.u_x(u_t, u_output)))

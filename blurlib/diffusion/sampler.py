@@ -1,6 +1,6 @@
 """The reverse process: from noise to a picture, one network evaluation a step, as a generator.
 
-    for state in sample(process, predict, (1, 3, H, W), steps=17, generator=generator):
+    for state in sample(process, predict, (1, 3, H, W), Sampling(steps=17, seed=1)):
         show(state.x_hat)
 
 The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries the noise σ_0.
@@ -9,14 +9,14 @@ The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from blurlib.diffusion.dct import idct2
-from blurlib.diffusion.process import BlurDiffusion, Marginal
-from blurlib.diffusion.schedule import BlurSchedule, Spacing
+from blurlib.diffusion.process import BlurDiffusion
+from blurlib.diffusion.schedule import BlurSchedule, Marginal, Spacing
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Solver = Literal["ancestral", "deterministic", "multistep"]
@@ -24,9 +24,22 @@ Solver = Literal["ancestral", "deterministic", "multistep"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a chain is run: what `sample` takes of the same names, and the seed of its noise.
+    """How a chain is run.
 
-    Raises ValueError, naming what is wrong, where `sample` would, and for a negative seed.
+    Attributes:
+        steps: network evaluations, at least 1.
+        seed: of all noise, at least 0; the same seed repeats a decode on the same machine.
+        solver: how to get from t to s < t, given û_x:
+            "ancestral": u_s ~ N(mean, variance) of `BlurDiffusion.posterior`, fresh noise a step;
+            "deterministic": `BlurDiffusion.deterministic_step`, DDIM, of order 1;
+            "multistep": the same with û_x extrapolated from the last two, of order 2; on Gaussian
+            pictures, at 17 steps, 9–37 % of its error.
+        spacing: of the times, `BlurSchedule.times`.
+        start_scale: above 0; u_1 = start_scale · σ_1 · N(0, I), about α_1 times the prior's mean if
+            there is one. Below 1 the result is calmer: CDC (Yang & Mandt 2023, arXiv 2209.06950)
+            uses 0.8.
+
+    Raises ValueError, naming what is wrong and what would work.
     """
 
     steps: int = 17
@@ -83,49 +96,32 @@ def sample(
     process: BlurDiffusion,
     predict: Predict,
     shape: Sequence[int],
-    steps: int,
-    generator: torch.Generator,
+    sampling: Sampling,
     *,
-    solver: Solver = "ancestral",
-    spacing: Spacing = "logsnr",
-    start_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[SamplerState]:
     """From noise at t = 1 to a picture, in `steps` network evaluations and two DCTs each.
 
-    predict: (`process.network_input`, which is z_t unless a prior is used, (B, 3, H, W); t (B,)) →
-        network output (B, 3, H, W), all in pixel space.
-    shape: (B, 3, H, W). steps: network evaluations, at least 1.
-    generator: all noise comes from it, so a seed repeats a decode; draws happen on its device, so
-        a CPU generator gives the same noise to every device.
-    solver: how to get from t to s < t, given û_x:
-        "ancestral"      u_s ~ N(mean, variance) of `BlurDiffusion.posterior`, fresh noise a step;
-        "deterministic"  `BlurDiffusion.deterministic_step`: DDIM, of order 1;
-        "multistep"      the same with û_x extrapolated from the last two: order 2; on
-                         Gaussian pictures, at 17 steps, 9–37 % of its error.
-    spacing: of the times, `BlurSchedule.times`.
-    start_scale: u_1 = start_scale · σ_1 · N(0, I), about α_1 times the prior's mean if there is
-        one. Below 1 the result is calmer: CDC
-        (Yang & Mandt 2023, arXiv 2209.06950) uses 0.8.
-    dtype, device: of the chain; device defaults to the generator's. Coefficients are computed in
-        float64, once per step.
+    Args:
+        predict: (`process.network_input`, which is z_t unless a prior is used, (B, 3, H, W); t
+            (B,)) → network output (B, 3, H, W), all in pixel space.
+        shape: (B, 3, H, W).
+        dtype, device: of the chain. Its noise is drawn on the CPU, the same for every device, and
+            the coefficients are computed in float64, once per step.
 
     Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
-    for steps < 1, a shape that is not 4-D, start_scale ≤ 0, an unknown solver or spacing.
+    for a shape that is not 4-D.
     """
-    Sampling(steps, 0, solver, spacing, start_scale)  # refuses what cannot be
-    times = process.schedule.times(steps, spacing)
     if len(shape) != 4:
         raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
-    device = device or generator.device
+    generator = torch.Generator().manual_seed(sampling.seed)
 
     def noise() -> Tensor:
         """N(0, I). The DCT is orthonormal, so the draw serves as frequencies as it is."""
-        drawn = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
-        return drawn.to(device)
+        return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(device)
 
-    return _chain(process, predict, times, solver, noise, start_scale)
+    return _chain(process, predict, sampling, noise)
 
 
 def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
@@ -135,25 +131,14 @@ def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
     return last.x_hat
 
 
-class _Point(NamedTuple):
-    """Where a chain has been: the time, and û_x there."""
-
-    t: float
-    u_x_hat: Tensor
-
-
 @torch.no_grad()
 def _chain(
-    process: BlurDiffusion,
-    predict: Predict,
-    times: Sequence[float],
-    solver: Solver,
-    noise: Callable[[], Tensor],
-    start_scale: float,
+    process: BlurDiffusion, predict: Predict, sampling: Sampling, noise: Callable[[], Tensor]
 ) -> Iterator[SamplerState]:
     """The loop of every solver. The state stays in frequency space: two DCTs a step."""
-    u_t = start_scale * process.schedule.sigma(1.0).item() * noise()
+    u_t = sampling.start_scale * process.schedule.sigma(1.0).item() * noise()
     H, W = u_t.shape[-2:]
+    times = process.schedule.times(sampling.steps, sampling.spacing)
 
     def marginal(t: float) -> Marginal:
         return process.marginal(torch.tensor(t, dtype=torch.float64, device=u_t.device), H, W)
@@ -168,19 +153,21 @@ def _chain(
         if s is None:
             return
         there = marginal(s)
-        if solver == "ancestral":
+        if sampling.solver == "ancestral":
             mean, variance = process.posterior(u_t, u_x_hat, there, here)
             u_t = mean.addcmul_(variance.sqrt(), noise())
         else:
             aim = u_x_hat
-            if solver == "multistep" and before is not None:
-                aim = _extrapolated(process.schedule, before, _Point(t, u_x_hat), s)
+            if sampling.solver == "multistep" and before is not None:
+                aim = _extrapolated(process.schedule, before, (t, u_x_hat), s)
             u_t = process.deterministic_step(u_t, aim, there, here)
-            before = _Point(t, u_x_hat)
+            before = t, u_x_hat
         here = there
 
 
-def _extrapolated(schedule: BlurSchedule, before: _Point, now: _Point, s: float) -> Tensor:
+def _extrapolated(
+    schedule: BlurSchedule, before: tuple[float, Tensor], now: tuple[float, Tensor], s: float
+) -> Tensor:
     """The û_x that makes one deterministic step from t to s of order 2, from û_x at p > t > s.
 
     Exactly, at every frequency, u_s/σ_s = u_t/σ_t + ∫ û_x dρ from ρ_t to ρ_s, with ρ = α/σ. Let û_x
@@ -194,10 +181,9 @@ def _extrapolated(schedule: BlurSchedule, before: _Point, now: _Point, s: float)
 
     Without blur this is DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095). With blur, each
     frequency has a log-SNR of its own, but DPM-Solver's log(α_k,l/σ) in the place of ℓ is less
-    accurate: it hardly moves while a frequency is all but gone, then leaps, and r overshoots. On
-    Gaussian pictures (spectrum as in `BlurSchedule.times`, blur of 20 pixels) it misses 20 % of the
-    spectrum at 17 steps, this 8 %, the first order 28 %.
+    accurate: it hardly moves while a frequency is all but gone, then leaps, and r overshoots.
     """
-    l_p, l_t, l_s = (schedule.logsnr(t).item() / 2 for t in (before.t, now.t, s))
+    (p, u_x_hat_p), (t, u_x_hat) = before, now
+    l_p, l_t, l_s = (schedule.logsnr(time).item() / 2 for time in (p, t, s))
     r = (l_s - l_t) / (l_t - l_p)
-    return torch.lerp(now.u_x_hat, before.u_x_hat, -r / 2)
+    return torch.lerp(u_x_hat, u_x_hat_p, -r / 2)

@@ -21,12 +21,14 @@ CHAIN_BYTES = 230
 class Tiling:
     """How much memory a decode may take, and the tiles it falls back to.
 
-    memory: bytes for everything but weights, conditioning and Python itself, in float32 on a CPU.
-    tile: side of the tiles at most, in pixels; None takes the whole picture where it fits into
-        `memory`, and else the largest tiles that do.
-    overlap: pixels that neighbours share, or more. A tile's outer quarter of it counts nothing, the
-        next two quarters fade in: what the network makes of a tile's cut edge is not seen, and an
-        output that depends on less than overlap/4 pixels around it is the same in tiles.
+    Attributes:
+        memory: bytes for everything but weights, conditioning and Python itself, in float32 on a
+            CPU.
+        tile: side of the tiles at most, in pixels; None takes the whole picture where it fits into
+            `memory`, and else the largest tiles that do.
+        overlap: pixels that neighbours share, or more. A tile's outer quarter of it counts nothing,
+            the next two quarters fade in: what the network makes of a tile's cut edge is not seen,
+            and an output that depends on less than overlap/4 pixels around it is the same in tiles.
 
     Raises ValueError, naming the number, for memory or overlap < 1 and tile < 2 · overlap.
     """

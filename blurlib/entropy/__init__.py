@@ -1,30 +1,31 @@
 """The Laplacian-guided entropy model and its range coding."""
 
 from blurlib.entropy.channel_groups import even_groups, uneven_groups
-from blurlib.entropy.coder import BatchDecoder, DecodingError, SymbolDecoder, SymbolEncoder
+from blurlib.entropy.coder import DecodingError, SymbolDecoder, SymbolEncoder
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import (
-    CodePass,
     EntropyConfig,
+    Hyperprior,
     LaplacianEntropyModel,
     Latent,
     Noise,
-    Prior,
+    PassCoder,
+    Watch,
     uniform_noise,
 )
 
 __all__ = [
-    "BatchDecoder",
-    "CodePass",
     "ContextConfig",
     "DecodingError",
     "EntropyConfig",
+    "Hyperprior",
     "LaplacianEntropyModel",
     "Latent",
     "Noise",
-    "Prior",
+    "PassCoder",
     "SymbolDecoder",
     "SymbolEncoder",
+    "Watch",
     "even_groups",
     "uneven_groups",
     "uniform_noise",

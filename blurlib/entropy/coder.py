@@ -9,12 +9,12 @@ rationals, so that it is the same on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import constriction
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MAX_SYMBOL = 1023  # residuals are clamped to ±1023; a wider support costs a few bytes per photo
 MU_STEPS = 16  # μ lies on multiples of 1/16
@@ -85,7 +85,7 @@ def bin_mass(residual: Tensor, sigma: Tensor) -> Tensor:
     return 0.5 * (torch.erfc((r - 0.5) / scale) - torch.erfc((r + 0.5) / scale))
 
 
-class GaussianBits(nn.Module):
+def gaussian_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     """Information content of residuals under zero-mean Gaussians of unit bins.
 
         bits(r, σ) = −log₂ [ Φ(−a) − Φ(−b) ],    a = (|r| − ½)/σ, b = (|r| + ½)/σ
@@ -94,14 +94,12 @@ class GaussianBits(nn.Module):
     from 13 σ on. The coder spends at most 24 bits, so what lies above is 24 + 24·ln(bits/24): an
     outlier keeps a gradient and does not drown all others.
     """
-
-    def forward(self, residual: Tensor, sigma: Tensor) -> Tensor:
-        r = residual.abs()
-        log_a = torch.special.log_ndtr((0.5 - r) / sigma)
-        log_b = torch.special.log_ndtr((-0.5 - r) / sigma)
-        bits = -(log_a + torch.log(-torch.expm1(log_b - log_a))) / math.log(2)
-        most = -math.log2(PROBABILITY_FLOOR)
-        return torch.where(bits > most, most * (1 + (bits / most).log()), bits)
+    r = residual.abs()
+    log_a = torch.special.log_ndtr((0.5 - r) / sigma)
+    log_b = torch.special.log_ndtr((-0.5 - r) / sigma)
+    bits = -(log_a + torch.log(-torch.expm1(log_b - log_a))) / math.log(2)
+    most = -math.log2(PROBABILITY_FLOOR)
+    return torch.where(bits > most, most * (1 + (bits / most).log()), bits)
 
 
 def coded_bits(residual: Tensor, sigma: Tensor) -> Tensor:
@@ -154,28 +152,3 @@ class SymbolDecoder:
             return self._coder.decode(model, *arguments)
         except AssertionError as error:  # constriction's word for invalid data
             raise DecodingError("the compressed data is invalid for this model") from error
-
-
-class BatchDecoder:
-    """The streams of several images, read side by side.
-
-    A stream that becomes impossible under its model says 0 from there on: whoever reads on must
-    compare a checksum, and then knows which image it was.
-    """
-
-    def __init__(self, streams: Sequence[bytes]):
-        self._decoders: list[SymbolDecoder | None] = [SymbolDecoder(stream) for stream in streams]
-
-    def gaussian(self, sigma: np.ndarray) -> np.ndarray:
-        """Integer residuals (images · n,) under N(0, σ), image after image."""
-        parts = np.split(sigma, len(self._decoders))
-        return np.concatenate([self._read(image, part) for image, part in enumerate(parts)])
-
-    def _read(self, image: int, sigma: np.ndarray) -> np.ndarray:
-        decoder = self._decoders[image]
-        if decoder is not None:
-            try:
-                return decoder.gaussian(sigma)
-            except DecodingError:
-                self._decoders[image] = None
-        return np.zeros(sigma.size, np.int32)

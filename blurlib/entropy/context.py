@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blurlib.entropy.attention import TransformerBlock
 from blurlib.entropy.channel_groups import check_count
 from blurlib.entropy.checkerboard import CheckerboardConv2d, anchor_mask
-from blurlib.entropy.position import Encoding, check_encoding, positional_encoding
+from blurlib.entropy.position import ENCODINGS
 
 Keys = Literal["anchors", "non-anchors"]
 
@@ -30,7 +30,7 @@ class ContextConfig:
         heads, window: of the transformer; the second block is shifted by window // 2.
         keys: which positions the transformer may look at. At "anchors" keys are embeddings of the
             decoded values; at "non-anchors" they are outputs of the local context. Both are causal.
-        position: positional encoding of the transformer, see `positional_encoding`.
+        position: positional encoding of the transformer: "laplacian" or "none".
 
     Raises:
         ValueError: a combination that cannot work; the message names the field and what it may be.
@@ -44,7 +44,7 @@ class ContextConfig:
     heads: int = 4
     window: int = 8
     keys: Keys = "anchors"
-    position: Encoding = "laplacian"
+    position: str = "laplacian"
 
     def __post_init__(self):
         minima = {"hyper": 1, "channel": 0, "local": 0, "attention": 0, "parameters": 1}
@@ -52,18 +52,14 @@ class ContextConfig:
             check_count(name, getattr(self, name), least)
         if self.keys not in get_args(Keys):
             raise ValueError(f"keys is {self.keys!r}: it must be 'anchors' or 'non-anchors'")
-        check_encoding(self.position)
-        if self.attention:
-            self._check_transformer()
-
-    def _check_transformer(self) -> None:
-        multiple = self.heads * (4 if self.position == "rotary" else 1)
-        if self.attention % multiple:
-            of = "4 · heads with rotary positions" if self.position == "rotary" else "heads"
+        if self.position not in ENCODINGS:
+            allowed = ", ".join(map(repr, ENCODINGS))
+            raise ValueError(f"position is {self.position!r}: it must be one of {allowed}")
+        if self.attention % self.heads:
             raise ValueError(
-                f"attention is {self.attention}: it must be 0 or a multiple of {multiple} ({of})"
+                f"attention is {self.attention}: it must be 0 or a multiple of {self.heads} (heads)"
             )
-        if self.keys == "non-anchors" and not self.local:
+        if self.attention and self.keys == "non-anchors" and not self.local:
             raise ValueError(
                 "keys is 'non-anchors' and local is 0: without local context the non-anchors know "
                 "nothing of the anchors; make keys 'anchors' or local at least 1"
@@ -102,7 +98,7 @@ class GlobalContext(nn.Module):
         self.embed_local = nn.Conv2d(config.local, dim, 1) if config.local else None
         self.embed_known = nn.Conv2d(known, dim, 1)
         # One for the group: of the Laplacian, A_j and σ_j.
-        self.position = positional_encoding(config.position, window, heads, dim // heads)
+        self.position = ENCODINGS[config.position](window, heads, dim // heads)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2)
         )
@@ -134,11 +130,12 @@ class GroupContext(nn.Module):
         super().__init__()
         has_channel = previous > 0 and config.channel > 0
         known = config.hyper + (config.channel if has_channel else 0)
+        # The paper's g_ch, g_ls, g_gs and g_ep.
         self.channel = _channel_context(previous, config) if has_channel else None
         self.local = CheckerboardConv2d(group, config.local) if config.local else None
         self.global_ = GlobalContext(group, known, config) if config.attention else None
         self.spatial_channels = config.local + config.attention
-        self.parameters_ = nn.Sequential(  # g_ep
+        self.parameters_ = nn.Sequential(
             nn.Conv2d(known + self.spatial_channels, config.parameters, 1),
             nn.GELU(),
             nn.Conv2d(config.parameters, config.parameters, 1),

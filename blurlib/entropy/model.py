@@ -22,12 +22,11 @@ from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
     LOG2_SIGMA_MIN,
     MAX_SYMBOL,
-    BatchDecoder,
-    GaussianBits,
     Noise,
     SymbolDecoder,
     SymbolEncoder,
     coded_bits,
+    gaussian_bits,
     lower_bound,
     snap_mu,
     snap_sigma,
@@ -122,7 +121,7 @@ class Latent(NamedTuple):
         return total
 
 
-class Prior(NamedTuple):
+class Hyperprior(NamedTuple):
     """What is known of y before its first symbol is decoded.
 
     Attributes:
@@ -135,7 +134,10 @@ class Prior(NamedTuple):
     gain: Tensor
 
 
-CodePass = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
+PassCoder = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
+Watch = Callable[[PassCoder], PassCoder]  # may look at, or change, what a pass is given and returns
+# (pass, y − μ) -> what the rate is of, and what contexts and decoder get
+Relax = Callable[[Pass, Tensor], tuple[Tensor, Tensor]]
 # (pass, μ, σ at its positions) -> integer residuals there, all (B, C, positions)
 ResidualSource = Callable[[Pass, Tensor, Tensor], Tensor]
 
@@ -144,10 +146,9 @@ class LaplacianEntropyModel(nn.Module):
     """Channel groups, each in two checkerboard passes with local and global context, or as many of
     these parts as the configuration has.
 
-    For coding the networks run in float64 (`BlurCodec.train` sees to it) and their outputs are
-    snapped to a grid of 1/16. How rarely rounding noise gets past that is derived and measured in
+    For coding the networks run in float64 (`BlurCodec.code_in`) and their outputs are snapped to a
+    grid of 1/16. How rarely rounding noise gets past that is derived and measured in
     `experiments.portability.bound`.
-
     """
 
     def __init__(self, config: EntropyConfig):
@@ -159,9 +160,8 @@ class LaplacianEntropyModel(nn.Module):
         self.groups = nn.ModuleList(
             GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels
         )
-        self.gaussian_bits = GaussianBits()
 
-    def walk(self, prior: Prior, code: CodePass) -> Tensor:
+    def walk(self, hyperprior: Hyperprior, code: PassCoder) -> Tensor:
         """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
 
         Without a checkerboard a group is one pass over all positions.
@@ -172,7 +172,7 @@ class LaplacianEntropyModel(nn.Module):
         Returns:
             ŷ (B, M, H, W).
         """
-        features, gain = prior
+        features, gain = hyperprior
         B, _, H, W = features.shape
         masks = pass_masks(H, W, self.config.context.checkerboard, features.device)
         y_hat = features.new_zeros(B, 0, H, W)
@@ -190,24 +190,21 @@ class LaplacianEntropyModel(nn.Module):
         return y_hat
 
     def train_latent(
-        self, y: Tensor, bits_z: Tensor, prior: Prior, noise: Noise = uniform_noise
+        self, y: Tensor, bits_z: Tensor, hyperprior: Hyperprior, noise: Noise = uniform_noise
     ) -> Latent:
         """Mixed quantisation: noise for the rate, straight-through for contexts and decoder."""
-        bits = []
         drawn = noise(y)
 
-        def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            part = y[:, here.channels]
-            residual = part - gaussian.mu
-            noisy = residual + drawn[:, here.channels]
-            cost = self.gaussian_bits(noisy, self.bounded_scale(gaussian.log2_sigma))
-            bits.append((cost * here.mask).sum((1, 2, 3)))
-            return part + (torch.round(residual) - residual).detach()
+        def relax(here: Pass, residual: Tensor) -> tuple[Tensor, Tensor]:
+            rounded = residual + (torch.round(residual) - residual).detach()
+            return residual + drawn[:, here.channels], rounded
 
-        y_hat = self.walk(prior, code)
-        return Latent(y_hat, torch.stack(bits).sum(0), bits_z)
+        y_hat, bits_y = self._relaxed(y, hyperprior, relax)
+        return Latent(y_hat, bits_y, bits_z)
 
-    def anneal(self, y: Tensor, prior: Prior, temperature: float, drawn: torch.Generator) -> Latent:
+    def anneal(
+        self, y: Tensor, hyperprior: Hyperprior, temperature: float, drawn: torch.Generator
+    ) -> Latent:
         """For an encoder that searches y by gradient: every residual v = y − μ lies between ⌊v⌋ and
         ⌈v⌉, drawn by a Gumbel softmax (stochastic Gumbel annealing),
 
@@ -217,25 +214,31 @@ class LaplacianEntropyModel(nn.Module):
         2020 (arXiv 2006.04240) sharpen the draw with τ too, and use artanh for the logit: the
         gradient is then noisier, and the same search finds less. With z given, bits_z is 0.
         """
-        bits = []
-        u = torch.empty_like(y).uniform_(1e-6, 1 - 1e-6, generator=drawn)
-        logistic = u.logit()
+        logistic = torch.empty_like(y).uniform_(1e-6, 1 - 1e-6, generator=drawn).logit()
 
-        def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            residual = y[:, here.channels] - gaussian.mu
+        def relax(here: Pass, residual: Tensor) -> tuple[Tensor, Tensor]:
             low = residual.detach().floor()
             above = (residual - low).clamp(1e-3, 1 - 1e-3)
             soft = low + (above.logit() / temperature + logistic[:, here.channels]).sigmoid()
-            cost = self.gaussian_bits(soft, self.bounded_scale(gaussian.log2_sigma))
-            bits.append((cost * here.mask).sum((1, 2, 3)))
-            return soft + gaussian.mu
+            return soft, soft
 
-        y_hat = self.walk(prior, code)
-        total = torch.stack(bits).sum(0)
-        return Latent(y_hat, total, torch.zeros_like(total))
+        y_hat, bits_y = self._relaxed(y, hyperprior, relax)
+        return Latent(y_hat, bits_y, torch.zeros_like(bits_y))
+
+    def _relaxed(self, y: Tensor, hyperprior: Hyperprior, relax: Relax) -> tuple[Tensor, Tensor]:
+        """ŷ and its bits per image where quantisation is replaced by something with a gradient."""
+        bits = []
+
+        def code(here: Pass, gaussian: Gaussian) -> Tensor:
+            priced, kept = relax(here, y[:, here.channels] - gaussian.mu)
+            cost = gaussian_bits(priced, self.bounded_scale(gaussian.log2_sigma))
+            bits.append((cost * here.mask).sum((1, 2, 3)))
+            return kept + gaussian.mu
+
+        return self.walk(hyperprior, code), torch.stack(bits).sum(0)
 
     def quantise(
-        self, y: Tensor, z_symbols: Tensor, prior: Prior, rate_weight: float = 0.0
+        self, y: Tensor, z_symbols: Tensor, hyperprior: Hyperprior, rate_weight: float = 0.0
     ) -> Latent:
         """Real quantisation, exactly as `decode` will see it: ŷ = r + μ. Of the integer nearest to
         y − μ and its neighbour towards 0, r is the one with less of
@@ -258,20 +261,33 @@ class LaplacianEntropyModel(nn.Module):
             lost = (exact - smaller).square() - (exact - nearest).square()
             return torch.where(lost < saved, smaller, nearest)
 
-        return self._coded(z_symbols, prior, residual)
+        return self._coded(z_symbols, hyperprior, residual)
 
     def decode(
-        self, decoder: SymbolDecoder | BatchDecoder, z_symbols: Tensor, prior: Prior
+        self,
+        decoder: SymbolDecoder,
+        z_symbols: Tensor,
+        hyperprior: Hyperprior,
+        watch: Watch = lambda code: code,
     ) -> Latent:
-        """The same walk with residuals read from one stream, or from one per image."""
+        """The same walk with residuals read from a stream; those of a batch, image after image.
+
+        `watch` is called when the walk begins, and what it returns codes every pass.
+        """
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
             symbols = decoder.gaussian(sigma.double().cpu().numpy().ravel())
             return torch.from_numpy(symbols).to(mu).view(mu.shape)
 
-        return self._coded(z_symbols, prior, residual)
+        return self._coded(z_symbols, hyperprior, residual, watch)
 
-    def _coded(self, z_symbols: Tensor, prior: Prior, residual: ResidualSource) -> Latent:
+    def _coded(
+        self,
+        z_symbols: Tensor,
+        hyperprior: Hyperprior,
+        residual: ResidualSource,
+        watch: Watch = lambda code: code,
+    ) -> Latent:
         """Walk with snapped parameters; `residual` gives the integers at the pass's positions."""
         passes: list[CodedPass] = []
 
@@ -282,7 +298,7 @@ class LaplacianEntropyModel(nn.Module):
             y_hat[..., here.mask] = passes[-1].residual + mu
             return y_hat
 
-        y_hat = self.walk(prior, code)
+        y_hat = self.walk(hyperprior, watch(code))
         bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
         return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
 

@@ -24,9 +24,6 @@ class BdRate:
     low: float
     high: float
     """The interval of quality averaged over, in the unit of the input."""
-    overlap: float
-    """That interval's share of all the quality both curves span, 0..1."""
-    method: Method
     f_anchor: PPoly = field(compare=False, repr=False)
     f_test: PPoly = field(compare=False, repr=False)
     """The smooth curves: log₁₀ of the rate over quality; their knots ``x`` are the points."""
@@ -75,9 +72,7 @@ def bd_rate(
     low, high = max(span_a[0], span_t[0]), min(span_a[1], span_t[1])
     mean = (f_t.integrate(low, high) - f_a.integrate(low, high)) / (high - low)
     value = 100 * (10**mean - 1)
-    total = max(span_a[1], span_t[1]) - min(span_a[0], span_t[0])
-    overlap = (high - low) / total
-    return BdRate(float(value), float(low), float(high), float(overlap), method, f_a, f_t)
+    return BdRate(float(value), float(low), float(high), f_a, f_t)
 
 
 def increasing(curve: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from blurlib import checkpoints, images, metrics
+from blurlib import checkpoints, images
 from blurlib.codec import zoo
-from blurlib.evaluation.baselines import BASELINES, match_bytes
-from blurlib.evaluation.ours import BlurlibCodec
+from blurlib.evaluation.codecs import BASELINES, BlurlibCodec, match_bytes
+from blurlib.evaluation.measure import compare
+from blurlib.files import atomic_write
 
 NAMES = ("blurlib direct", "blurlib diffusion", *(b.name.upper() for b in BASELINES))
 
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
     name: str
     bytes: int
     image: Tensor
+    bpp: float
     psnr: float
     ms_ssim: float
 
@@ -31,11 +33,10 @@ class Entry(NamedTuple):
 
     def row(self) -> dict[str, str | int]:
         """A line of the demo's table."""
-        height, width = self.image.shape[1:]
         return {
             "codec": self.name,
             "bytes": self.bytes,
-            "bpp": f"{metrics.bpp(self.bytes, height, width):.3f}",
+            "bpp": f"{self.bpp:.3f}",
             "PSNR": f"{self.psnr:.2f} dB",
             "MS-SSIM": self.similarity,
         }
@@ -57,12 +58,12 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
     how = diffusion.sampling.but(steps=steps)
     perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, sampling=how)
     data = direct.encode(image, quality)
-    images.atomic_write(out / "photo.blur", data, overwrite=True)
+    atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):
         yield _entry(name, data, image, ours.decode(data), out)
     for baseline in BASELINES:
         match = match_bytes(baseline, image, len(data))
-        images.atomic_write(out / f"photo.{baseline.name}", match.data, overwrite=True)
+        atomic_write(out / f"photo.{baseline.name}", match.data, overwrite=True)
         yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)
 
 
@@ -87,6 +88,5 @@ def _picture(out: Path, name: str) -> Path:
 
 def _entry(name: str, data: bytes, image: Tensor, decoded: Tensor, out: Path) -> Entry:
     images.write_image(_picture(out, name), decoded, overwrite=True)
-    return Entry(
-        name, len(data), decoded, metrics.psnr(image, decoded), metrics.ms_ssim(image, decoded)
-    )
+    found = compare(image, data, decoded)
+    return Entry(name, found.bytes, decoded, found.bpp, found.psnr, found.ms_ssim)

@@ -9,6 +9,7 @@ between sets need all of them at once.
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import time
@@ -22,14 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blurlib import images, metrics
+from blurlib import datasets, images, metrics
 from blurlib.evaluation import perception
-from blurlib.evaluation.baselines import Codec
+from blurlib.evaluation.codecs import Codec, Extra
 from blurlib.evaluation.perception import Features
-from blurlib.evaluation.processes import WorkerError, share
+from blurlib.evaluation.processes import share
 from blurlib.evaluation.results import (
     Distance,
-    Extra,
     Results,
     ResultsError,
     Row,
@@ -38,12 +38,39 @@ from blurlib.evaluation.results import (
     results_file,
     write,
 )
-
-KODAK_PATCHES = 192
-"""24 photos of 768 × 512 or 512 × 768, 6 patches on the grid and 2 on the shifted grid each."""
-
+from blurlib.files import atomic_write
 
 # ---------------------------------------------------------------- one image
+
+
+class Comparison(NamedTuple):
+    """What a file costs and how near its picture is; ``nan`` is "not applicable"."""
+
+    bytes: int
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    lpips: float
+
+
+def compare(
+    image: Tensor, data: bytes, decoded: Tensor, lpips: nn.Module | None = None
+) -> Comparison:
+    """An image with what its file decodes to, both ``uint8`` ``(3, H, W)``.
+
+    ``lpips`` is a distance on ``(1, 3, H, W)`` in [0, 1] such as `metrics.Lpips`. ValueError when
+    the sizes differ.
+    """
+    if decoded.shape != image.shape:
+        (height, width), (H, W) = decoded.shape[-2:], image.shape[-2:]
+        raise ValueError(f"decodes to {width}×{height}, the image is {W}×{H}: cannot be compared")
+    return Comparison(
+        bytes=len(data),
+        bpp=metrics.bpp(len(data), *image.shape[-2:]),
+        psnr=metrics.psnr(image, decoded),
+        ms_ssim=metrics.ms_ssim(image, decoded),
+        lpips=math.nan if lpips is None else metrics.lpips_distance(lpips, image, decoded),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,8 +78,8 @@ class Instruments:
     """The codec and what it is measured with; a worker process gets a copy of its own.
 
     Attributes:
-        lpips: a distance on ``(1, 3, H, W)`` in [0, 1] such as `metrics.Lpips`; without one, and
-            for images smaller than it takes, the column is ``nan``.
+        lpips: see `compare`; without one, and for images smaller than it takes, the column is
+            ``nan``.
         features: a network for distances between sets; None for none.
         extra: (image, quality, file) → values worth keeping beside a row.
     """
@@ -64,11 +91,11 @@ class Instruments:
 
 
 class Measured(NamedTuple):
-    """An image at some qualities: its rows, and features ``(n, dim)`` if they were asked for."""
+    """An image at some qualities: its rows, and, if they were asked for, features ``(n, dim)`` of
+    the "original" and of what was decoded at each quality, by `_key`."""
 
     rows: tuple[Row, ...]
-    original: np.ndarray | None
-    decoded: Mapping[float, np.ndarray]
+    features: Mapping[str, np.ndarray]
 
 
 def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) -> Measured:
@@ -78,7 +105,8 @@ def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) ->
     decoded image of another size.
     """
     image = images.read_image(path)
-    rows, features = [], {}
+    network = instruments.features
+    rows, features = [], {} if network is None else {"original": _features(network, image)}
     for quality in qualities:
         try:
             row, decoded = _row(instruments, path.name, image, quality)
@@ -88,41 +116,40 @@ def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) ->
                 f"{path}: {instruments.codec.name} at quality {quality:g}: {reason}"
             ) from error
         rows.append(row)
-        if instruments.features is not None:
-            features[quality] = _features(instruments.features, decoded)
-    original = None if instruments.features is None else _features(instruments.features, image)
-    return Measured(tuple(rows), original, features)
-
-
-def _features(network: Features, image: Tensor) -> np.ndarray:
-    # An array, because a tensor that travels between processes does so in shared memory.
-    return network(perception.patches(image)).cpu().numpy()
+        if network is not None:
+            features[_key(quality)] = _features(network, decoded)
+    return Measured(tuple(rows), features)
 
 
 def _row(instruments: Instruments, name: str, image: Tensor, quality: float) -> tuple[Row, Tensor]:
-    codec, lpips, extra = instruments.codec, instruments.lpips, instruments.extra
+    codec, extra = instruments.codec, instruments.extra
     start = time.perf_counter()
     data = codec.encode(image, quality)
     encoded = time.perf_counter()
     decoded = codec.decode(data)
     done = time.perf_counter()
-    if decoded.shape != image.shape:
-        (height, width), (H, W) = decoded.shape[-2:], image.shape[-2:]
-        raise ValueError(f"decodes to {width}×{height}, the image is {W}×{H}: cannot be compared")
-    distance = float("nan") if lpips is None else metrics.lpips_distance(lpips, image, decoded)
+    found = compare(image, data, decoded, instruments.lpips)
     row = Row(
         image=name,
         quality=quality,
-        bytes=len(data),
-        bpp=round(metrics.bpp(len(data), *image.shape[-2:]), 6),
-        psnr=round(metrics.psnr(image, decoded), 5),
-        ms_ssim=round(metrics.ms_ssim(image, decoded), 8),
-        lpips=round(distance, 6),
+        bytes=found.bytes,
+        bpp=round(found.bpp, 6),
+        psnr=round(found.psnr, 5),
+        ms_ssim=round(found.ms_ssim, 8),
+        lpips=round(found.lpips, 6),
         encode_s=round(encoded - start, 4),
         decode_s=round(done - encoded, 4),
         extra=extra(image, quality, data) if extra else {},
     )
     return row, decoded
+
+
+def _features(network: Features, image: Tensor) -> np.ndarray:
+    return network(perception.patches(image)).cpu().numpy()
+
+
+def _key(quality: float) -> str:
+    return str(float(quality))
 
 
 # ---------------------------------------------------------------- a set of images
@@ -143,15 +170,14 @@ def evaluate(
     jobs: int = 1,
     overwrite: bool = False,
 ) -> Iterator[Row]:
-    """Measure ``codec`` on `images.dataset` into ``out_dir/<set>/<codec>.json``; yields each row.
+    """Measure ``codec`` on `datasets.dataset` into ``out_dir/<set>/<codec>.json``; yields each row.
 
     With ``features``, distances of the whole set join the file for each quality that all its images
     have. The features wait in ``out_dir/<set>/.features``, in a folder named by a digest of
     `Results.identity`; it may be deleted at any time, at the price of decoding again.
 
     ``jobs`` processes share the images, each computing with one thread; the codec and networks must
-    be picklable. 1 works in this process, with PyTorch's own number of threads. More are started by
-    "spawn", so a script that calls this needs an ``if __name__ == "__main__":``.
+    be picklable. 1 works in this process, with PyTorch's own number of threads.
 
     The file is rewritten after each image. Rows it already has are kept and come first, if they
     agree in all that decides numbers: codec, settings, weights, seed, LPIPS network, library
@@ -161,12 +187,13 @@ def evaluate(
 
     Raises:
         ImageError: no such set, no images in it, or one that cannot be read.
-        ResultsError: as above; a codec fails on an image; an image is smaller than a patch; a
-            worker process dies.
+        ResultsError: as above; a codec fails on an image; an image is smaller than a patch.
+        WorkerError: a worker process dies, or the codec cannot be sent to one.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one process has to do the work")
-    paths = images.dataset(dataset)
+    paths = datasets.dataset(dataset)
+    qualities = list(dict.fromkeys(qualities))
     file = results_file(out_dir, dataset, codec)
     if features is not None and (small := without_patches(paths)):
         raise ResultsError(
@@ -177,24 +204,40 @@ def evaluate(
         dataset, codec, checkpoint=checkpoint, seed=seed,
         lpips=lpips_name if lpips is not None else None, jobs=jobs,
     )  # fmt: skip
-    store = _FeatureStore.of(file, results, features) if features is not None else None
+    store = None if features is None else _Store.beside(file, results, features)
     if file.exists() and not overwrite:
-        results = _resume(file, results, paths)
+        results = _resumed(file, results, paths)
     elif store:
-        store.clear()
+        shutil.rmtree(store.folder, ignore_errors=True)
     file.parent.mkdir(parents=True, exist_ok=True)
-    work = _Work(paths, tuple(dict.fromkeys(qualities)), store)
-    yield from work.present(results)
-    instruments = Instruments(codec, lpips, features, extra)
-    for path, measured in _share(work.missing(results), instruments, jobs):
+
+    rows = {(row.image, row.quality): row for row in results.rows}
+    missing = {path: [] for path in paths}
+    for path in paths:
+        stored = store.read(path.name) if store else {}
+        for quality in qualities:
+            needed = store and not store.has_distance(results, quality)
+            if (path.name, quality) in rows and (not needed or _key(quality) in stored):
+                yield rows[path.name, quality]
+            else:
+                missing[path].append(quality)
+    tasks = [task for task in missing.items() if task[1]]
+    work = partial(_measure_task, Instruments(codec, lpips, features, extra))
+    for (path, _), measured in share(work, tasks, jobs):
         if store:
-            store.save(path.name, measured)
+            store.add(path.name, measured.features)
         results = _joined(results, measured.rows, file)
         write(file, results, overwrite=True)
         yield from measured.rows
-    for distance in work.distances(results, kodak=str(dataset) == "kodak"):
-        results = replace(results, distances=(*results.distances, distance))
-        write(file, results, overwrite=True)
+    for quality in qualities:
+        if store and not store.has_distance(results, quality):
+            distance = store.distance([path.name for path in paths], quality)
+            results = replace(results, distances=(*results.distances, distance))
+            write(file, results, overwrite=True)
+
+
+def _measure_task(instruments: Instruments, task: tuple[Path, Sequence[float]]) -> Measured:
+    return measure(instruments, *task)
 
 
 def without_patches(paths: Sequence[Path]) -> list[Path]:
@@ -203,28 +246,25 @@ def without_patches(paths: Sequence[Path]) -> list[Path]:
     return [path for path, side in sides if side < perception.PATCH]
 
 
-def _resume(file: Path, fresh: Results, paths: Sequence[Path]) -> Results:
+def _resumed(file: Path, fresh: Results, paths: Sequence[Path]) -> Results:
     """What the file has, to be gone on with under the circumstances of ``fresh``."""
     present = read(file)
     old, new = present.identity(), fresh.identity()
     differing = [name for name in old if old[name] != new[name]]
+    strangers = {row.image for row in present.rows} - {path.name for path in paths}
     if differing:
         name = differing[0]
-        raise ResultsError(
-            f"{file}: was measured with another {', '.join(differing)} "
-            f"({name}: {old[name]} there, {new[name]} here); move it away or overwrite it (--force)"
+        reason = f"was measured with another {', '.join(differing)} "
+        reason += f"({name}: {old[name]} there, {new[name]} here)"
+    elif strangers:
+        reason = f"has rows of {min(strangers)}, which is not in the set"
+    else:
+        device, commit = (
+            _listed(present.device, fresh.device),
+            _listed(present.commit, fresh.commit),
         )
-    strangers = {row.image for row in present.rows} - {path.name for path in paths}
-    if strangers:
-        raise ResultsError(
-            f"{file}: has rows of {min(strangers)}, which is not in the set; "
-            "move it away or overwrite it (--force)"
-        )
-    return replace(
-        present,
-        device=_listed(present.device, fresh.device),
-        commit=_listed(present.commit, fresh.commit),
-    )
+        return replace(present, device=device, commit=commit)
+    raise ResultsError(f"{file}: {reason}; move it away or overwrite it (--force)")
 
 
 def _listed(old: str | None, new: str | None) -> str | None:
@@ -249,85 +289,44 @@ def _joined(results: Results, rows: Sequence[Row], file: Path) -> Results:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Which images at which qualities are wanted, and what of it is done."""
-
-    paths: Sequence[Path]
-    qualities: Sequence[float]
-    store: "_FeatureStore | None"
-
-    def missing(self, results: Results) -> list[tuple[Path, list[float]]]:
-        """Each image that lacks something, with the qualities at which it does."""
-        done = {(row.image, row.quality) for row in self.present(results)}
-        lacking = ((p, [q for q in self.qualities if (p.name, q) not in done]) for p in self.paths)
-        return [(path, qualities) for path, qualities in lacking if qualities]
-
-    def present(self, results: Results) -> list[Row]:
-        """The wanted rows that nothing is left to do for, in the order of the set."""
-        rows = {(row.image, row.quality): row for row in results.rows}
-        wanted = [(path.name, quality) for path in self.paths for quality in self.qualities]
-        return [rows[key] for key in wanted if key in rows and self._has_features(results, *key)]
-
-    def distances(self, results: Results, kodak: bool) -> Iterator[Distance]:
-        """Those still to be computed, now that every image is there."""
-        if self.store:
-            names = [path.name for path in self.paths]
-            for quality in self.qualities:
-                if not self._has_distance(results, quality):
-                    yield self.store.distance(names, quality, KODAK_PATCHES if kodak else None)
-
-    def _has_features(self, results: Results, image: str, quality: float) -> bool:
-        if self.store is None or self._has_distance(results, quality):
-            return True
-        return self.store.has(image, quality)
-
-    def _has_distance(self, results: Results, quality: float) -> bool:
-        network = self.store.network
-        return (network.name, network.sha256, quality) in {
-            (d.network, d.sha256, d.quality) for d in results.distances
-        }
-
-
-@dataclass(frozen=True)
-class _FeatureStore:
-    """Features on disk until all images are there: one file per image and quality."""
+class _Store:
+    """Features on disk until all images are there: one file per image."""
 
     folder: Path
     network: Features
 
     @classmethod
-    def of(cls, file: Path, results: Results, network: Features) -> "_FeatureStore":
-        """Beside the results file, for these results and this network only."""
+    def beside(cls, file: Path, results: Results, network: Features) -> "_Store":
+        """For these results and this network only."""
         identity = json.dumps(results.identity(), sort_keys=True, ensure_ascii=False)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         store = file.parent / ".features" / f"{file.stem}-{digest}"
         return cls(store / f"{network.name}-{network.sha256[:16]}", network)
 
-    def clear(self) -> None:
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+    def read(self, image: str) -> dict[str, np.ndarray]:
+        file = self.folder / f"{image}.npz"
+        if not file.exists():
+            return {}
+        with np.load(file) as stored:
+            return dict(stored)
 
-    def has(self, image: str, quality: float) -> bool:
-        return self._path(image, quality).exists() and self._path(image).exists()
-
-    def save(self, image: str, measured: Measured) -> None:
-        everything = {self._path(image): measured.original}
-        everything |= {self._path(image, quality): f for quality, f in measured.decoded.items()}
-        for path, features in everything.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = io.BytesIO()
-            np.save(data, features)
-            images.atomic_write(path, data.getvalue(), overwrite=True)
+    def add(self, image: str, features: Mapping[str, np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = io.BytesIO()
+        np.savez(data, **self.read(image) | features)
+        atomic_write(self.folder / f"{image}.npz", data.getvalue(), overwrite=True)
         # Not for version control, wherever the results are.
-        images.atomic_write(self.folder.parents[1] / ".gitignore", b"*\n", overwrite=True)
+        atomic_write(self.folder.parents[1] / ".gitignore", b"*\n", overwrite=True)
 
-    def distance(self, names: Sequence[str], quality: float, patches: int | None) -> Distance:
-        """Over all images; ResultsError when they have not the expected number of patches."""
-        reference = torch.cat([self._load(name) for name in names])
-        decoded = torch.cat([self._load(name, quality) for name in names])
-        found = perception.distances(reference, decoded)
-        if patches is not None and found.patches != patches:
-            raise ResultsError(f"{self.folder}: holds {found.patches} patches, not {patches}")
+    def has_distance(self, results: Results, quality: float) -> bool:
+        wanted = (self.network.name, self.network.sha256, quality)
+        return wanted in {(d.network, d.sha256, d.quality) for d in results.distances}
+
+    def distance(self, names: Sequence[str], quality: float) -> Distance:
+        """Over all images."""
+        stored = [self.read(name) for name in names]
+        sets = (np.concatenate([s[key] for s in stored]) for key in ("original", _key(quality)))
+        found = perception.distances(*map(torch.from_numpy, sets))
         return Distance(
             quality=quality,
             network=self.network.name,
@@ -336,28 +335,3 @@ class _FeatureStore:
             kernel=float(f"{found.kernel:.8g}"),
             patches=found.patches,
         )
-
-    def _path(self, image: str, quality: float | None = None) -> Path:
-        group = "original" if quality is None else str(float(quality))
-        return self.folder / group / f"{image}.npy"
-
-    def _load(self, image: str, quality: float | None = None) -> Tensor:
-        return torch.from_numpy(np.load(self._path(image, quality), allow_pickle=False))
-
-
-# ---------------------------------------------------------------- processes
-
-
-def _share(
-    tasks: Sequence[tuple[Path, list[float]]], instruments: Instruments, jobs: int
-) -> Iterator[tuple[Path, Measured]]:
-    """Each image as it is done."""
-    try:
-        for (path, _), measured in share(partial(_measure_task, instruments), tasks, jobs):
-            yield path, measured
-    except WorkerError as error:
-        raise ResultsError(f"{instruments.codec.name}: {error}") from None
-
-
-def _measure_task(instruments: Instruments, task: tuple[Path, list[float]]) -> Measured:
-    return measure(instruments, *task)

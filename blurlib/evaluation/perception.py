@@ -3,26 +3,22 @@
 FID and KID proper use Inception's features. On any other network's features the same formulas give
 other numbers, which carry the network in their name (`names`): FD-AlexNet, KD-AlexNet.
 
-Both need many patches: with few, the Fréchet distance comes out too large (`by_count` shows by how
-much), so the number of patches belongs beside every value.
+Both need many patches: with few, the Fréchet distance comes out too large, so the number of patches
+belongs beside every value.
 """
 
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
 import pooch
 import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_kid
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.metrics import Lpips, lpips_file
 
 PATCH = 256
@@ -68,14 +64,12 @@ def patches(image: Tensor, size: int = PATCH) -> Tensor:
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
-    count = patch_count(*image.shape[1:], size)
-    half = size // 2
+    patch_count(*image.shape[1:], size)  # refuses what has none
     grids = [_grid(image, size)]
+    half = size // 2
     if min(image.shape[1:]) >= half + size:
         grids.append(_grid(image[:, half:, half:], size))
-    found = torch.cat(grids)
-    assert len(found) == count
-    return found
+    return torch.cat(grids)
 
 
 def _grid(image: Tensor, size: int) -> Tensor:
@@ -86,32 +80,18 @@ def _grid(image: Tensor, size: int) -> Tensor:
 # ---------------------------------------------------------------- features
 
 
-class Features(Protocol):
-    """A network whose features are compared; picklable, to travel to worker processes."""
-
-    @property
-    def name(self) -> str:
-        """Such as Inception or AlexNet; `names` makes the names of the metrics of it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its weights: two values compare only where this is equal."""
-
-    @property
-    def dim(self) -> int:
-        """Features per patch."""
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """``uint8`` ``(n, 3, h, w)`` → ``float32`` ``(n, dim)``."""
-
-
 @dataclass(frozen=True)
-class FeatureNetwork:
-    """`Features` of a module that maps ``uint8`` ``(n, 3, h, w)`` to ``float32`` ``(n, dim)``."""
+class Features:
+    """A network whose features are compared; it travels to worker processes by pickle.
+
+    Attributes:
+        name: such as Inception or AlexNet; `names` makes the names of the metrics of it.
+        sha256: of its weights: two values compare only where this is equal.
+        module: ``uint8`` ``(n, 3, h, w)`` → ``float32`` ``(n, dim)``.
+    """
 
     name: str
     sha256: str
-    dim: int
     module: nn.Module
 
     def __call__(self, patches: Tensor) -> Tensor:
@@ -144,17 +124,17 @@ class _AlexNet(nn.Module):
         return self.backbone(scaled).relu5.mean((2, 3))
 
 
-def inception(path: str | os.PathLike | None = None) -> FeatureNetwork:
+def inception(path: str | os.PathLike | None = None) -> Features:
     """torch-fidelity's Inception, 2048 features: the network of FID and KID.
 
-    Weights: ``path``, or `INCEPTION_FILE` in the cache (`images.cached_weights`), or
+    Weights: ``path``, or `INCEPTION_FILE` in the cache (`datasets.cached_weights`), or
     torch-fidelity's own download. ValueError when their SHA-256 is not `INCEPTION_SHA256`, which is
     checked before they are loaded; OSError when they can neither be read nor fetched.
     """
-    path = path or images.cached_weights(INCEPTION_FILE) or _fetch_inception()
+    path = path or datasets.cached_weights(INCEPTION_FILE) or _fetch_inception()
     if pooch.file_hash(str(path)) != INCEPTION_SHA256:
         raise ValueError(f"{path}: is not {INCEPTION_FILE} (SHA-256 differs); delete or replace it")
-    return FeatureNetwork("Inception", INCEPTION_SHA256, 2048, _Inception(path))
+    return Features("Inception", INCEPTION_SHA256, _Inception(path))
 
 
 def _fetch_inception() -> Path:
@@ -165,28 +145,23 @@ def _fetch_inception() -> Path:
         return Path(pooch.retrieve(url, INCEPTION_SHA256, fname=INCEPTION_FILE, path=folder))
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{images.home() / 'weights' / INCEPTION_FILE}: missing, and could not be fetched "
+            f"{datasets.home() / 'weights' / INCEPTION_FILE}: missing, and could not be fetched "
             f"({type(error).__name__}); put the file there, or measure with AlexNet"
         ) from None
 
 
-def alexnet(path: str | os.PathLike | None = None) -> FeatureNetwork:
+def alexnet(path: str | os.PathLike | None = None) -> Features:
     """LPIPS's AlexNet, 256 features: for FD-AlexNet and KD-AlexNet, where there is no Inception.
 
     ``path`` is a complete LPIPS state dict; without one it is looked for in the cache
-    (`images.cached_weights`), then `metrics.Lpips.load` downloads it. ``sha256`` is taken over the
+    (`datasets.cached_weights`), then `metrics.Lpips.load` downloads it. ``sha256`` is over the
     backbone's tensors, so that it does not depend on where they came from. Errors: as `Lpips.load`.
     """
-    lpips = Lpips.load("alex", path or images.cached_weights(lpips_file("alex"))).network
+    lpips = Lpips.load("alex", path or datasets.cached_weights(lpips_file("alex"))).network
     digest = hashlib.sha256()
     for name, tensor in lpips.net.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    return FeatureNetwork("AlexNet", digest.hexdigest(), 256, _AlexNet(lpips))
-
-
-def features(network: Features, pictures: Iterable[Tensor], size: int = PATCH) -> Tensor:
-    """`patches` of every image, ``uint8`` ``(3, H, W)``, through the network → ``(N, dim)``."""
-    return torch.cat([network(patches(picture, size)) for picture in pictures])
+    return Features("AlexNet", digest.hexdigest(), _AlexNet(lpips))
 
 
 # ---------------------------------------------------------------- distances
@@ -211,8 +186,6 @@ class Distances(NamedTuple):
 
     frechet: float
     kernel: float
-    kernel_std: float
-    """Over the subsets; ``nan`` where there is only one."""
     patches: int
 
 
@@ -248,40 +221,12 @@ def distances(reference: Tensor, decoded: Tensor) -> Distances:
         raise ValueError("the features contain NaN or infinity")
     statistics = (metric_fid.fid_features_to_statistics(features) for features in (x, y))
     frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
-    subsets = 1 if n <= _SUBSET else _SUBSETS
     kernel = metric_kid.kid_features_to_metric(
         x,
         y,
-        kid_subsets=subsets,
+        kid_subsets=1 if n <= _SUBSET else _SUBSETS,
         kid_subset_size=min(n, _SUBSET),
         rng_seed=_SUBSET_SEED,
         verbose=False,
     )
-    std = kernel[metric_kid.KEY_METRIC_KID_STD] if subsets > 1 else math.nan
-    return Distances(
-        frechet[metric_fid.KEY_METRIC_FID], kernel[metric_kid.KEY_METRIC_KID_MEAN], std, n
-    )
-
-
-def by_count(
-    reference: Tensor, decoded: Tensor, counts: Sequence[int], draws: int = 10, seed: int = 0
-) -> pd.DataFrame:
-    """`distances` of the same two sets when only some of their patches had been measured.
-
-    One line per count: ``patches``, and mean and standard deviation over the draws: ``frechet``,
-    ``frechet_std``, ``kernel``, ``kernel_std``. A draw takes the same rows of both sets, as having
-    fewer images would. Two disjoint halves of one set show the bias alone: their distance should
-    be 0. ValueError for a count below 2 or above the number of patches.
-    """
-    n = len(reference)
-    if bad := [count for count in counts if not 2 <= count <= n]:
-        raise ValueError(f"cannot draw {bad[0]} of {n} patches")
-    generator = np.random.default_rng(seed)
-    lines = []
-    for count in counts:
-        rows = (generator.choice(n, count, replace=False) for _ in range(draws))
-        drawn = pd.DataFrame([distances(reference[row], decoded[row]) for row in rows])
-        mean, std = drawn.mean(), drawn.std(ddof=0)
-        lines.append((count, mean.frechet, std.frechet, mean.kernel, std.kernel))
-    columns = ["patches", "frechet", "frechet_std", "kernel", "kernel_std"]
-    return pd.DataFrame(lines, columns=columns)
+    return Distances(frechet[metric_fid.KEY_METRIC_FID], kernel[metric_kid.KEY_METRIC_KID_MEAN], n)

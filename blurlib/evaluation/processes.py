@@ -1,18 +1,18 @@
 """Work shared among processes: results as they come, and no process outlives its parent."""
 
-import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -27,89 +27,54 @@ def share(
 ) -> Iterator[tuple[Task, Result]]:
     """Each task with its result as it is done; what ends the iteration early stops all workers.
 
-    1 job works in this process. More are started by "spawn", each with one thread, and get a copy
-    of ``work``, which must be picklable; what it raises is raised here.
+    1 job works in this process. More are new processes with one thread each, which get ``work`` by
+    pickle; what it raises is raised here.
 
     Raises:
         WorkerError: ``work`` cannot be pickled, or a worker died.
     """
+    if jobs == 1:
+        yield from ((task, work(task)) for task in tasks)
+        return
     if not tasks:
         return
-    if jobs == 1:
-        for task in tasks:
-            yield task, work(task)
-        return
-    context = multiprocessing.get_context("spawn")
-    # Workers live as long as this process holds the other end of the pipe, even if it is killed.
-    reader, writer = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, _start_worker, (_pickled(work), reader)
-    )
+    workers = min(jobs, len(tasks))
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),))
     try:
-        with _without_interrupts():
-            futures = {pool.submit(_in_worker, task): task for task in tasks}
+        with _interrupts_blocked():
+            futures = {pool.submit(work, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except BrokenProcessPool:
+    except TerminatedWorkerError:
         raise WorkerError(
             "a worker process died, perhaps for lack of memory; run the same again, with fewer "
             "jobs if it repeats: it goes on where it stopped"
         ) from None
-    except BaseException:
-        writer.close()  # now, rather than when the tasks that are in work are done
-        raise
+    except pickle.PicklingError as error:
+        raise WorkerError("the work cannot be sent to other processes; use one job") from error
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _pickled(work: Callable) -> bytes:
-    # By hand, because multiprocessing would move PyTorch's weights into shared memory, which is
-    # small in containers.
-    try:
-        return pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise WorkerError(f"cannot be sent to other processes ({error}); use one job") from None
+        pool.shutdown(kill_workers=True)
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end, and processes started inside never see it: their parent stops them.
-
-    Blocking the signal is for the processes, which inherit it. Here it is not enough: the system
-    then gives the signal to another thread, and Python raises it in the main one all the same.
-    """
-    came: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if in_main else None
-    if handler is not None:  # None: of another language, or not the main thread
-        signal.signal(signal.SIGINT, lambda *_: came.append(1))
-    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else None
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C: it is for their parent, which stops them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_work: Callable[[Any], Any]  # of a worker process
-
-
-def _start_worker(work: bytes, alive: Connection) -> None:
-    global _work
-    threading.Thread(target=_exit_when_closed, args=(alive,), daemon=True).start()
+def _start_worker(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    _work = pickle.loads(work)
 
 
-def _exit_when_closed(alive: Connection) -> None:
-    alive.poll(None)
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
     os._exit(1)
-
-
-def _in_worker(task: Any) -> Any:
-    return _work(task)

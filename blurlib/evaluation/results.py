@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -19,18 +19,15 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from blurlib import images, metrics
-from blurlib.evaluation.baselines import Codec
+from blurlib import metrics
+from blurlib.evaluation.codecs import Codec
+from blurlib.files import atomic_write
 
 PROTOCOL = 2
 """Version of the measuring protocol; grows when a number would come out differently."""
 
 _VERSIONS_OF = ("blurlib", "torch", "numpy", "pillow", "constriction", "pytorch-msssim", "lpips")
-
-Extra = Callable[[Tensor, float, bytes], Mapping[str, Any]]
-"""(image, quality, file) → values worth keeping beside a row, such as a rate estimate."""
 
 
 class ResultsError(ValueError):
@@ -118,7 +115,7 @@ def write(path: str | os.PathLike, results: Results, overwrite: bool = False) ->
     distances = sorted(results.distances, key=lambda d: (d.network, d.sha256, d.quality))
     rows = sorted(results.rows, key=lambda row: (row.image, row.quality))
     text = f'{header[:-2]},\n "distances": {_lines(distances)},\n "rows": {_lines(rows)}\n}}\n'
-    images.atomic_write(path, text.encode(), overwrite)
+    atomic_write(path, text.encode(), overwrite)
 
 
 def read(path: str | os.PathLike) -> Results:
@@ -164,10 +161,8 @@ def _lines(entries: Iterable[Row | Distance]) -> str:
 
 
 def _to_json(entry: Row | Distance) -> str:
-    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(entry).items()}
-    for name in _NULLABLE:
-        if name in values and math.isnan(values[name]):
-            values[name] = None
+    values = asdict(entry)
+    values |= {name: None for name in _NULLABLE if math.isnan(values.get(name, 0))}
     if values.get("psnr") == math.inf:
         values["psnr"] = "inf"
     if entry.quality == int(entry.quality):
@@ -176,13 +171,9 @@ def _to_json(entry: Row | Distance) -> str:
 
 
 def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
-    not_applicable = {k: math.nan for k in _NULLABLE if k in values and values[k] is None}
-    numbers = {
-        f.name: f.type(values[f.name])
-        for f in fields(kind)
-        if f.type in (int, float) and f.name not in not_applicable
-    }
-    return kind(**{**values, **numbers, **not_applicable})
+    values = {k: math.nan if v is None and k in _NULLABLE else v for k, v in values.items()}
+    numbers = {f.name: f.type(values[f.name]) for f in fields(kind) if f.type in (int, float)}
+    return kind(**{**values, **numbers})
 
 
 # ---------------------------------------------------------------- headers
@@ -218,9 +209,8 @@ def new_results(
 
 def device(jobs: int, threads: int) -> str:
     """The processor, and how many processes of how many threads share it."""
-    plural = ["" if n == 1 else "s" for n in (jobs, threads)]
-    load = f"{jobs} job{plural[0]} × {threads} thread{plural[1]}"
-    return f"cpu {platform.machine()}, {load}"
+    load = [f"{n} {what}{'s' * (n != 1)}" for n, what in ((jobs, "job"), (threads, "thread"))]
+    return f"cpu {platform.machine()}, {' × '.join(load)}"
 
 
 def versions() -> dict[str, str]:

@@ -16,23 +16,25 @@ cannot promise. The price: shards must be on mounted disks, and uncompressed.
 
 from __future__ import annotations
 
+import functools
 import glob
 import io
 import itertools
 import os
 import signal
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from blurlib.images import ImageError, decode_image, folder
+from blurlib.datasets import folder
+from blurlib.images import ImageError, decode_image
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Device, generator
 
@@ -66,21 +68,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Photos(Protocol):
-    """A set of photos to crop.
-
-    Attributes:
-        skipped: what could not be used, as far as it is known.
-    """
-
-    skipped: list[Skipped]
-
-    def __len__(self) -> int:
-        """Number of photos; of a streamed set, before any is skipped."""
-
-    def batches(self, first: int, samples: range) -> Iterator[Tensor]:
-        """For the steps from `first` on without end: random crops, half of them mirrored, of the
-        given samples of the global batch, uint8 (len(samples), 3, crop, crop) on the device."""
+_Drawn = tuple[Tensor | None, list[Skipped]]
 
 
 # Where photos are
@@ -160,35 +148,99 @@ def read_photo(entry: Entry, crop: int) -> Tensor | str:
 
 
 def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -> Photos:
-    """In memory where `config.bank_gb` allows it, else from disk at every step."""
-    if fits(entries, config.bank_gb * 1e9):
-        return ImageBank(entries, config.crop, config.seed, device)
-    return ImageStream(entries, config.crop, config.seed, device, config.workers)
+    """In the memory of the device where `config.bank_gb` allows it, else read from disk for every
+    crop, by `config.workers` processes that work ahead.
 
-
-def fits(entries: Iterable[Entry], limit: float) -> bool:
-    """Whether the photos take at most `limit` bytes decoded: by their headers, once their files
-    are known to be small enough."""
-    files = (entry.size if entry.member else _file_size(entry.path) for entry in entries)
-    return _sum_within(files, limit) and _sum_within(map(_decoded_size, entries), limit)
-
-
-def _sum_within(sizes: Iterable[int], limit: float) -> bool:
-    """Looks at no more of them than it has to."""
-    return all(total <= limit for total in itertools.accumulate(sizes))
-
-
-def _file_size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+    Raises:
+        ValueError: all are decoded, and nothing is left to train on.
+    """
+    read = functools.partial(read_photo, crop=config.crop)
+    # By their headers, and of no more of them than has to be looked at.
+    sizes = itertools.accumulate(map(_decoded_size, entries))
+    if not all(total <= config.bank_gb * 1e9 for total in sizes):
+        return Photos(_Crops(entries, read, config), device, config.workers)
+    images, skipped = [], []
+    with ThreadPoolExecutor() as pool:
+        for entry, result in zip(entries, pool.map(read, entries), strict=True):
+            if isinstance(result, Tensor):
+                images.append(result.to(device))
+            else:
+                skipped.append(Skipped(entry, result))
+    if not images:
+        raise ValueError(
+            f"none of the {len(entries)} files is a colour photo of at least {config.crop} px"
+        )
+    return Photos(_Crops(images, lambda image: image, config), device, 0, skipped)
 
 
 def _decoded_size(entry: Entry) -> int:
-    """0 for what will be skipped by name when it is read."""
+    """In bytes; 0 for what will be skipped by name when it is read."""
     try:
         with Image.open(io.BytesIO(entry.read()) if entry.member else entry.path) as header:
             return 3 * header.width * header.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0
+
+
+class Photos:
+    """A set of photos to crop.
+
+    Attributes:
+        skipped: what could not be used, as far as it is known.
+    """
+
+    def __init__(
+        self, crops: _Crops, device: Device, workers: int, skipped: Sequence[Skipped] = ()
+    ):
+        self.crops, self.device, self.workers = crops, torch.device(device), workers
+        self.skipped = list(skipped)
+
+    def batches(self, first: int, samples: range) -> Iterator[Tensor]:
+        """For the steps from `first` on without end: random crops, half of them mirrored, of the
+        given samples of the global batch, uint8 (len(samples), 3, crop, crop) on the device.
+
+        Raises:
+            ValueError: `TRIES` photos in a row could not be used.
+        """
+        loader = DataLoader(
+            self.crops,
+            batch_sampler=([(step, i) for i in samples] for step in itertools.count(first)),
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            collate_fn=_collate,
+            pin_memory=self.workers > 0 and self.device.type == "cuda",
+            worker_init_fn=_outlive_sigterm,
+        )
+        for crops, skipped in loader:
+            if skipped:
+                known = {s.entry for s in self.skipped}
+                self.skipped += {s.entry: s for s in skipped if s.entry not in known}.values()
+            if crops is None:
+                last = skipped[-1]
+                raise ValueError(f"{TRIES} photos drawn in a row: {last.entry}: {last.reason}, …")
+            yield crops.to(self.device, non_blocking=True)
+
+
+class _Crops(Dataset):
+    """(step, sample) → its crop, and the photos that were drawn before it and cannot be used.
+
+    No crop after `TRIES` of those: an exception in a worker would arrive as a page of text.
+    """
+
+    def __init__(self, photos: Sequence, read: Callable[[Any], Tensor | str], config: TrainConfig):
+        self.photos, self.read, self.crop, self.seed = photos, read, config.crop, config.seed
+
+    def __getitem__(self, key: tuple[int, int]) -> _Drawn:
+        step, sample = key
+        own = generator(self.seed, step, "crop", sample)
+        skipped: list[Skipped] = []
+        while len(skipped) < TRIES:
+            drawn = self.photos[_draw(len(self.photos), own)]
+            photo = self.read(drawn)
+            if isinstance(photo, Tensor):
+                return random_crop(photo, self.crop, own), skipped
+            skipped.append(Skipped(drawn, photo))
+        return None, skipped
 
 
 def random_crop(photo: Tensor, crop: int, own: torch.Generator) -> Tensor:
@@ -202,122 +254,12 @@ def _draw(n: int, own: torch.Generator) -> int:
     return int(torch.randint(n, (), generator=own))
 
 
-class ImageBank:
-    """`Photos`, all decoded into the memory of the training device.
-
-    Raises:
-        ValueError: nothing is left to train on.
-    """
-
-    def __init__(self, entries: Sequence[Entry], crop: int, seed: int, device: Device = "cpu"):
-        self.crop, self.seed = crop, seed
-        self.images: list[Tensor] = []
-        self.skipped: list[Skipped] = []
-        with ThreadPoolExecutor() as pool:
-            read = pool.map(lambda entry: read_photo(entry, crop), entries)
-            for entry, result in zip(entries, read, strict=True):
-                if isinstance(result, Tensor):
-                    self.images.append(result.to(device))
-                else:
-                    self.skipped.append(Skipped(entry, result))
-        if not self.images:
-            raise ValueError(
-                f"none of the {len(entries)} files is a colour photo of at least {crop} px"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batches(self, first: int, samples: range) -> Iterator[Tensor]:
-        step = first
-        while True:
-            yield torch.stack([self._crop(step, i) for i in samples])
-            step += 1
-
-    def _crop(self, step: int, sample: int) -> Tensor:
-        own = generator(self.seed, step, "crop", sample)
-        return random_crop(self.images[_draw(len(self.images), own)], self.crop, own)
-
-
-class ImageStream:
-    """`Photos` read from disk for every crop, by worker processes that work ahead."""
-
-    def __init__(
-        self, entries: Sequence[Entry], crop: int, seed: int, device: Device, workers: int
-    ):
-        self.skipped: list[Skipped] = []
-        self.device, self.workers = torch.device(device), workers
-        self._crops = _Crops(entries, crop, seed)
-
-    def __len__(self) -> int:
-        return len(self._crops.entries)
-
-    def batches(self, first: int, samples: range) -> Iterator[Tensor]:
-        on_gpu = self.device.type == "cuda"
-        loader = DataLoader(
-            self._crops,
-            batch_sampler=_Keys(first, samples),
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-            collate_fn=_collate,
-            pin_memory=on_gpu,
-            worker_init_fn=_outlive_sigterm,
-        )
-        known = {skipped.entry for skipped in self.skipped}
-        for crops, skipped in loader:
-            new = {s.entry: s for s in skipped if s.entry not in known}
-            self.skipped += new.values()
-            known |= new.keys()
-            if crops is None:
-                last = skipped[-1]
-                raise ValueError(f"{TRIES} photos drawn in a row: {last.entry}: {last.reason}, …")
-            yield crops.to(self.device, non_blocking=on_gpu)
+def _collate(items: list[_Drawn]) -> _Drawn:
+    crops = [crop for crop, _ in items]
+    skipped = [s for _, found in items for s in found]
+    return None if any(crop is None for crop in crops) else torch.stack(crops), skipped
 
 
 def _outlive_sigterm(worker: int) -> None:
     """A signal to all processes of a run is for the training loop, which ends its readers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class _Keys:
-    """Endless batches of (step, sample)."""
-
-    def __init__(self, first: int, samples: range):
-        self.first, self.samples = first, samples
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self.first
-        while True:
-            yield [(step, i) for i in self.samples]
-            step += 1
-
-
-_Drawn = tuple[Tensor | None, list[Skipped]]
-
-
-class _Crops(Dataset):
-    """(step, sample) → its crop, and the photos that were drawn before it and cannot be used.
-
-    No crop after `TRIES` of those: an exception in a worker would arrive as a page of text.
-    """
-
-    def __init__(self, entries: Sequence[Entry], crop: int, seed: int):
-        self.entries, self.crop, self.seed = entries, crop, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> _Drawn:
-        step, sample = key
-        own = generator(self.seed, step, "crop", sample)
-        skipped: list[Skipped] = []
-        while len(skipped) < TRIES:
-            entry = self.entries[_draw(len(self.entries), own)]
-            photo = read_photo(entry, self.crop)
-            if isinstance(photo, Tensor):
-                return random_crop(photo, self.crop, own), skipped
-            skipped.append(Skipped(entry, photo))
-        return None, skipped
-
-
-def _collate(items: list[_Drawn]) -> _Drawn:
-    crops = [crop for crop, _ in items]
-    skipped = [s for _, found in items for s in found]
-    return None if any(crop is None for crop in crops) else torch.stack(crops), skipped

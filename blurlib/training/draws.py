@@ -8,6 +8,7 @@ run repeats an uninterrupted one, without any generator's state being stored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -48,18 +49,15 @@ class Draws:
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform in [−½, ½), of the shape of `like` (B, …)."""
-        out = self._empty(like)
-        for row, own in zip(out, self._own, strict=True):
-            row.uniform_(-0.5, 0.5, generator=own)
-        return out
+        return self._drawn(like, lambda row, own: row.uniform_(-0.5, 0.5, generator=own))
 
     def normal(self, like: Tensor) -> Tensor:
         """N(0, I), of the shape of `like` (B, …)."""
-        out = self._empty(like)
-        for row, own in zip(out, self._own, strict=True):
-            row.normal_(generator=own)
-        return out
+        return self._drawn(like, lambda row, own: row.normal_(generator=own))
 
-    def _empty(self, like: Tensor) -> Tensor:
+    def _drawn(self, like: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
         # Contiguous: otherwise the order of the numbers would depend on the memory format.
-        return torch.empty_like(like, memory_format=torch.contiguous_format)
+        out = torch.empty_like(like, memory_format=torch.contiguous_format)
+        for row, own in zip(out, self._own, strict=True):
+            draw(row, own)
+        return out

@@ -22,25 +22,16 @@ WARM_UP, MEASURED = 3, 5  # steps
 
 
 class Estimate(NamedTuple):
-    """Of one run.
+    """Of one run."""
 
-    Attributes:
-        parameters: that are trained.
-        photos, skipped: found, and of these unusable as far as seen.
-        memory: bytes at the peak of this process: of the GPU, or of the whole process on a CPU.
-        device: what was measured; measured: how many steps were.
-        steps, seconds, images: length of the run, time and photos per step.
-    """
-
-    parameters: int
+    parameters: int  # that are trained
     photos: int
-    skipped: int
-    memory: int
+    skipped: int  # of them, as far as seen
+    memory: int  # bytes at the peak: of the GPU, or of this process on a CPU
     device: str
-    measured: int
     steps: int
-    seconds: float
-    images: int
+    seconds: float  # of a step
+    images: int  # in a step
 
     @property
     def hours(self) -> float:
@@ -48,31 +39,22 @@ class Estimate(NamedTuple):
 
 
 def estimate(config: TrainConfig) -> Estimate:
-    """Train for a few steps in a folder that is then deleted.
-
-    Raises:
-        ValueError: the run could not start.
-    """
+    """Train for a few steps in a folder that is then deleted. ValueError: it cannot start."""
     short = dataclasses.replace(config, steps=WARM_UP + MEASURED + 1, checkpoint_every=1e9)
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.closing(train(short, Path(folder))) as steps:
             taken = list(itertools.islice(steps, WARM_UP + MEASURED))
-        skipped = Path(folder) / "skipped.txt"
-        unusable = len(skipped.read_text().splitlines()) if skipped.exists() else 0
+        skipped = len((Path(folder) / "skipped.txt").read_text().splitlines())
     seconds = statistics.median(step.seconds for step in taken[WARM_UP:])
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Estimate(
         parameters=sum(p.numel() for p in stages.make(config).module.parameters()),
         photos=len(find_photos(config)),
-        skipped=unusable,
-        memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process(),
+        skipped=skipped,
+        memory=torch.cuda.max_memory_allocated() if on_gpu else peak,
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
-        measured=len(taken),
         steps=config.steps or max(1, int(config.max_minutes * 60 / seconds)),
         seconds=seconds,
         images=taken[0].images,
     )
-
-
-def _peak_of_process() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

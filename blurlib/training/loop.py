@@ -13,7 +13,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from blurlib.images import centre, write_image
+from blurlib.images import centre, to_float, to_uint8, write_image
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
-from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
+from blurlib.training.data import find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws
 from blurlib.training.optimisers import make_optimisers
 from blurlib.training.run import RunFolder, Step, read_log
@@ -49,63 +49,7 @@ class Terminated(SystemExit):
         self.message = f"stopped after step {step}"
 
 
-@dataclasses.dataclass
-class _State:
-    """Everything a checkpoint holds. Random numbers are not in it: they follow from the step."""
-
-    stage: stages.Stage
-    average: nn.Module
-    optimisers: list[torch.optim.Optimizer]
-    step: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    not_finite: int = 0  # steps
-    not_finite_in_a_row: int = 0
-    updating: bool = False  # weights, average and counters do not belong together now
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.stage.module.state_dict(),
-            "average": self.average.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "counters": [self.step, self.steps, self.seconds],
-            "not_finite": [self.not_finite, self.not_finite_in_a_row],
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.stage.module.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.steps, self.seconds = state["counters"]
-        self.not_finite, self.not_finite_in_a_row = state.get("not_finite", [0, 0])
-
-
-class _Termination:
-    """For the time of a `with`, SIGTERM is noted instead of obeyed; a second one kills."""
-
-    requested = False
-
-    def __enter__(self) -> _Termination:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, *_) -> None:
-        self.requested = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def __exit__(self, *_) -> None:
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
-
-
-def train(
-    config: TrainConfig,
-    run: Path,
-    images: Sequence[Path] | None = None,
-    resume: bool = False,
-) -> Iterator[Step]:
+def train(config: TrainConfig, run: Path, resume: bool = False) -> Iterator[Step]:
     """Train in a folder of its own, which `blurlib.training.run` describes.
 
     A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
@@ -114,10 +58,6 @@ def train(
     finished and saved.
 
     With several devices or machines every process runs this; only the first writes.
-
-    Args:
-        images: photos to train on; by default those of `config.data`.
-        resume: go on from `run`'s checkpoint.
 
     Raises:
         ValueError: `run` holds another run, or nothing to resume; no photos; the number of
@@ -133,13 +73,7 @@ def train(
         folder.prepare(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    entries = [Entry(str(path)) for path in images] if images else find_photos(config)
-    photos = open_photos(config, entries, fabric.device)
-    state = _start(config, fabric, None if resume else photos)
-    if resume:
-        state.load(folder.load())
-        state.steps = config.steps or state.steps  # a run may be resumed to a new length
-    yield from _Run(config, folder, fabric, photos, state, None if images else config).steps()
+    yield from _Run(config, folder, fabric, resume).steps_taken()
 
 
 class _InputsAsTheyAre(MixedPrecision):
@@ -171,7 +105,7 @@ def launch(config: TrainConfig) -> Fabric:
     if started != config.devices * config.nodes:
         raise ValueError(
             f"{started} processes were started, and the run is for {config.devices} devices on "
-            f"{config.nodes} machines: say so with --devices and --nodes"
+            f"{config.nodes} machines: set the fields devices and nodes"
         )
     fabric.launch()
     return fabric
@@ -195,73 +129,79 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _start(config: TrainConfig, fabric: Fabric, photos: Photos | None) -> _State:
-    """The state before the first step; `photos` only of a new run."""
-    torch.manual_seed(config.seed)  # of the weights, the same in all processes
-    stage = stages.make(config)
-    if photos and (crops := stage.start_crops()):
-        with contextlib.closing(photos.batches(0, range(START_BATCH))) as batches:
-            some = torch.cat(list(itertools.islice(batches, crops // START_BATCH)))
-        stage.start(some.float() / 255)
-    stage.module.to(memory_format=torch.channels_last).train()
-    average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
-    stage.setup(fabric)
-    return _State(
-        stage=stage,
-        average=average,
-        optimisers=make_optimisers(stage.module, stage.trained_codec, config),
-        steps=config.steps,
-    )
+@contextlib.contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """Meanwhile SIGTERM sets the event instead of ending the process; a second one kills."""
+    requested = threading.Event()
+
+    def note(*_) -> None:
+        requested.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield requested
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class _Run:
-    """The parts of a run that is under way."""
+    """A run that is under way."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        fabric: Fabric,
-        photos: Photos,
-        state: _State,
-        held_out: TrainConfig | None,
-    ):
+    def __init__(self, config: TrainConfig, folder: RunFolder, fabric: Fabric, resume: bool):
         self.config, self.folder, self.fabric = config, folder, fabric
-        self.photos, self.state = photos, state
         first = fabric.global_rank * config.batch
         self.samples = range(first, first + config.batch)
         self.total = fabric.world_size * config.batch
-        self.termination = _Termination()
-        self.held_out = _held_out(held_out) if held_out and fabric.is_global_zero else []
+        self.photos = open_photos(config, find_photos(config), fabric.device)
+        self.held_out = _held_out(config) if fabric.is_global_zero else []
+        torch.manual_seed(config.seed)  # of the weights, the same in all processes
+        self.stage = stage = stages.make(config)
+        if not resume and (crops := stage.start_crops()):
+            with contextlib.closing(self.photos.batches(0, range(START_BATCH))) as batches:
+                some = torch.cat(list(itertools.islice(batches, crops // START_BATCH)))
+            stage.start(some.float() / 255)
+        stage.module.to(memory_format=torch.channels_last).train()
+        self.average = fabric.to_device(copy.deepcopy(stage.module).requires_grad_(False))
+        stage.setup(fabric)
+        self.optimisers = make_optimisers(stage.module, stage.trained_codec, config)
+        self.step, self.steps, self.seconds = 0, config.steps, 0.0
+        self.not_finite = self.not_finite_in_a_row = 0  # steps
+        self.updating = False  # weights, average and counters do not belong together now
+        if resume:
+            self._load(folder.load())
 
-    def steps(self) -> Iterator[Step]:
+    def steps_taken(self) -> Iterator[Step]:
         """All steps, then the model files; leaves a checkpoint however it ends."""
-        with self.termination:
+        with _termination() as terminated:
             try:
-                yield from self._logged_steps()
+                yield from self._logged_steps(terminated)
             finally:
-                if not self.state.updating:  # else the last interval's checkpoint is the good one
+                if not self.updating:  # else the last interval's checkpoint is the good one
                     self._save()
         if self.fabric.is_global_zero:
-            average = copy.deepcopy(self.state.average).cpu()  # tables are computed where all can
-            for name, data in self.state.stage.files(average).items():
+            average = copy.deepcopy(self.average).cpu()  # tables are computed where all can
+            for name, data in self.stage.files(average).items():
                 self.folder.write(name, data)
 
-    def _logged_steps(self) -> Iterator[Step]:
-        state, saved = self.state, time.monotonic()
-        crops = self.photos.batches(state.step, self.samples)
+    def _logged_steps(self, terminated: threading.Event) -> Iterator[Step]:
+        saved = time.monotonic()
+        crops = self.photos.batches(self.step, self.samples)
         to = self.folder.log if self.fabric.is_global_zero else os.devnull
         # Readers are ended here: at the exit of Python they would be waited for, and not told.
         with contextlib.closing(crops), open(to, "a") as log:
             self.folder.note_skipped(self.photos, self.fabric.global_rank)
-            while not state.steps or state.step < state.steps:
-                step, stop = self._step(crops)
+            while not self.steps or self.step < self.steps:
+                step, stop = self._step(crops, terminated)
                 due = time.monotonic() - saved > self.config.checkpoint_every
                 if due or step.step == step.steps:
                     step = step._replace(held_out=self._held_out_loss())
                 log.write(json.dumps(step._asdict()) + "\n")
                 log.flush()
-                if state.not_finite_in_a_row >= PATIENCE:
+                if self.not_finite_in_a_row >= PATIENCE:
                     self._give_up()
                 if stop:
                     raise Terminated(step.step)
@@ -270,52 +210,47 @@ class _Run:
                     saved = time.monotonic()
                 yield step
 
-    def _step(self, crops: Iterator[Tensor]) -> tuple[Step, bool]:
+    def _step(self, crops: Iterator[Tensor], terminated: threading.Event) -> tuple[Step, bool]:
         """Read, forward, backward, update; and whether any process was told to end.
 
         A step that is not finite changes nothing. All processes see the same means, so they agree.
         """
-        state, start = self.state, time.monotonic()
+        config, start = self.config, time.monotonic()
         x = next(crops).float().div(255).contiguous(memory_format=torch.channels_last)
-        lr = learning_rate(state.step, state.steps, self.config)
-        groups = [group for optimiser in state.optimisers for group in optimiser.param_groups]
+        lr = learning_rate(self.step, self.steps, config)
+        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group in groups:
             group["lr"] = lr * group["scale"]
-        draws = Draws(self.config.seed, state.step, self.samples, self.total, self.fabric.device)
-        loss = state.stage.loss(x, state.step, draws)
-        for optimiser in state.optimisers:
+        draws = Draws(config.seed, self.step, self.samples, self.total, self.fabric.device)
+        loss = self.stage.loss(x, self.step, draws)
+        for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
         trained = [p for group in groups for p in group["params"]]
-        gradient = nn.utils.clip_grad_norm_(trained, self.config.clip)
-        stop = torch.full((), float(self.termination.requested), device=x.device)
+        gradient = nn.utils.clip_grad_norm_(trained, config.clip)
+        stop = torch.full((), float(terminated.is_set()), device=x.device)
         numbers = [loss.total, gradient, stop, *loss.parts.values()]
         means = self.fabric.all_reduce(torch.stack([n.detach().float() for n in numbers]))
         total, norm, stop, *parts = means.tolist()  # the one time a GPU is waited for
-        state.updating = True
+        self.updating = True
         finite = math.isfinite(total) and math.isfinite(norm)
         if finite:
-            self._update()
-        state.not_finite += not finite
-        state.not_finite_in_a_row = 0 if finite else state.not_finite_in_a_row + 1
+            for optimiser in self.optimisers:
+                optimiser.step()
+            _average(self.average, self.stage.module, min(config.ema, self.step / (self.step + 10)))
+        self.not_finite += not finite
+        self.not_finite_in_a_row = 0 if finite else self.not_finite_in_a_row + 1
         seconds = time.monotonic() - start
-        state.step += 1
-        state.seconds += seconds
-        state.updating = False
-        if state.step == MEASURED_STEPS.stop and not state.steps:
-            state.steps = state.step + self._steps_left()
+        self.step += 1
+        self.seconds += seconds
+        self.updating = False
+        if self.step == MEASURED_STEPS.stop and not self.steps:
+            self.steps = self.step + self._steps_left()
         step = Step(
-            state.step, state.steps, total, dict(zip(loss.parts, parts, strict=True)), norm, lr,
-            seconds, self.total, state.not_finite,
+            self.step, self.steps, total, dict(zip(loss.parts, parts, strict=True)), norm, lr,
+            seconds, self.total, self.not_finite,
         )  # fmt: skip
         return step, stop > 0
-
-    def _update(self) -> None:
-        state = self.state
-        for optimiser in state.optimisers:
-            optimiser.step()
-        decay = min(self.config.ema, state.step / (state.step + 10))
-        _average(state.average, state.stage.module, decay)
 
     def _steps_left(self) -> int:
         """How many steps still fit into the time box, at the speed in the log (of resumed runs
@@ -324,41 +259,53 @@ class _Run:
         if self.fabric.is_global_zero:
             log = read_log(self.folder.path)
             pace = statistics.mean(s.seconds for s in log if s.step in MEASURED_STEPS)
-            left = max(1, int((self.config.max_minutes * 60 - self.state.seconds) / pace))
+            left = max(1, int((self.config.max_minutes * 60 - self.seconds) / pace))
         return self.fabric.broadcast(left)
 
     def _save(self) -> None:
         self.folder.note_skipped(self.photos, self.fabric.global_rank)
         if not self.fabric.is_global_zero:
             return
-        self.folder.save(self.state.to_dict())
-        if self.held_out:
-            photo = self.held_out[0]
+        state = {
+            "model": self.stage.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "counters": [self.step, self.steps, self.seconds],
+            "not_finite": [self.not_finite, self.not_finite_in_a_row],
+        }
+        self.folder.save(state)
+        for photo in self.held_out[:1]:
             x = photo[None].to(self.fabric.device).float() / 255
             with torch.no_grad():
-                x_hat = self.state.stage.preview(self.state.average, x)[0]
+                x_hat = self.stage.preview(self.average, x)[0]
             if torch.isfinite(x_hat).all():
-                x_hat = x_hat.clamp(0, 1).mul(255).round().byte().cpu()
-                both = torch.cat([photo, x_hat], dim=2)
+                both = torch.cat([photo, to_uint8(x_hat).cpu()], dim=2)
                 write_image(self.folder.path / "validation.png", both, overwrite=True)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.stage.module.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, steps, self.seconds = state["counters"]
+        self.steps = self.config.steps or steps  # a run may be resumed to a new length
+        self.not_finite, self.not_finite_in_a_row = state.get("not_finite", [0, 0])
 
     def _held_out_loss(self) -> float | None:
         side, device = HELD_OUT_SIDE, self.fabric.device
         large = [photo for photo in self.held_out if min(photo.shape[1:]) >= side]
-        if not large:
-            return None
-        photos = [centre(photo, side, side).to(device) / 255 for photo in large]
-        return self.state.stage.held_out(copy.deepcopy(self.state.average), photos)
+        photos = [to_float(centre(photo, side, side).to(device)) for photo in large]
+        return self.stage.held_out(copy.deepcopy(self.average), photos) if photos else None
 
     def _give_up(self) -> None:
-        first = self.state.step - self.state.not_finite_in_a_row + 1
+        first = self.step - self.not_finite_in_a_row + 1
         if self.fabric.is_global_zero:
             note = f"# Not finite from step {first} on; every step repeats from (seed, step).\n"
             # The length is part of it, also where it was measured: the learning rate follows it.
-            config = dataclasses.replace(self.config, steps=self.state.steps)
+            config = dataclasses.replace(self.config, steps=self.steps)
             self.folder.write("not_finite.toml", (note + config.to_toml()).encode())
         raise NotFiniteError(
-            f"step {first} and the {self.state.step - first} after it were not finite; "
+            f"step {first} and the {self.step - first} after it were not finite; "
             f"{self.folder.path / 'not_finite.toml'} repeats the run, and the checkpoint beside it "
             "holds the last finite weights. A smaller lr or clip may help"
         )

@@ -1,4 +1,4 @@
-"""Rate–distortion loss of the codec and perceptual diffusion loss of the denoiser."""
+"""Rate–distortion loss of the codec and perceptual loss of the decoders that go on from it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ LPIPS_FLOOR = 0.01  # of a direct picture: a flat one has next to none, and woul
 SHIFTS = 8  # pixels that LPIPS may see a picture shifted by: fewer than this
 
 
-class RateDistortion(NamedTuple):
-    """R + λ·D of a batch and its parts, each the mean over the batch."""
+class Loss(NamedTuple):
+    """What is minimised, and what it is made of by name: per photo (B,), or means of a batch."""
 
-    loss: Tensor
-    bpp: Tensor
-    distortion: Tensor
+    total: Tensor
+    parts: dict[str, Tensor]
+
+    def mean(self) -> Loss:
+        return Loss(self.total.mean(), {name: part.mean() for name, part in self.parts.items()})
+
+
+# Rate and distortion
 
 
 def draw_quality(draws: Draws, levels: int) -> Tensor:
@@ -48,16 +53,29 @@ def balanced(bpp: Tensor, d: Tensor, quality: Tensor, levels: int, config: Train
 
 
 def rate_distortion(
-    codec: BlurCodec, x: Tensor, config: TrainConfig, draws: Draws, z_rate_weight: float = 1.0
-) -> RateDistortion:
-    """Loss of one batch: quality is drawn per photo, so one network learns all rates."""
+    codec: BlurCodec,
+    x: Tensor,
+    config: TrainConfig,
+    draws: Draws,
+    z_rate_weight: float = 1.0,
+    distance: Callable[[CodecOutput], Loss] | None = None,
+) -> Loss:
+    """R + λ·D of a batch: quality is drawn per photo, so one network learns all rates.
+
+    Args:
+        distance: D per photo; that of `config.objective` by default.
+    """
     levels = codec.config.levels
     quality = draw_quality(draws, levels)
     output = codec(x, quality, z_rate_weight, draws.uniform)
     bpp = output.estimated_bits / x[0, 0].numel()
-    d = config.target.distance(output.x_hat, x)
-    loss = balanced(bpp, d, quality, levels, config)
-    return RateDistortion(loss, bpp.mean(), d.mean())
+    if distance:
+        d = distance(output)
+    else:
+        found = config.target.distance(output.x_hat, x)
+        d = Loss(found, {"distortion": found})
+    total = balanced(bpp, d.total, quality, levels, config)
+    return Loss(total, {"bpp": bpp.mean(), **d.mean().parts})
 
 
 HELD_OUT_PARTS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the way from the lowest quality to the highest
@@ -85,69 +103,58 @@ def held_out_loss(codec: BlurCodec, photos: Sequence[Tensor], config: TrainConfi
     return torch.stack(losses).mean().item()
 
 
-class PerceptualDiffusion(NamedTuple):
-    """(1 − ρ) · 5 · diffusion + ρ · LPIPS and its parts, per photo (B,); for "residual", 1 stands
-    for 5."""
-
-    loss: Tensor
-    diffusion: Tensor
-    lpips: Tensor
+# Perception
 
 
-def perceptual_diffusion(
-    decoder: DiffusionDecoder,
+def perceptual(
+    decoder: DiffusionDecoder | DeterministicDecoder,
     output: CodecOutput,
     x: Tensor,
     lpips: Lpips,
     config: TrainConfig,
     draws: Draws,
-) -> PerceptualDiffusion:
-    """Loss of each photo at a random time; LPIPS counts where t < `lpips_t_max`.
+) -> Loss:
+    """(1 − ρ) · 5 · error + ρ · LPIPS of each photo.
+
+    The error of a diffusion is its loss at a random time, and LPIPS counts where t < `lpips_t_max`.
+    That of a deterministic decoder is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE
+    is in units of the usual error, and LPIPS in units of the direct picture's: it is several times
+    smaller at the highest quality than at the lowest, and would not be heard there.
 
     Args:
         output: of the codec for x.
         x: (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
-    process = decoder.given(output)
-    t = process.schedule.spaced(draws.strata(), config.spacing)
-    result = diffusion_loss(
-        process,
-        lambda seen, t: decoder.predict(seen, t.to(x), output),
-        2 * x - 1,
-        t,
-        draws.normal(x),
-        config.loss_weight or None,
-    )
-    weight = (t < config.lpips_t_max).to(x)
-    perceptual = weight * _perceptual(result.x_hat, output, x, lpips, config, draws)
-    scale = _scale(config)
-    loss = (1 - config.rho) * scale * result.per_sample + config.rho * perceptual
-    return PerceptualDiffusion(loss, result.per_sample, perceptual)
+    if isinstance(decoder, DeterministicDecoder):
+        name, counts = "mse", 1.0
+        x_hat, unit = decoder.predict(output)
+        error = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
+    else:
+        name, process = "diffusion", decoder.given(output)
+        t = process.schedule.spaced(draws.strata(), config.spacing)
+        counts = (t < config.lpips_t_max).to(x)
+        error, x_hat = diffusion_loss(
+            process,
+            lambda seen, t: decoder.predict(seen, t.to(x), output),
+            2 * x - 1,
+            t,
+            draws.normal(x),
+            config.loss_weight or None,
+        )
+    view = random_view(draws)
+    seen = view(x)
+    distance = lpips(view((x_hat + 1) / 2), seen)
+    if config.prediction == "residual":
+        with torch.no_grad():
+            usual = lpips(view(output.x_hat), seen).clamp_min(LPIPS_FLOOR)
+        distance = distance / usual
+    distance = counts * distance
+    total = (1 - config.rho) * _scale(config) * error + config.rho * distance
+    return Loss(total, {name: error, "lpips": distance})
 
 
 def _scale(config: TrainConfig) -> float:
     return 1.0 if config.prediction == "residual" else DIFFUSION_SCALE
-
-
-def _perceptual(
-    x_hat: Tensor,
-    output: CodecOutput,
-    x: Tensor,
-    lpips: Lpips,
-    config: TrainConfig,
-    draws: Draws,
-) -> Tensor:
-    """LPIPS per photo, x̂ in [−1, 1]; for "residual" in units of that of the direct picture: it is
-    several times smaller at the highest quality than at the lowest, and would not be heard there.
-    """
-    view = random_view(draws)
-    seen = view(x)
-    perceptual = lpips(view((x_hat + 1) / 2), seen)
-    if config.prediction != "residual":
-        return perceptual
-    with torch.no_grad():
-        usual = lpips(view(output.x_hat), seen).clamp_min(LPIPS_FLOOR)
-    return perceptual / usual
 
 
 def random_view(draws: Draws) -> Callable[[Tensor], Tensor]:
@@ -169,57 +176,3 @@ def random_view(draws: Draws) -> Callable[[Tensor], Tensor]:
         return F.avg_pool2d(x, 2) if halved and min(x.shape[-2:]) >= 2 * LPIPS_MIN_SIDE else x
 
     return view
-
-
-class PerceptualRegression(NamedTuple):
-    """(1 − ρ) · 5 · MSE + ρ · LPIPS and its parts, per photo (B,); MSE on [−1, 1]. For "residual",
-    MSE in units of the usual error and LPIPS in units of the direct picture's."""
-
-    loss: Tensor
-    mse: Tensor
-    lpips: Tensor
-
-
-def perceptual_regression(
-    decoder: DeterministicDecoder,
-    output: CodecOutput,
-    x: Tensor,
-    lpips: Lpips,
-    config: TrainConfig,
-    draws: Draws,
-) -> PerceptualRegression:
-    """`perceptual_diffusion` without noise and time; arguments as there."""
-    x_hat, unit = decoder.predict(output)
-    mse = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
-    perceptual = _perceptual(x_hat, output, x, lpips, config, draws)
-    loss = (1 - config.rho) * _scale(config) * mse + config.rho * perceptual
-    return PerceptualRegression(loss, mse, perceptual)
-
-
-class RatePerception(NamedTuple):
-    """R + λ·D with the perceptual D of a batch, and the parts, each the mean over the batch."""
-
-    loss: Tensor
-    bpp: Tensor
-    diffusion: Tensor
-    lpips: Tensor
-
-
-def rate_perception(
-    codec: BlurCodec,
-    decoder: DiffusionDecoder,
-    x: Tensor,
-    lpips: Lpips,
-    config: TrainConfig,
-    draws: Draws,
-    z_rate_weight: float = 1.0,
-) -> RatePerception:
-    """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS]: the paper's objective, codec and denoiser at
-    once, λ drawn per photo as in `rate_distortion`."""
-    levels = codec.config.levels
-    quality = draw_quality(draws, levels)
-    output = codec(x, quality, z_rate_weight, draws.uniform)
-    bpp = output.estimated_bits / x[0, 0].numel()
-    d = perceptual_diffusion(decoder, output, x, lpips, config, draws)
-    loss = balanced(bpp, d.loss, quality, levels, config)
-    return RatePerception(loss, bpp.mean(), d.diffusion.mean(), d.lpips.mean())

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from blurlib.images import atomic_write
+from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import Photos
 
@@ -26,29 +26,18 @@ MAY_CHANGE = (
 
 
 class Step(NamedTuple):
-    """One step of a run, as logged.
+    """One step of a run, as logged."""
 
-    Attributes:
-        step, steps: this step, from 1, and how many the run will have (0: not yet known).
-        loss: the quantity that is minimised.
-        parts: what it is made of, by name.
-        gradient: norm of the gradient before clipping.
-        lr: learning rate; seconds: wall time of the step, reading its photos included.
-        images: photos in the step, all processes together.
-        not_finite: steps so far that changed nothing because they were not finite.
-        held_out: loss of the averaged weights on held-out photos, where a checkpoint was due.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    parts: dict[str, float]
-    gradient: float
+    step: int  # from 1
+    steps: int  # how many the run will have; 0: not yet known
+    loss: float  # what is minimised,
+    parts: dict[str, float]  # and what it is made of, by name
+    gradient: float  # its norm before clipping
     lr: float
-    seconds: float
-    images: int = 0
-    not_finite: int = 0
-    held_out: float | None = None
+    seconds: float  # of wall time, reading photos included
+    images: int = 0  # in this step, all processes together
+    not_finite: int = 0  # steps so far that changed nothing because they were not finite
+    held_out: float | None = None  # loss of the averaged weights, where a checkpoint was due
 
 
 class RunFolder:
@@ -61,21 +50,21 @@ class RunFolder:
 
     def check(self, config: TrainConfig, resume: bool) -> None:
         """ValueError where `config` cannot start, or go on, here; changes nothing."""
-        if resume and not self.checkpoint.is_file():
+        if not resume:
+            if self.checkpoint.exists():
+                raise ValueError(
+                    f"{self.path} already holds a run: resume it, or choose another folder"
+                )
+            return
+        if not self.checkpoint.is_file():
             raise ValueError(f"{self.path} has no checkpoint.pt to resume from")
-        if not resume and self.checkpoint.exists():
-            raise ValueError(
-                f"{self.path} already holds a run: resume it, or choose another folder"
-            )
-        if resume:
-            started = TrainConfig.recipe(str(self.path / "config.toml"))
-            for field in dataclasses.fields(config):
-                before, now = getattr(started, field.name), getattr(config, field.name)
-                if before != now and field.name not in MAY_CHANGE:
-                    raise ValueError(
-                        f"{self.path} was started with {field.name} = {before!r}, not {now!r}: "
-                        f"resume it with its own recipe (only {', '.join(MAY_CHANGE)} may change)"
-                    )
+        started = dataclasses.asdict(TrainConfig.recipe(str(self.path / "config.toml")))
+        for name, now in dataclasses.asdict(config).items():
+            if started[name] != now and name not in MAY_CHANGE:
+                raise ValueError(
+                    f"{self.path} was started with {name} = {started[name]!r}, not {now!r}: "
+                    f"resume it with its own recipe (only {', '.join(MAY_CHANGE)} may change)"
+                )
 
     def prepare(self, config: TrainConfig) -> None:
         """Write the configuration, and clear what a kill left half done: without a checkpoint

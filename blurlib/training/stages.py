@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from blurlib.codec import BlurCodec, CodecConfig, zoo
+from blurlib.codec import BlurCodec, CodecConfig, CodecOutput, zoo
 from blurlib.codec.klt import start_from_klt
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.datasets import cached_weights
 from blurlib.diffusion import (
     BlurDiffusion,
     BlurSchedule,
@@ -21,59 +22,61 @@ from blurlib.diffusion import (
     DenoiserConfig,
     error_spectrum,
 )
-from blurlib.images import cached_weights
 from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 from blurlib.training.losses import (
+    Loss,
     draw_quality,
     held_out_loss,
-    perceptual_diffusion,
-    perceptual_regression,
+    perceptual,
     rate_distortion,
-    rate_perception,
 )
 
 KLT_CROPS, ERROR_CROPS = 128, 48  # of training photos, for the start of a run
 PREVIEW_STEPS = 8  # of the diffusion decoder, for a look at it
 
 
-class Loss(NamedTuple):
-    """What is minimised, and what it is made of by name; all means over the batch."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-class Stage(Protocol):
-    """A module and its loss.
+class Stage(ABC):
+    """A module, its loss and its files.
 
     Attributes:
         module: all that is trained; trained_codec: the codec in it, if there is one.
     """
 
     module: nn.Module
-    trained_codec: BlurCodec | None
+    trained_codec: BlurCodec | None = None
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
 
     def start_crops(self) -> int:
         """How many crops `start` wants before the first step; 0 for no start."""
+        of_klt = self.trained_codec is not None and self.config.start == "klt"
+        return KLT_CROPS if of_klt and not self.config.init else 0
 
     def start(self, photos: Tensor) -> None:
         """What is taken from training photos (N, 3, H, W) in [0, 1] instead of being learned."""
+        start_from_klt(self.trained_codec, photos.cpu())
 
+    @abstractmethod
     def setup(self, fabric: Fabric) -> None:
         """Move to the device, and let Fabric wrap the networks for precision and processes."""
 
+    @abstractmethod
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0."""
+        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0; means over the batch."""
 
+    @abstractmethod
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         """What the averaged weights make of a photo (1, 3, H, W), H and W multiples of 64."""
 
     def held_out(self, average: nn.Module, photos: Sequence[Tensor]) -> float | None:
         """Loss of the averaged weights on photos (3, H, W) in [0, 1] as if they were coded; None
         where a stage has no such loss. `average` may be changed."""
+        return None
 
+    @abstractmethod
     def files(self, average: nn.Module) -> dict[str, bytes]:
         """The model files for the averaged weights, by name; `average` may be changed."""
 
@@ -89,33 +92,18 @@ def make(config: TrainConfig) -> Stage:
     return kinds[config.stage](config)
 
 
-class _OfCodec:
-    """The start of the stages that train a codec."""
-
-    config: TrainConfig
-    trained_codec: BlurCodec
-
-    def start_crops(self) -> int:
-        return KLT_CROPS if self.config.start == "klt" and not self.config.init else 0
-
-    def start(self, photos: Tensor) -> None:
-        start_from_klt(self.trained_codec, photos.cpu())
-
-
-class CodecStage(_OfCodec):
+class CodecStage(Stage):
     """R + λ·D over all qualities at once."""
 
     def __init__(self, config: TrainConfig):
-        self.config = config
+        super().__init__(config)
         self.module = self.network = self.trained_codec = _new_codec(config)
 
     def setup(self, fabric: Fabric) -> None:
         self.network = fabric.setup_module(self.module)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        weight = _z_weight(step, self.config)
-        result = rate_distortion(self.network, x, self.config, draws, weight)
-        return Loss(result.loss, {"bpp": result.bpp, "distortion": result.distortion})
+        return rate_distortion(self.network, x, self.config, draws, _z_weight(step, self.config))
 
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         return average(x, _middle(average)).x_hat
@@ -128,18 +116,22 @@ class CodecStage(_OfCodec):
         return {"model.safetensors": zoo.codec_bytes(average)}
 
 
-class DenoiserStage:
+class DenoiserStage(Stage):
     """(1 − ρ) · diffusion + ρ · LPIPS, scaled as in `losses`, on what a frozen codec decodes at all
     its qualities."""
 
     def __init__(self, config: TrainConfig):
-        self.config = config
-        self.codec = zoo.load(config.codec).requires_grad_(False)
-        self.codec.entropy.float()  # float64 is for coding; here nothing has to be repeated exactly
-        self.codec.h_s.float()
+        super().__init__(config)
+        # float64 is for coding; here nothing has to be repeated exactly.
+        self.codec = zoo.load(config.codec).float().requires_grad_(False)
         self.module = self.network = _new_denoiser(config, self.codec.config.levels)
-        _check_scales(self.module.config, self.codec.config, config)
-        self.trained_codec = None
+        wanted = tuple(channels for channels in self.module.config.cond_channels if channels)
+        widths = self.codec.config.transform.widths
+        if wanted != widths:
+            raise ValueError(
+                f"codec is {config.codec}, with features of {widths} channels, and a denoiser of "
+                f"size '{config.size}' is for {wanted}: choose another size or codec"
+            )
         self.process = _process(config)
         self.lpips = _load_lpips()
 
@@ -161,19 +153,11 @@ class DenoiserStage:
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         with torch.no_grad():
             output = self.codec(x, draw_quality(draws, self.codec.config.levels))
-        result = perceptual_diffusion(
-            self._decoder(self.network), output, x, self.lpips, self.config, draws
-        )
-        parts = {"diffusion": result.diffusion.mean(), "lpips": result.lpips.mean()}
-        return Loss(result.loss.mean(), parts)
+        decoder = self._decoder(self.network)
+        return perceptual(decoder, output, x, self.lpips, self.config, draws).mean()
 
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
-        output = self.codec(x, _middle(self.codec))
-        *_, last = self._decoder(average).sample(output, PREVIEW_STEPS)
-        return last.x_hat
-
-    def held_out(self, average: nn.Module, photos: Sequence[Tensor]) -> None:
-        return None
+        return _sampled(self._decoder(average), self.codec(x, _middle(self.codec)))
 
     def files(self, average: nn.Module) -> dict[str, bytes]:
         return {"model.safetensors": zoo.denoiser_bytes(self._decoder(average))}
@@ -186,15 +170,6 @@ class DeterministicStage(DenoiserStage):
     """(1 − ρ) · MSE + ρ · LPIPS, scaled as in `losses`: the network of a denoiser, in one
     evaluation without noise."""
 
-    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        with torch.no_grad():
-            output = self.codec(x, draw_quality(draws, self.codec.config.levels))
-        result = perceptual_regression(
-            self._decoder(self.network), output, x, self.lpips, self.config, draws
-        )
-        parts = {"mse": result.mse.mean(), "lpips": result.lpips.mean()}
-        return Loss(result.loss.mean(), parts)
-
     def preview(self, average: nn.Module, x: Tensor) -> Tensor:
         return self._decoder(average).decode(self.codec(x, _middle(self.codec)))
 
@@ -205,50 +180,37 @@ class DeterministicStage(DenoiserStage):
         return DeterministicDecoder(denoiser, self.codec.model_id)
 
 
-class Pair(nn.Module):
-    """A codec and a denoiser that are trained together."""
-
-    def __init__(self, codec: BlurCodec, denoiser: Denoiser):
-        super().__init__()
-        self.codec, self.denoiser = codec, denoiser
-
-
-class JointStage(_OfCodec):
-    """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS], codec and denoiser at once.
+class JointStage(Stage):
+    """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS], codec and denoiser at once: the paper's.
 
     The direct decoder's picture is trained as what the denoiser starts from, and as nothing else.
     """
 
     def __init__(self, config: TrainConfig):
-        self.config = config
-        self.module = Pair(_new_codec(config), _new_denoiser(config, 0))
-        self.codec, self.denoiser = self.module.codec, self.module.denoiser
-        self.trained_codec = self.module.codec
+        super().__init__(config)
+        self.codec = self.trained_codec = _new_codec(config)
+        self.denoiser = _new_denoiser(config, 0)
+        self.module = nn.ModuleDict({"codec": self.codec, "denoiser": self.denoiser})
         self.process = _process(config)
         self.lpips = _load_lpips()
 
     def setup(self, fabric: Fabric) -> None:
-        self.codec = fabric.setup_module(self.module.codec)
-        self.denoiser = fabric.setup_module(self.module.denoiser)
+        self.codec, self.denoiser = map(fabric.setup_module, (self.codec, self.denoiser))
         self.lpips = fabric.to_device(self.lpips)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        decoder = DiffusionDecoder(self.denoiser, self.process, bytes(4))
-        weight = _z_weight(step, self.config)
-        result = rate_perception(self.codec, decoder, x, self.lpips, self.config, draws, weight)
-        parts = {"bpp": result.bpp, "diffusion": result.diffusion, "lpips": result.lpips}
-        return Loss(result.loss, parts)
+        decoder, config = DiffusionDecoder(self.denoiser, self.process, bytes(4)), self.config
 
-    def preview(self, average: Pair, x: Tensor) -> Tensor:
+        def distance(output: CodecOutput) -> Loss:
+            return perceptual(decoder, output, x, self.lpips, config, draws)
+
+        return rate_distortion(self.codec, x, config, draws, _z_weight(step, config), distance)
+
+    def preview(self, average: nn.ModuleDict, x: Tensor) -> Tensor:
         output = average.codec(x, _middle(average.codec))
-        decoder = DiffusionDecoder(average.denoiser, self.process, output.model_id)
-        *_, last = decoder.sample(output, PREVIEW_STEPS)
-        return last.x_hat
+        return _sampled(DiffusionDecoder(average.denoiser, self.process, output.model_id), output)
 
-    def held_out(self, average: Pair, photos: Sequence[Tensor]) -> None:
-        return None
-
-    def files(self, average: Pair) -> dict[str, bytes]:
+    def files(self, average: nn.ModuleDict) -> dict[str, bytes]:
         codec = zoo.codec_bytes(average.codec)
         model_id = hashlib.sha256(codec).digest()[:4]
         decoder = DiffusionDecoder(average.denoiser, self.process, model_id)
@@ -281,15 +243,6 @@ def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
     return denoiser
 
 
-def _check_scales(denoiser: DenoiserConfig, codec: CodecConfig, config: TrainConfig) -> None:
-    wanted = tuple(channels for channels in denoiser.cond_channels if channels)
-    if wanted != codec.transform.widths:
-        raise ValueError(
-            f"codec is {config.codec}, with features of {codec.transform.widths} channels, and a "
-            f"denoiser of size '{config.size}' is for {wanted}: choose another size or codec"
-        )
-
-
 def _process(config: TrainConfig) -> BlurDiffusion:
     schedule = BlurSchedule(config.sigma_blur_max, logsnr_min=config.logsnr_min)
     return BlurDiffusion(schedule, config.prediction)
@@ -298,6 +251,11 @@ def _process(config: TrainConfig) -> BlurDiffusion:
 def _load_lpips() -> Lpips:
     # Trained with SqueezeNet, so that AlexNet can measure what it never saw.
     return Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
+
+
+def _sampled(decoder: DiffusionDecoder, output: CodecOutput) -> Tensor:
+    *_, last = decoder.sample(output, steps=PREVIEW_STEPS)
+    return last.x_hat
 
 
 def _z_weight(step: int, config: TrainConfig) -> float:

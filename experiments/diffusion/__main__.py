@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from blurlib import checkpoints, cli, images
+from blurlib import checkpoints, cli, datasets
 from blurlib.evaluation import measure, perception
 from blurlib.metrics import Lpips, lpips_file
 from experiments.diffusion import run as diffusion
@@ -47,14 +47,14 @@ def main(
 ) -> None:
     """Blur against isotropic diffusion and a deterministic decoder; goes on where it stopped."""
     make = diffusion.Plan.small if scale == "small" else diffusion.Plan.paper
-    place = str(data or images.home() / "datasets" / "train")
+    place = str(data or datasets.home() / "datasets" / "train")
     plan = make(codec, place, photos=photos, every=every)
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
     if dry_run:
         cli.console.print(_what_a_plan_takes(plan))
         return
-    if small := measure.without_patches(images.dataset(photos)):
+    if small := measure.without_patches(datasets.dataset(photos)):
         raise ValueError(
             f"{small[0]}: has a side below {perception.PATCH} pixels, so that this set has no "
             "distances; choose other --photos, such as kodak"
@@ -63,7 +63,7 @@ def main(
         f"python -m experiments.diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
     )
     command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
-    lpips = Lpips.load("alex", images.cached_weights(lpips_file("alex")))
+    lpips = Lpips.load("alex", datasets.cached_weights(lpips_file("alex")))
     progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command, jobs)
     with cli.progress() as bar, contextlib.closing(progress):
         task = bar.add_task("reading", total=None)

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blurlib import images, metrics
+from blurlib import images
 from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import Sampling
 from blurlib.evaluation import perception
-from blurlib.evaluation.ours import BlurlibCodec
+from blurlib.evaluation.codecs import BlurlibCodec
+from blurlib.evaluation.measure import compare
 from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
+from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
 
 DIRECT = "direct"
@@ -197,15 +199,16 @@ class Bench:
         self, way: tuple, path: Path, quality: float, data: bytes,
         image: Tensor, picture: Tensor, seconds: float,
     ) -> Decode:  # fmt: skip
+        found = compare(image, data, picture, self.lpips)
         return Decode(
             *way,
             image=path.name,
             quality=quality,
-            bytes=len(data),
-            bpp=round(metrics.bpp(len(data), *image.shape[1:]), 6),
-            psnr=round(metrics.psnr(image, picture), 4),
-            ms_ssim=round(metrics.ms_ssim(image, picture), 6),
-            lpips=round(metrics.lpips_distance(self.lpips, image, picture), 5),
+            bytes=found.bytes,
+            bpp=round(found.bpp, 6),
+            psnr=round(found.psnr, 4),
+            ms_ssim=round(found.ms_ssim, 6),
+            lpips=round(found.lpips, 5),
             seconds=round(seconds, 3),
         )
 
@@ -243,7 +246,7 @@ class Bench:
         np.savez(data, **features)
         # The rows last: a row stands for its features too.
         for suffix, content in ((".npz", data.getvalue()), (".csv", text(rows.values()).encode())):
-            images.atomic_write(self._file(path, quality, suffix), content, overwrite=True)
+            atomic_write(self._file(path, quality, suffix), content, overwrite=True)
 
 
 def _ways(parts: Sequence[Part], photo: int, quality: float) -> list[tuple[str, Sampling]]:

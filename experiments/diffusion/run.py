@@ -29,12 +29,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
 from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
+from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, read_photo
@@ -296,7 +297,7 @@ def compare(
         yield from _all_trained(second, folder, len(first) + 1, total, jobs)
         every_run = [*first, *second]
         bench = _bench(codec, every_run, folder, lpips, features, plan)
-        paths, parts = images.dataset(plan.photos), plan.parts(blur, best, folder)
+        paths, parts = datasets.dataset(plan.photos), plan.parts(blur, best, folder)
         for done in bench.measure(paths, parts, jobs):
             yield Progress(total - 2 + done, total, f"decoding {plan.photos}")
         errors = []
@@ -328,7 +329,7 @@ def _write(
     content["about.json"] = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     for name, written in content.items():
-        images.atomic_write(out / name, written.encode(), overwrite=True)
+        atomic_write(out / name, written.encode(), overwrite=True)
 
 
 # ---------------------------------------------------------------- training

@@ -38,6 +38,26 @@ class Duel(NamedTuple):
     total: int
 
 
+class OneStep(NamedTuple):
+    """The best of all chains against the deterministic decoder, by one measure.
+
+    Attributes:
+        measure: the column, "lpips" or a distance between sets; smaller is better.
+        decoder, steps: the chain with the lowest mean.
+        direct: of the codec's own decoder.
+        clear: whether every seed of the better one is better than every seed of the other.
+    """
+
+    quality: float
+    measure: str
+    deterministic: Spread
+    chain: Spread
+    decoder: str
+    steps: int
+    direct: float
+    clear: bool
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A folder of results, read.
@@ -137,6 +157,26 @@ class Comparison:
             photos=int((a < b).sum()), total=len(a),
         )  # fmt: skip
 
+    def against_one_step(self) -> list[OneStep]:
+        """Whether a chain beats the decoder without one, at every quality by every measure."""
+        distances = [name for name in self.table.columns if name.startswith(("FD-", "FID"))]
+        return [
+            self._against_one_step(quality, measure)
+            for quality in self.qualities
+            for measure in ("lpips", *distances)
+        ]
+
+    def _against_one_step(self, quality: float, measure: str) -> OneStep:
+        once = self.group("deterministic", quality)[measure]
+        chains = pd.concat([self.group(decoder, quality) for decoder in ("blur", "isotropic")])
+        by_chain = chains.groupby(["decoder", "steps"])[measure]
+        decoder, steps = by_chain.mean().idxmin()
+        best, digits = by_chain.get_group((decoder, steps)), 4 if measure == "lpips" else 3
+        return OneStep(
+            quality, measure, Spread.of(once, digits), Spread.of(best, digits), decoder, int(steps),
+            direct=float(self.group(DIRECT, quality)[measure].mean()), clear=_apart(best, once),
+        )  # fmt: skip
+
     def _silent(self, sigma: float, quality: float, steps: int) -> float:
         """LPIPS of a chain without a network; nan if there is none."""
         table = self._usual(self.table)
@@ -206,66 +246,3 @@ class Comparison:
 def _apart(a: pd.Series, b: pd.Series) -> bool:
     """Whether every seed of one is better than every seed of the other; never with a single one."""
     return min(len(a), len(b)) > 1 and bool(a.max() < b.min() or b.max() < a.min())
-
-
-def in_words(duels: list[Duel]) -> str:
-    """Whether blur beats isotropic diffusion, at which numbers of steps and by how much."""
-    several = [duel for duel in duels if duel.blur.seeds > 1]
-    won, lost = (sum(d.clear and sign * d.difference > 0 for d in several) for sign in (-1, 1))
-    lower = sum(duel.difference < 0 for duel in several)
-    lines = [
-        f"Of {len(several)} comparisons over several seeds, blur has the lower LPIPS with every "
-        f"seed in {won}, isotropic diffusion in {lost}; in the mean, blur has it in {lower}."
-    ]
-    for quality in sorted({duel.quality for duel in duels}):
-        here = [duel for duel in duels if duel.quality == quality]
-        parts = [
-            _among("Blur is better at", [d for d in here if d.clear and d.difference < 0]),
-            _among("Isotropic is better at", [d for d in here if d.clear and d.difference > 0]),
-            _among("The seeds overlap at", [d for d in here if not d.clear and d.blur.seeds > 1]),
-            _among("With one seed each, at", [d for d in here if d.blur.seeds == 1]),
-        ]
-        lines.append(f"Quality {quality:g}: " + " ".join(part for part in parts if part))
-    return "\n\n".join(lines)
-
-
-def _among(what: str, duels: list[Duel]) -> str:
-    if not duels:
-        return ""
-    found = [
-        f"{d.steps} ({d.difference:+.4f}, {100 * d.difference / d.isotropic.mean:+.1f} %)"
-        for d in duels
-    ]
-    return f"{what} {', '.join(found)} steps."
-
-
-def against_one_step(comparison: Comparison) -> list[str]:
-    """Whether the best chain of all beats the deterministic decoder, by LPIPS and by the distance
-    between sets: a sentence for each quality and measure."""
-    distances = [name for name in comparison.table.columns if name.startswith(("FD-", "FID"))]
-    return [
-        _against_one_step(comparison, quality, column)
-        for quality in comparison.qualities
-        for column in ("lpips", *distances)
-    ]
-
-
-def _against_one_step(comparison: Comparison, quality: float, column: str) -> str:
-    once = comparison.group("deterministic", quality)[column]
-    chains = pd.concat(
-        rows.assign(decoder=decoder)
-        for decoder in ("blur", "isotropic")
-        for rows in [comparison.group(decoder, quality)]
-    ).groupby(["decoder", "steps"])[column]
-    decoder, steps = chains.mean().idxmin()
-    best = chains.get_group((decoder, steps))
-    better = "diffusion" if best.mean() < once.mean() else "the deterministic decoder"
-    digits = 4 if column == "lpips" else 3
-    measure = "LPIPS" if column == "lpips" else column
-    return (
-        f"Quality {quality:g}, {measure}: {better} is better, "
-        f"{'every seed than every seed' if _apart(best, once) else 'but not every seed'}. "
-        f"The deterministic decoder has {Spread.of(once, digits)}, the best chain "
-        f"({decoder}, {steps} {'step' if steps == 1 else 'steps'}) {Spread.of(best, digits)}, the "
-        f"direct picture {comparison.group(DIRECT, quality)[column].mean():.{digits}f}."
-    )

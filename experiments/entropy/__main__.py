@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from blurlib import checkpoints, cli, images
+from blurlib import checkpoints, cli, datasets
 from experiments.entropy import run as entropy
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -42,7 +42,7 @@ def main(
     """What groups, contexts and encodings of the entropy model contribute; goes on where it
     stopped."""
     setup = entropy.Setup(
-        codec=codec, data=str(data or images.home() / "datasets" / "train"), steps=steps,
+        codec=codec, data=str(data or datasets.home() / "datasets" / "train"), steps=steps,
         minutes=minutes, batch=batch, crops=crops, kodak=photos,
         qualities=tuple(cli.numbers(qualities)) if qualities else (),
         large="" if large == "none" else large,

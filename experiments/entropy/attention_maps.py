@@ -6,7 +6,7 @@ field (Luo et al. 2016): gradients of what is predicted with respect to what it 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import copy
 from typing import Literal, get_args
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blurlib.codec import BlurCodec
 from blurlib.codec.model import pad
-from blurlib.entropy import Prior
+from blurlib.entropy import Hyperprior
 from blurlib.entropy.context import Gaussian
 from blurlib.entropy.model import Pass
 from blurlib.entropy.position import PositionalEncoding, window_offsets
@@ -54,7 +54,7 @@ def receptive_fields(
     estimated with one random sign per output. Computed in float32.
 
     Args:
-        codec: in eval mode; it is given back as it was.
+        codec: in eval mode.
         x: one photo (1, 3, H, W) in [0, 1].
         through: every path, or attention alone: what arrives in the values of its keys, with the
             local context held fixed.
@@ -84,19 +84,13 @@ def receptive_fields(
         q = torch.tensor([quality], dtype=torch.float64)
         latent = codec.latent_of(codec.g_a(pad(x)), q)
         z_hat = codec.entropy.hyper_latent.values(latent.z_symbols)
-        prior = codec.prior(z_hat, codec.gain(q))
-    try:
-        codec.entropy.float()
-        probe = _Probe(latent.y_hat.float(), positions, radius, seed)
-        with ExitStack() as stack:
-            if through == "attention":
-                for local in (group.local for group in codec.entropy.groups if group.local):
-                    hook = local.register_forward_hook(lambda _, __, output: output.detach())
-                    stack.callback(hook.remove)
-            features = prior.features.float().expand(positions, -1, -1, -1)
-            codec.entropy.walk(Prior(features, prior.gain.float()), probe.code)
-    finally:
-        codec.entropy.double()
+        features, gain = (part.float() for part in codec.hyperprior(z_hat, codec.gain(q)))
+    entropy = copy.deepcopy(codec.entropy).float()
+    if through == "attention":
+        for local in (group.local for group in entropy.groups if group.local):
+            local.register_forward_hook(lambda _, __, output: output.detach())
+    probe = _Probe(latent.y_hat.float(), positions, radius, seed)
+    entropy.walk(Hyperprior(features.expand(positions, -1, -1, -1), gain), probe.code)
     return torch.stack(probe.fields)
 
 

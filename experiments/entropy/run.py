@@ -29,14 +29,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy import Latent
-from blurlib.entropy.position import LaplacianPosition, TablePosition
+from blurlib.entropy.position import LaplacianPosition
+from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.evaluation.measure import Instruments, measure
-from blurlib.evaluation.ours import BlurlibCodec
 from blurlib.evaluation.processes import share
+from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos
 from blurlib.training.draws import Draws
@@ -44,6 +45,7 @@ from blurlib.training.loop import learning_rate
 from blurlib.training.losses import balanced, draw_quality
 from experiments.entropy.attention_maps import bias_by_offset
 from experiments.entropy.latents import Latents, batches, names_digest
+from experiments.entropy.positional import TablePosition
 from experiments.entropy.variants import FULL, HYPERPRIOR, LOCAL, Variant, variants
 from experiments.record import (
     CpuClock,
@@ -249,7 +251,7 @@ def _with_qualities(setup: Setup, codec: BlurCodec) -> Setup:
 
 def _photos(setup: Setup) -> tuple[list[Path], list[Path]]:
     """The photos that are coded: at their own size, and at several."""
-    return images.dataset(setup.kodak), images.dataset(setup.large) if setup.large else []
+    return datasets.dataset(setup.kodak), datasets.dataset(setup.large) if setup.large else []
 
 
 def _agreed(
@@ -281,7 +283,7 @@ def _agreed(
             "another --out, or remove the folder"
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    images.atomic_write(file, (json.dumps(now, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(file, (json.dumps(now, indent=1) + "\n").encode(), overwrite=True)
     return setup
 
 
@@ -373,8 +375,8 @@ def _trained(
             "parameters": sum(p.numel() for p in learned),
         }
         bench.models.mkdir(parents=True, exist_ok=True)
-        images.atomic_write(model, zoo.codec_bytes(codec.eval()), overwrite=True)
-        images.atomic_write(record, json.dumps(training).encode(), overwrite=True)
+        atomic_write(model, zoo.codec_bytes(codec.eval()), overwrite=True)
+        atomic_write(record, json.dumps(training).encode(), overwrite=True)
     return zoo.load(model), json.loads(record.read_text())
 
 
@@ -584,4 +586,4 @@ def _write(out: Path, name: str, seed: int, run: Run) -> None:
         f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in run.record.items()
     ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    images.atomic_write(record_file(out, name, seed), text.encode(), overwrite=True)
+    atomic_write(record_file(out, name, seed), text.encode(), overwrite=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blurlib.entropy import EntropyConfig, even_groups
-from blurlib.entropy.position import ENCODINGS
+from experiments.entropy.positional import ENCODINGS
 
 HYPERPRIOR, LOCAL, FULL = "hyperprior", "uneven-local", "full"
 

@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import symbols_crc
+from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
+from blurlib.files import atomic_write
 from experiments.portability.bound import decided
 from experiments.record import ROOT
 
@@ -52,7 +53,7 @@ def encode(
     files = {}
     for rows, columns in sizes:
         for i in range(BATCH):
-            photo = images.embedded(rng.choice(images.embedded_names()))
+            photo = datasets.embedded(rng.choice(datasets.embedded_names()))
             top = rng.integers(photo.shape[1] - rows + 1)
             left = rng.integers(photo.shape[2] - columns + 1)
             x = images.to_float(photo[:, top : top + rows, left : left + columns])[None]
@@ -226,7 +227,7 @@ def main() -> None:
         "elsewhere": elsewhere(files, reference, arguments.python),
     }
     text = json.dumps(content, indent=1)
-    images.atomic_write(arguments.out, (text + "\n").encode(), overwrite=True)
+    atomic_write(arguments.out, (text + "\n").encode(), overwrite=True)
 
 
 if __name__ == "__main__":

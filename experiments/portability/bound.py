@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.inspection import watched
-from blurlib.codec.model import BlurCodec
-from blurlib.entropy import CodePass, Latent
+from blurlib.codec.model import STRIDE, BlurCodec
+from blurlib.entropy import DecodingError, Latent, PassCoder, SymbolDecoder
 from blurlib.entropy.coder import LOG2_SIGMA_MAX, LOG2_SIGMA_MIN, MU_STEPS, SIGMA_STEPS
 from blurlib.entropy.position import PositionalEncoding
 
@@ -70,16 +70,17 @@ def rounding_noise(
             del position.bias
 
 
-@contextmanager
-def decisions(codec: BlurCodec) -> Iterator[list[Tensor]]:
-    """Inside, a decode appends what each pass rounds: (B, 2 · C · positions), in grid steps.
+@torch.inference_mode()
+def decided(codec: BlurCodec, files: Sequence[BlurFile]) -> tuple[Latent, Tensor]:
+    """Files of one size as a batch, unchecked, and everything that was rounded on the way, (B, D),
+    in grid steps.
 
-    First 16 μ, then 16 log₂ σ, clamped as the coder does it: at an end of its range it is an
-    integer, as far from a boundary as can be.
+    Of each pass first 16 μ, then 16 log₂ σ, clamped as the coder does it: at an end of its range it
+    is an integer, as far from a boundary as can be.
     """
     seen: list[Tensor] = []
 
-    def watch(code: CodePass) -> CodePass:
+    def watch(code: PassCoder) -> PassCoder:
         def record(here, gaussian):
             mu, log2_sigma = (part[..., here.mask].flatten(1) for part in gaussian)
             log2_sigma = log2_sigma.clamp(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
@@ -88,19 +89,39 @@ def decisions(codec: BlurCodec) -> Iterator[list[Tensor]]:
 
         return record
 
-    with watched(codec, watch):
-        yield seen
-
-
-def decided(codec: BlurCodec, files: Sequence[BlurFile]) -> tuple[Latent, Tensor]:
-    """A batch of files, unchecked, and everything that was rounded on the way, (B, D).
-
-    Raises:
-        BitstreamError: as `BlurCodec.decode_latents`.
-    """
-    with decisions(codec) as seen:
-        latent = codec.decode_latents(files)
+    entropy, device = codec.entropy, codec.gain.log_gain.device
+    size = -(-files[0].height // STRIDE), -(-files[0].width // STRIDE)
+    z_symbols = torch.cat([entropy.decode_z(SymbolDecoder(f.z_stream), *size) for f in files])
+    quality = torch.tensor([f.quality for f in files], dtype=torch.float64, device=device)
+    hyperprior = codec.hyperprior(entropy.hyper_latent.values(z_symbols), codec.gain(quality))
+    streams = BatchDecoder([file.y_stream for file in files])
+    latent = entropy.decode(streams, z_symbols, hyperprior, watch)
     return latent, torch.cat(seen, 1)
+
+
+class BatchDecoder(SymbolDecoder):
+    """The streams of several images, read side by side.
+
+    A stream that becomes impossible under its model says 0 from there on: whoever reads on must
+    compare a checksum, and then knows which image it was.
+    """
+
+    def __init__(self, streams: Sequence[bytes]):
+        self._decoders: list[SymbolDecoder | None] = [SymbolDecoder(stream) for stream in streams]
+
+    def gaussian(self, sigma: np.ndarray) -> np.ndarray:
+        """Integer residuals (images · n,) under N(0, σ), image after image."""
+        parts = np.split(sigma, len(self._decoders))
+        return np.concatenate([self._read(image, part) for image, part in enumerate(parts)])
+
+    def _read(self, image: int, sigma: np.ndarray) -> np.ndarray:
+        decoder = self._decoders[image]
+        if decoder is not None:
+            try:
+                return decoder.gaussian(sigma)
+            except DecodingError:
+                self._decoders[image] = None
+        return np.zeros(sigma.size, np.int32)
 
 
 def margin(u: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from portability import BATCH, batches, decode, encode
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
+from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
+from blurlib.files import atomic_write
 from experiments.portability.bound import Sensitivity, failure_bound, rounding_noise
 
 MODEL, SEED = checkpoints.CODEC, 0
@@ -74,7 +75,7 @@ def noise(codec: BlurCodec, dtype: torch.dtype, louder: dict[int, int]) -> Itera
             row |= summary(codec, spread)
         print(row, flush=True)
         yield row
-    codec.eval()
+    codec.code_in()
 
 
 def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:
@@ -93,7 +94,7 @@ def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:
 
 def cost(codec: BlurCodec, runs: int = 5) -> dict:
     """Seconds of processor time, one thread: median over runs that take turns."""
-    x = images.to_float(images.read_image(images.kodak()[0]))[None]
+    x = images.to_float(images.read_image(datasets.kodak()[0]))[None]
     precisions = (torch.float64, torch.float32)
     files = [BlurFile.from_bytes(codec.code_in(p).compress(x, 3)) for p in precisions]
     taken: list[list[float]] = [[], []]
@@ -102,9 +103,9 @@ def cost(codec: BlurCodec, runs: int = 5) -> dict:
         for dtype, file, seconds in zip(precisions, files, taken, strict=True):
             codec.code_in(dtype)
             start = time.process_time()
-            codec.decode_latents([file])  # unchecked: in float32 the checksum may be wrong
+            codec.decode_streams(file)  # unchecked: in float32 the checksum may be wrong
             seconds.append(time.process_time() - start)
-    codec.eval()
+    codec.code_in()
     double, single = (statistics.median(seconds[1:]) for seconds in taken)  # after a warm-up
     return {"float64_s": double, "float32_s": single, "ratio": double / single, "runs": runs}
 
@@ -120,7 +121,7 @@ def main(out: Path) -> None:
         "noise": [*noise(codec, torch.float64, LOUDER), *noise(codec, torch.float32, {})],
         "time": cost(codec),
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import zoo
+from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
+from blurlib.files import atomic_write
 
 MODEL = checkpoints.CODEC
 
@@ -40,7 +41,7 @@ def encode(dataset: str, folder: Path) -> dict[str, dict]:
     """Write every file; return name -> what is known of it here."""
     codec = zoo.load(MODEL)
     rows = {}
-    for path in track(images.dataset(dataset), "encoding"):
+    for path in track(datasets.dataset(dataset), "encoding"):
         x = images.to_float(images.read_image(path))[None]
         for quality in range(1, codec.config.levels + 1):
             data = codec.compress(x, quality)
@@ -70,7 +71,7 @@ def main(dataset: str, out: Path) -> None:
     header = new_results(dataset, chosen.codec, checkpoint=chosen.checkpoint).header()
     lines = ",\n".join("  " + json.dumps(row) for row in rows.values())
     text = json.dumps(header, indent=1, sort_keys=True)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    images.atomic_write(out, text.encode(), overwrite=True)
+    atomic_write(out, text.encode(), overwrite=True)
     count = len(rows)
     equal = sum(row["equal"] for row in rows.values())
     close = sum(row["within_1_percent_and_64"] for row in rows.values())

@@ -25,12 +25,13 @@ from compressai.models import JointAutoregressiveHierarchicalPriors
 from compressai.zoo import mbt2018 as zoo_mbt2018
 from torch import Tensor, nn
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy.coder import coded_bits
+from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.evaluation.selection import select
+from blurlib.files import atomic_write
 
 MODEL, QUALITY, SEED, RUNS = checkpoints.CODEC, 3.0, 0, 3
 M = 192  # of mbt2018 at qualities 1 to 4
@@ -103,7 +104,7 @@ def medians(work: dict[str, Callable[[], object]]) -> dict[str, float]:
 @torch.inference_mode()
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    x = images.to_float(images.read_image(images.kodak()[4]))[None]
+    x = images.to_float(images.read_image(datasets.kodak()[4]))[None]
     assert x.shape[-2:] == (512, 768)
     codec = zoo.load(MODEL)
     data = codec.compress(x, QUALITY)
@@ -132,7 +133,7 @@ def main(out: Path) -> None:
         **header,
         "command": f"python -m experiments.speed.decode {out.name}",
         "runs": RUNS,
-        "image": images.kodak()[4].name,
+        "image": datasets.kodak()[4].name,
         "quality": QUALITY,
         "ours": {"bytes": len(data), "symbols": symbols, "runs_of": passes(codec, file)},
         "mbt2018": {
@@ -149,7 +150,7 @@ def main(out: Path) -> None:
         "ratio_full": seconds["mbt2018_full_s"] / seconds["ours_full_s"],
     }
     text = json.dumps(content, indent=1) + "\n"
-    images.atomic_write(out, text.encode(), overwrite=True)
+    atomic_write(out, text.encode(), overwrite=True)
     print(text)
 
 

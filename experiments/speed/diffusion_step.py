@@ -17,10 +17,11 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from blurlib import checkpoints, images
+from blurlib import checkpoints
 from blurlib.codec import CodecOutput, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.diffusion import Solver, Tiling, dct2, idct2, predict_tiled, sample
+from blurlib.diffusion import Sampling, Solver, Tiling, dct2, idct2, predict_tiled, sample
+from blurlib.files import atomic_write
 from experiments.record import circumstances
 
 SIZES = [(512, 768), (2048, 3008)]  # 768×512 and 3000×2000, padded to multiples of 64
@@ -62,8 +63,7 @@ def step(decoder: DiffusionDecoder, output: CodecOutput, solver: Solver) -> dict
             return decoder.predict(z_t, t, output)
 
     base = output.reconstruction.x_hat
-    generator = torch.Generator().manual_seed(0)
-    chain = sample(decoder.given(output), predict, base.shape, 4, generator, solver=solver)
+    chain = sample(decoder.given(output), predict, base.shape, Sampling(4, solver=solver))
     next(chain)
     steps = [seconds(lambda: next(chain), 1) for _ in range(2)]
     in_network = min(spent[1:])
@@ -109,7 +109,7 @@ def main(out: Path) -> None:
         "steps": [step(decoder, o, solver) for o in outputs for solver in get_args(Solver)],
         "tiles": tiles(decoder, outputs[-1]),
     }
-    images.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
     print(json.dumps([content["steps"], content["tiles"]]))
 
 

@@ -43,9 +43,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.evaluation.results import new_results
+from blurlib.files import atomic_write
 from blurlib.training import loop, stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.losses import balanced
@@ -233,7 +234,7 @@ def main(options: argparse.Namespace) -> None:
 def write(out: Path, header: dict, rows: list[dict]) -> None:
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     text = json.dumps(header, indent=1, sort_keys=True)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    images.atomic_write(out, text.encode(), overwrite=True)
+    atomic_write(out, text.encode(), overwrite=True)
 
 
 def link_photos(folder: Path, options: argparse.Namespace) -> int:
@@ -243,11 +244,11 @@ def link_photos(folder: Path, options: argparse.Namespace) -> int:
     photos.mkdir()
     train.mkdir()
     if options.data:
-        for path in images.folder(options.data):
+        for path in datasets.folder(options.data):
             (photos / path.name).symlink_to(path.resolve())
     else:
-        for name in images.embedded_names():
-            images.write_image(photos / f"{name}.png", images.embedded(name))
+        for name in datasets.embedded_names():
+            images.write_image(photos / f"{name}.png", datasets.embedded(name))
     paths = sorted(photos.iterdir())
     needed = options.batch * (WARM_UP + options.steps + 2 + 4 * options.workers)
     for i in range(-(-needed // len(paths))):

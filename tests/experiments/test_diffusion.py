@@ -8,18 +8,16 @@ import math
 import shutil
 from pathlib import Path
 
-import lpips
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from torch import nn
 
-from blurlib import images
+from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
-from blurlib.evaluation.perception import FeatureNetwork
-from blurlib.metrics import Lpips, lpips_file
+from blurlib.evaluation.perception import Features
+from blurlib.metrics import Lpips
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from experiments.diffusion import decodes, verdict
@@ -36,7 +34,7 @@ class Colours(nn.Module):
 
 
 LPIPS = Lpips(Distance())
-FEATURES = FeatureNetwork("Colours", "0" * 64, 3, Colours())
+FEATURES = Features("Colours", "0" * 64, Colours())
 
 
 @pytest.fixture(autouse=True)
@@ -123,17 +121,25 @@ def test_every_decoder_decodes_the_same_files_with_equal_training(folder):
     for name in untuned[untuned["decoder"] == "isotropic"]["run"]:
         mine = usual[(usual["run"] == name) & usual["steps"].isin(plan.steps)]
         assert len(mine) == 2 * 2 * len(plan.steps)
-
-
-def test_distances_are_over_all_patches_and_only_of_whole_sets(folder):
-    _, place = folder
     distances = pd.read_csv(place / "out" / "distances.csv", keep_default_na=False)
     assert (distances["patches"] == 2).all()  # a patch of each photo of 256 × 256
     assert "FD-Colours" in distances
-    # Solvers other than the usual one see every second photo only.
+    # Solvers other than the usual one see every second photo only, so that they have none.
     assert set(distances["solver"]) == {"", "ancestral"}
     assert set(distances["spacing"]) == {"", "logsnr"}
     assert set(distances["start_scale"]) == {0, 1}
+
+
+def test_results_say_where_they_come_from_and_name_no_folder(folder):
+    plan, place = folder
+    text = (place / "out" / "about.json").read_text()
+    about = json.loads(text)
+    assert about["codec_sha256"] == zoo.sha256(plan.training.codec)
+    assert {"command", "commit", "device", "versions"} <= about.keys()
+    assert str(place.parent) not in text
+    assert "/" not in json.dumps(about["plan"])
+    for photos in (plan.photos, plan.training.data):  # nothing is written beside them
+        assert all(path.suffix == ".png" for path in Path(photos).iterdir())
 
 
 def test_chains_without_a_network_are_noise_that_depends_on_the_process_alone(folder):
@@ -148,12 +154,6 @@ def test_chains_without_a_network_are_noise_that_depends_on_the_process_alone(fo
     assert (two < direct.reindex(two.index)).all()
     table = verdict.Comparison.read(place / "out").table
     assert set(table[table["run"].str.startswith("silent")]["decoder"]) == {"silent"}
-
-
-def test_nothing_is_written_beside_the_photos(folder):
-    plan, place = folder
-    for place in (plan.photos, plan.training.data):
-        assert all(path.suffix == ".png" for path in Path(place).iterdir())
 
 
 def test_the_same_again_trains_and_decodes_nothing(folder, monkeypatch):
@@ -182,45 +182,6 @@ def test_a_comparison_that_was_cut_off_ends_the_same(folder, tmp_path):
     assert everything(tmp_path / "out") == everything(place / "out")
 
 
-@pytest.mark.slow
-def test_two_jobs_give_the_results_of_one(plan, tmp_path, monkeypatch):
-    """With the real network and codec, since other processes know nothing of the one of
-    milliseconds; with ρ = 0 the weights of LPIPS do not matter, and random ones are not fetched."""
-    monkeypatch.undo()
-    monkeypatch.setenv("BLURLIB_HOME", str(tmp_path))
-    (tmp_path / "weights").mkdir()
-    network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
-    torch.save(network.state_dict(), tmp_path / "weights" / lpips_file("squeeze"))
-    training = dataclasses.replace(plan.training, codec="msssim-small", rho=0.0)
-    plan = dataclasses.replace(
-        plan, training=training, blurs=(10.0,), seeds=(0,), rhos=(0.0,), qualities=(1.0,),
-        steps=(1,), steps_of_rest=(1,), long=(2,), solver_steps=(1,),
-    )  # fmt: skip
-    outs = [tmp_path / f"{jobs} jobs" for jobs in (1, 2)]
-    for jobs, out in enumerate(outs, 1):
-        runs = tmp_path / f"runs of {jobs}"
-        *_, last = compare(plan, out, runs, LPIPS, FEATURES, jobs=jobs)
-        assert last.done == last.total
-    one, two = (everything(out) for out in outs)
-    abouts = [json.loads(content.pop("about.json")) for content in (one, two)]
-    assert [about["device"].rsplit(", ")[-1] for about in abouts] == [
-        "1 job × 1 thread",
-        "2 jobs × 1 thread",
-    ]
-    assert one == two
-
-
-def test_results_say_where_they_come_from_and_name_no_folder(folder):
-    plan, place = folder
-    text = (place / "out" / "about.json").read_text()
-    about = json.loads(text)
-    assert about["codec_sha256"] == zoo.sha256(plan.training.codec)
-    assert about["plan"]["training"]["steps"] == 2
-    assert {"command", "commit", "device", "versions"} <= about.keys()
-    assert str(place.parent) not in text
-    assert "/" not in json.dumps(about["plan"])
-
-
 def test_the_reported_photos_have_no_part_in_the_choice(folder, tmp_path, monkeypatch):
     """They cannot even be read: all is chosen, and trained on from there, by then."""
     plan, place = folder
@@ -230,8 +191,8 @@ def test_the_reported_photos_have_no_part_in_the_choice(folder, tmp_path, monkey
     def unreadable(*_):
         raise FileNotFoundError("the set to report")
 
-    monkeypatch.setattr(images, "dataset", unreadable)
-    monkeypatch.setattr(images, "kodak", unreadable)
+    monkeypatch.setattr(datasets, "dataset", unreadable)
+    monkeypatch.setattr(datasets, "kodak", unreadable)
     with pytest.raises(FileNotFoundError, match="the set to report"):
         run(plan, tmp_path)
     (runs,) = (tmp_path / "runs").iterdir()
@@ -377,35 +338,16 @@ def test_duels_are_won_by_all_seeds_or_not_clear(told):
     assert (str(won.blur), str(single.blur)) == ("0.4100 ± 0.0141", "0.5100")
 
 
-def test_the_words_follow_from_the_numbers(told):
-    all_, first, second = verdict.in_words(told.duels()).split("\n\n")
-    several = [duel for duel in told.duels() if duel.blur.seeds > 1]
-    assert len(several) == 4
-    clear = sum(duel.clear and duel.difference < 0 for duel in several)
-    lower = sum(duel.difference < 0 for duel in several)
-    assert all_ == (
-        "Of 4 comparisons over several seeds, blur has the lower LPIPS with every seed in "
-        f"{clear}, isotropic diffusion in 0; in the mean, blur has it in {lower}."
-    )
-    assert 0 < clear <= lower < 4
-    assert second == (
-        "Quality 3: Blur is better at 1 (-0.1000, -19.6 %) steps. "
-        "The seeds overlap at 2 (+0.0100, +2.0 %) steps."
-    )
-    assert "With one seed each, at 3 (+0.0100, +2.0 %) steps." in first
-
-
 def test_the_best_chain_is_held_against_the_decoder_without_one(told):
-    said = [line for line in verdict.against_one_step(told) if "LPIPS" in line]
-    assert said[1] == (
-        "Quality 3, LPIPS: diffusion is better, every seed than every seed. The deterministic "
-        "decoder has 0.6000 ± 0.0000, the best chain (blur, 1 step) 0.4100 ± 0.0141, the direct "
-        "picture 0.6000."
-    )
+    _, _, best, distance = told.against_one_step()
+    assert (best.quality, best.measure, distance.measure) == (3, "lpips", "FD-Colours")
+    assert (best.decoder, best.steps, best.clear) == ("blur", 1, True)
+    assert (str(best.deterministic), str(best.chain)) == ("0.6000 ± 0.0000", "0.4100 ± 0.0141")
+    assert best.direct == pytest.approx(0.6)
     seeds = told.table["decoder"] == "deterministic"
     told.table.loc[seeds, "lpips"] = [0.30 + 0.2 * seed for seed in told.table[seeds]["seed"]]
-    said = [line for line in verdict.against_one_step(told) if "LPIPS" in line]
-    assert "the deterministic decoder is better, but not every seed. " in said[1]
+    worse = told.against_one_step()[2]
+    assert (worse.deterministic.mean, worse.clear) == (pytest.approx(0.4), False)
 
 
 def test_tables_by_blur_rho_and_solver_hold_all_that_was_measured(told):
@@ -460,6 +402,9 @@ def test_the_tables_say_what_was_measured(told, tool):
     means = [f"{reads[name].mean():.3f}" for name in ("silent", "own", "other")]
     shown = cells(tables.reading(told))["isotropic", "5"]
     assert [cell.split(" ±")[0] for cell in shown] == means
+    assert cells(tables.verdict(told))["3", "LPIPS"] == [
+        "0.6000", "0.6000 ± 0.0000", "0.4100 ± 0.0141", "blur", "1", "yes",
+    ]  # fmt: skip
     assert len(tables.rho(told).splitlines()) == 2 + 2 + 2  # of two ρ, and who was trained on
     assert len(tables.solvers(told).splitlines()) == 2 + len(told.by_solver())
 
@@ -475,7 +420,7 @@ def test_sheets_of_text_show_one_file_by_every_decoder(folder, places, tool, tmp
     where = sheets.Sheet("text", 10, 40)
     panels = sheets.sheet(where, ours, LPIPS)
     assert len(panels) == 5
-    photo = images.embedded("text")
+    photo = datasets.embedded("text")
     codec = zoo.load(places[0])
     data = codec.compress(photo[None] / 255, sheets.QUALITY)
     output = codec.decompress(data)

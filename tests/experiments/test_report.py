@@ -69,29 +69,24 @@ def test_measured_and_published_are_told_apart(folder):
     ]
     assert set(table.loc[table["codec"] == "WebP", "origin"]) == {"measured", "published"}
     elic = table[(table["codec"] == "ELIC") & (table["training"] == "mse")].iloc[0]
-    assert elic["psnr"].pchip == pytest.approx(
-        -7.0, abs=0.5
-    )  # recomputed by others from its points
-    assert elic["ms_ssim"].pchip == pytest.approx(-12.8, abs=0.5)
+    # Recomputed by others from its points.
+    assert (elic["psnr"].pchip, elic["ms_ssim"].pchip) == pytest.approx((-7.0, -12.8), abs=0.5)
 
 
-def test_a_column_that_was_not_published_says_so(folder):
-    table = report.against_vtm(folder)
-    mlic = table[table["codec"] == "MLIC++"].iloc[0]
-    assert str(mlic["ms_ssim"]) == "n/a (not published)"
+def test_where_there_is_no_bd_rate_the_table_says_why(folder, vtm):
+    table = report.against_vtm(folder).set_index("codec")
+    assert str(table.loc["MLIC++", "ms_ssim"]) == "n/a (not published)"
+    apart = report.bd(vtm["psnr"], vtm["psnr"] + [0, 100])
+    assert math.isnan(apart.akima)
+    assert str(apart) == "n/a (no shared quality)"
 
 
 def test_training_objectives_come_from_the_results(folder):
     codecs = {codec.label: codec for codec in report.measured("kodak", folder)}
     assert codecs["WebP"].training == ""
     assert codecs["msssim-small, direct"].training == "ms-ssim"
-    write_codec(
-        folder,
-        "msssim-small-diffusion",
-        [(0.1, 25.0, 0.9, 0.2)],
-        "c0ffee",
-        {"decoder": "diffusion"},
-    )
+    point, settings = (0.1, 25.0, 0.9, 0.2), {"decoder": "diffusion"}
+    write_codec(folder, "msssim-small-diffusion", [point], "c0ffee", settings)
     found = {codec.label: codec.training for codec in report.measured("kodak", folder)}
     assert found["msssim-small, diffusion"] == "perceptual"
 
@@ -114,13 +109,6 @@ def test_between_points_a_column_is_linear_in_log_rate_and_nan_outside(folder):
     assert math.isnan(report.at_rate(table, "lpips", 0.99 * low["bpp"]))
     frame = report.at_rates(["lpips"], [middle], folder)
     assert frame.loc["WebP", ("lpips", middle)] == pytest.approx(expected)
-
-
-def test_curves_that_share_no_quality_say_so(vtm):
-    apart = vtm["psnr"] + [0, 100]
-    span = report.bd(vtm["psnr"], apart)
-    assert math.isnan(span.akima)
-    assert str(span) == "n/a (no shared quality)"
 
 
 def test_lines_mark_ours_and_the_published_ones(folder):

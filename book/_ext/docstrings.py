@@ -1,0 +1,55 @@
+"""The docstrings of blurlib, which are plain text, as reStructuredText for Sphinx.
+
+A section such as "Args:" becomes a list of definitions. Another indented block is an equation or
+code, and is shown as it is written.
+"""
+
+import re
+
+HEADING = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
+CODE = re.compile(r"(`+[^`]+`+)")
+ENTRY = re.compile(r"    (\S[^:]*): (.*)")
+
+
+def to_rst(lines):
+    shown, section, block = [], "", False
+    for before, line in zip(["", *lines], lines, strict=False):
+        indented = line.startswith("    ")
+        if line and not indented:
+            section, block = (line if HEADING.match(line) else ""), False
+        if section == line and line:
+            shown += [f"**{line[:-1]}**", ""]
+        elif indented and section:
+            entry = ENTRY.match(line)
+            if entry and section != "Returns:":
+                shown += [f"    {escaped(entry[1])}", f"        {escaped(entry[2])}"]
+            else:
+                shown.append(escaped(line))
+        elif indented and not block and not before:
+            shown += ["::", "", line]
+            block = True
+        else:
+            shown.append(line if block else escaped(line))
+    return shown
+
+
+def escaped(line):
+    """Without the signs that mean something in reStructuredText alone."""
+    parts = CODE.split(line)
+    parts[::2] = (re.sub(r"([|*\\]|_(?=\W|$))", r"\\\1", part) for part in parts[::2])
+    return "".join(parts)
+
+
+def convert(app, what, name, obj, options, lines):
+    lines[:] = to_rst(lines)
+
+
+def skip(app, what, name, obj, skipped, options):
+    """The fields of named tuples, which their class describes."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", convert)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,289 @@
+"""Figures that one experiment or one notebook needs, in the library's style."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from scipy.stats import norm
+from torch import Tensor
+
+from blurlib.entropy.coder import bin_mass, coded_bits
+from blurlib.evaluation.bd_rate import BdRate
+from blurlib.plotting import COLOURS, PALE, boxed, styled
+from blurlib.training.run import Step
+from experiments.portability.timeline import PassTime
+
+
+class OffsetMap(NamedTuple):
+    """A map over the offsets of a key from its query, (2r + 1, 2r + 1), and what stands above."""
+
+    title: str
+    values: Tensor
+
+
+@boxed
+def offset_maps(rows: Mapping[str, Sequence[OffsetMap]], reach: int, shared: bool = True) -> Figure:
+    """Maps over offsets, a named row of them above the other; the cross marks the query.
+
+    Args:
+        reach: largest offset shown.
+        shared: one scale of colours for a row; else each map has its own.
+    """
+    columns = max(map(len, rows.values()))
+    size = (1.9 * columns + 0.9, 2.1 * len(rows) + 0.2)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for line, (name, maps) in zip(axes, rows.items(), strict=True):
+        low = min(0, *(float(m.values.min()) for m in maps)) if shared else None
+        high = max(float(m.values.max()) for m in maps) if shared else None
+        for axis, (title, values) in zip(line, maps, strict=False):
+            r = values.shape[-1] // 2
+            axis.imshow(
+                values.numpy(), cmap="magma", vmin=low, vmax=high, interpolation="nearest",
+                extent=(-r - 0.5, r + 0.5, r + 0.5, -r - 0.5),
+            )  # fmt: skip
+            axis.plot(0, 0, "+", color="#4fc3f7", ms=6, mew=1.2)
+            axis.axis("on")
+            axis.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(reach + 0.5, -reach - 0.5))
+            axis.set(xticks=(-reach, 0, reach), yticks=(-reach, 0, reach))
+            axis.tick_params(labelsize=7, length=2)
+            axis.set_title(title, size=9, loc="center")
+        place = {"transform": line[0].transAxes, "rotation": 90, "va": "center", "ha": "right"}
+        line[0].text(-0.16, 0.5, name, size=9, **place)
+    return figure
+
+
+@styled
+def encoding_profiles(biases: Mapping[str, Tensor], half_widths: Sequence[float]) -> Figure:
+    """Biases over the distance |dx| + |dy|, a line each, with a dot at the half-width."""
+    figure, axis = plt.subplots(figsize=(7, 3.4))
+    for (label, bias), half in zip(biases.items(), half_widths, strict=True):
+        (line,) = axis.plot(bias.numpy(), marker=".", ms=3, lw=1.4, label=label)
+        axis.plot(half, float(bias[0]) / 2, "o", color=line.get_color(), ms=7, mfc="none", mew=1.6)
+    axis.set(xlabel="|dx| + |dy| in latent positions", ylabel="added to the logit", xlim=(0, None))
+    axis.legend(title="circle: half-width", alignment="left")
+    return figure
+
+
+@styled
+def channel_bits(
+    panels: Mapping[str, pd.Series], group: pd.Series, ylabel: str, xlabel: str = "channel"
+) -> Figure:
+    """A bar per channel in the order given, coloured by group, one panel above the other.
+
+    Args:
+        panels: title and values; group: number of the group, from 1, of each label of their index.
+    """
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(9, 2.2 * len(panels) + 0.3), sharex=True, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axis, (title, values) in zip(axes.flat, panels.items(), strict=True):
+        own = group.loc[values.index].to_numpy()
+        for number in np.unique(own):
+            at = np.flatnonzero(own == number)
+            axis.bar(at, values.to_numpy()[at], width=1.0, label=f"group {number}")
+        axis.set(title=title, ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
+    axes[0, 0].legend(ncols=6, loc="lower right", bbox_to_anchor=(1, 0.98))
+    axes[-1, 0].set_xlabel(xlabel)
+    return figure
+
+
+@styled
+def cumulative_shares(
+    shares: Mapping[str, Sequence[float]], groups: Sequence[int], xlabel: str = "channels"
+) -> Figure:
+    """Share of a total that the first n channels have; borders of groups are dotted."""
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    for label, values in shares.items():
+        axis.plot([0, *values], label=label, lw=1.8)
+    for end in np.cumsum(groups)[:-1]:
+        axis.axvline(end, color=PALE, lw=1, ls=":")
+    count = sum(groups)
+    axis.plot([0, count], [0, 1], color=PALE, lw=1, label="all channels alike")
+    axis.set(xlabel=xlabel, ylabel="share", xlim=(0, count), ylim=(0, 1.02))
+    axis.legend(loc="lower right")
+    return figure
+
+
+@styled
+def narrowing(probabilities: Mapping[str, float], message: str) -> Figure:
+    """Range coding: every row is the interval chosen in the row above, stretched to full width."""
+    edges = np.cumsum([0.0, *probabilities.values()])
+    place = {name: i for i, name in enumerate(probabilities)}
+    figure, axis = plt.subplots(figsize=(8, 0.48 * len(message)))
+    for row, chosen in enumerate(message):
+        for name, i in place.items():
+            left, width = edges[i], edges[i + 1] - edges[i]
+            alpha = 0.9 if name == chosen else 0.25
+            axis.barh(-row, width, 0.5, left, color=COLOURS[i], alpha=alpha)
+            axis.text(left + width / 2, -row, name, ha="center", va="center")
+        if row + 1 < len(message):
+            for side in (0, 1):
+                low = edges[place[chosen] + side]
+                axis.plot([low, side], [-row - 0.25, -row - 0.75], color=PALE, lw=0.8)
+    axis.set_yticks([-row for row in range(len(message))], range(1, len(message) + 1))
+    axis.set(ylabel="symbol", xlim=(-0.005, 1.005), xticks=[])
+    axis.spines[:].set_visible(False)
+    axis.grid(False)
+    axis.tick_params(left=False)
+    return figure
+
+
+@styled
+def gaussian_tables(sigmas: Sequence[float], reach: int = 4) -> Figure:
+    """What the range coder is told of integers r under N(0, σ): the mass of [r − ½, r + ½]."""
+    rows = -(-len(sigmas) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(8, 2.3 * rows), sharex=True, sharey=True)
+    r = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    x = np.linspace(-reach - 0.5, reach + 0.5, 1001)
+    for axis, sigma in zip(axes.flat, sigmas, strict=True):
+        scale, normal = torch.tensor(sigma, dtype=torch.float64), norm(scale=sigma)
+        mass, bits = bin_mass(r, scale).numpy(), coded_bits(r, scale).numpy()
+        axis.bar(r, mass, 0.96, alpha=0.6)
+        axis.plot(x, normal.pdf(x), color=COLOURS[1], lw=1.2)
+        for at, height, cost in zip(r.numpy(), mass, bits, strict=True):
+            top = min(max(height, normal.pdf(at)), 1.0)
+            axis.text(at, top + 0.04, f"{cost:.1f}", ha="center", size=8)
+        axis.set(title=f"σ = {sigma:.3g}", ylim=(0, 1.2), xticks=r)
+    figure.supxlabel("residual r", size=10)
+    figure.supylabel("probability", size=10)
+    return figure
+
+
+@styled
+def timeline(spans: Sequence[PassTime]) -> Figure:
+    """A decode pass by pass: what its networks take, then what the range coder takes."""
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(spans) + 0.9))
+    rows = -np.arange(len(spans))
+    start, ready, end = 1e3 * np.array([[s.start, s.ready, s.end] for s in spans]).T
+    axis.barh(rows[1:], (ready - start)[1:], left=start[1:], label="networks")
+    axis.barh(rows[1:], (end - ready)[1:], left=ready[1:], label="range coder")
+    axis.barh(rows[0], end[0], color=COLOURS[3], label="hyper-latent and h_s")
+    axis.set_yticks(rows, [span.name for span in spans])
+    axis.set(xlabel="milliseconds", xlim=(0, None))
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x")
+    axis.legend()
+    return figure
+
+
+@styled
+def failures(rows: pd.DataFrame) -> Figure:
+    """Share of decodes that fail, over the strength of the noise, beside what the bound expects.
+
+    Where none failed, a triangle stands at one in all decodes.
+
+    Args:
+        rows: of `experiments/portability/noise.py`: precision, ulps, decodes, failures, expected.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    for (precision, own), colour in zip(rows.groupby("precision"), COLOURS, strict=False):
+        # float32 has 29 bits less: its last place is worth 2^29 of float64's.
+        at = np.log2(own["ulps"].astype(float)) + (29 if precision == "float32" else 0)
+        expected, seen = own["expected"] / own["decodes"], own["failures"] / own["decodes"]
+        none = seen == 0
+        line = {"lw": 1, "ms": 16, "mew": 2, "label": f"{precision}, bound"}
+        axis.plot(at, expected, "_:", color=colour, **line)
+        axis.plot(at[~none], seen[~none], "o", color=colour, label=f"{precision}, measured")
+        if none.any():
+            least, label = 1 / own["decodes"][none], f"{precision}, none seen"
+            axis.plot(at[none], least, "v", mfc="none", color=colour, label=label)
+    axis.set(xlabel="noise: log₂ of units in float64's last place", ylabel="share that fails")
+    axis.set_yscale("log")
+    axis.legend()
+    return figure
+
+
+class Track(NamedTuple):
+    """A measure over the number of steps: mean and standard deviation over seeds (nan for one
+    seed). With a single number of steps it is drawn as a level across."""
+
+    label: str
+    steps: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@styled
+def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
+    """A measure over the number of network evaluations, a panel per title; the curves are drawn 2 %
+    apart, so that their spreads can be told apart."""
+    size = (4.6 * len(panels), 3.8)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True)
+    steps = sorted({n for tracks in panels.values() for track in tracks for n in track.steps if n})
+    for axis, (title, tracks) in zip(axes.flat, panels.items(), strict=True):
+        for i, (track, colour) in enumerate(zip(tracks, COLOURS, strict=False)):
+            mean, spread = np.array(track.mean), np.nan_to_num(track.std)
+            own = {"color": colour, "label": track.label}
+            if len(track.steps) > 1:
+                axis.errorbar(1.02**i * np.array(track.steps), mean, spread, marker=".", **own)
+            else:
+                axis.axhline(mean[0], ls="--", lw=1.2, **own)
+                low, high = mean[0] - spread[0], mean[0] + spread[0]
+                axis.axhspan(low, high, color=colour, alpha=0.15, lw=0)
+        axis.set_xscale("log")
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.minorticks_off()
+        axis.set(title=title, xlabel="network evaluations", ylabel=ylabel)
+    axes[0, -1].legend()
+    return figure
+
+
+@styled
+def bd_integral(result: BdRate, labels: tuple[str, str], xlabel: str) -> Figure:
+    """What BD-rate is the mean of: log rate over quality for anchor and test, the area between."""
+    figure, axis = plt.subplots(figsize=(8, 4.4))
+    curves = (result.f_anchor, result.f_test)
+    for f, label, colour in zip(curves, labels, COLOURS, strict=False):
+        axis.plot(f.x, 10 ** f(f.x), ".", ms=8, color=colour)
+        grid = np.linspace(f.x[0], f.x[-1], 300)
+        axis.plot(grid, 10 ** f(grid), color=colour, label=label)
+    grid = np.linspace(result.low, result.high, 300)
+    axis.fill_between(grid, *(10 ** f(grid) for f in curves), color=COLOURS[3], alpha=0.3, lw=0)
+    axis.set(xlabel=xlabel, ylabel="bits per pixel", yscale="log")
+    ticks = [0.1, 0.2, 0.5, 1, 2]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend()
+    return figure
+
+
+@styled
+def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
+    """Fréchet distance over the number of patches: mean and spread of `perception.by_count`."""
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    for label, table in tables.items():
+        mean, spread = table["frechet"], table["frechet_std"]
+        axis.errorbar(table["patches"], mean, spread, marker=".", label=label)
+    axis.set(xlabel="patches", ylabel=ylabel, ylim=(0, None))
+    axis.legend()
+    return figure
+
+
+@styled
+def training_runs(runs: Mapping[str, Sequence[Step]], window: int = 10) -> Figure:
+    """Rate, distortion and gradient of several codecs' runs over their steps: running means over
+    `window` steps, up to the first that was not finite."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3))
+    for label, run in runs.items():
+        steps = list(itertools.takewhile(lambda s: not s.not_finite, run))
+        series = {"bits per pixel": [s.parts["bpp"] for s in steps]}
+        series["distortion"] = [s.parts["distortion"] for s in steps]
+        series["norm of the gradient"] = [s.gradient for s in steps]
+        for axis, (name, values) in zip(axes, series.items(), strict=True):
+            means = pd.Series(values).rolling(window, min_periods=1).mean()
+            axis.plot([s.step for s in steps], means, lw=1.6, label=label)
+            axis.set(title=name, xlabel="step", yscale="log")
+    axes[0].set(yscale="linear", ylim=(0, None))
+    axes[0].legend()
+    return figure
