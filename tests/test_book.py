@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docutils.core import publish_parts
 
 from blurlib.training.config import tomllib
 
@@ -179,3 +180,28 @@ def test_what_is_no_address_is_refused_in_one_line(checkout, address):
     assert run.returncode == 2
     assert len(run.stderr.splitlines()) == 1
     assert links("--check", root=checkout).returncode == 0
+
+
+def test_every_module_of_the_library_is_on_one_page_of_the_reference():
+    pages = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("book/api*.md"))
+    listed = re.findall(r"automodule:: (\S+)", pages)
+    package = ROOT / "blurlib"
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py" and path.stem != "cli"
+    ]
+    assert sorted(listed) == sorted(modules)
+
+
+def test_docstrings_become_restructured_text(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    from docstrings import to_rst
+
+    text = (
+        "f of |x|:\n\n    f(x) = |x|\n\nArgs:\n    x: any\n        length.\n\nReturns:\n    (B,)."
+    )
+    html = publish_parts("\n".join(to_rst(text.split("\n"))), writer_name="html5")["body"]
+    assert '<pre class="literal-block">f(x) = |x|</pre>' in html
+    assert "<dt>x</dt>\n<dd><p>any\nlength.</p>" in html
+    assert "<p>(B,)</p>" in html

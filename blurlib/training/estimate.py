@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import resource
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
     parameters: int  # that are trained
     photos: int
     skipped: int  # of them, as far as seen
-    memory: int  # bytes at the peak: of the GPU, or of this process on a CPU
+    memory: int  # bytes at the peak: of the GPU, or of this process; 0 where Python cannot tell
     device: str
     steps: int
     seconds: float  # of a step
@@ -47,14 +47,22 @@ def estimate(config: TrainConfig) -> Estimate:
         skipped = len((Path(folder) / "skipped.txt").read_text().splitlines())
     seconds = statistics.median(step.seconds for step in taken[WARM_UP:])
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Estimate(
         parameters=sum(p.numel() for p in stages.make(config).module.parameters()),
         photos=len(find_photos(config)),
         skipped=skipped,
-        memory=torch.cuda.max_memory_allocated() if on_gpu else peak,
+        memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process(),
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
         steps=config.steps or max(1, int(config.max_minutes * 60 / seconds)),
         seconds=seconds,
         images=taken[0].images,
     )
+
+
+def _peak_of_process() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,9 +22,9 @@ def to_rst(lines):
         elif indented and section:
             entry = ENTRY.match(line)
             if entry and section != "Returns:":
-                shown += [f"    {escaped(entry[1])}", f"        {escaped(entry[2])}"]
+                shown += [escaped(entry[1]), f"    {escaped(entry[2])}"]
             else:
-                shown.append(escaped(line))
+                shown.append(escaped(line[4:]))
         elif indented and not block and not before:
             shown += ["::", "", line]
             block = True
