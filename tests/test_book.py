@@ -204,4 +204,4 @@ def test_docstrings_become_restructured_text(monkeypatch):
     html = publish_parts("\n".join(to_rst(text.split("\n"))), writer_name="html5")["body"]
     assert '<pre class="literal-block">f(x) = |x|</pre>' in html
     assert "<dt>x</dt>\n<dd><p>any\nlength.</p>" in html
-    assert "<p>(B,)</p>" in html
+    assert "<p>(B,).</p>" in html
