@@ -16,6 +16,7 @@ import torch
 from blurlib import datasets, images, metrics
 from blurlib.codec import BlurCodec, zoo
 from blurlib.evaluation.bd_rate import bd_rate, increasing
+from blurlib.evaluation.measure import compare
 from experiments.record import one_thread, read_table, replace_rows
 
 PHOTOS = (1, 4, 7, 10, 13, 16, 19, 22)  # of Kodak
@@ -47,13 +48,8 @@ def row(codec: BlurCodec, photo: torch.Tensor, quality: float, effort: int) -> d
     data = codec.compress(images.to_float(photo)[None], quality, effort=effort)
     seconds = time.process_time() - start
     decoded = images.to_uint8(codec.decompress(data).x_hat[0])
-    return {
-        "bytes": len(data),
-        "bpp": round(metrics.bpp(len(data), *photo.shape[1:]), 6),
-        "psnr": round(metrics.psnr(photo, decoded), 5),
-        "ms_ssim": round(metrics.ms_ssim(photo, decoded), 8),
-        "seconds": round(seconds, 2),
-    }
+    found = compare(photo, data, decoded).rounded(psnr=5, ms_ssim=8, lpips=6)
+    return {**found, "seconds": round(seconds, 2)}
 
 
 def table(file: Path, distortion: str) -> pd.DataFrame:

@@ -4,7 +4,6 @@ those elsewhere; a photo has 1.
     python -m experiments.grid results/checks/grid.json MODEL …
 """
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import torch
 from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
+from experiments.record import write_json
 
 PHOTOS = (2, 4, 20, 23)  # of Kodak: with large flat areas
 QUALITIES = (1.0, 2.0, 3.0)
@@ -38,7 +37,7 @@ def main(out: Path, *models: str) -> None:
         "command": f"python -m experiments.grid {out.name} {' '.join(models)}",
         "rows": rows,
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 def ratios(photos: list[torch.Tensor]) -> dict[str, float]:

@@ -8,7 +8,6 @@ another.
     python -m experiments.loss_balance results/checks/loss-balance.json PHOTOS
 """
 
-import json
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -22,11 +21,11 @@ import torch
 from blurlib import checkpoints
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
 from blurlib.training import losses
 from blurlib.training.loop import train
 from experiments.diffusion.decodes import Contestant
 from experiments.diffusion.run import Plan, held_out_photos, reads
+from experiments.record import write_json
 
 FACTORS, SEED = (0.1, 1.0), 0
 
@@ -56,7 +55,7 @@ def main(out: Path, data: str) -> None:
         "command": f"python -m experiments.loss_balance {out.name} PHOTOS",
         "rows": found,
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ from torch import nn
 
 from blurlib import images
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws
 from blurlib.training.loop import learning_rate
 from blurlib.training.optimisers import Muon, parameter_groups
+from experiments.record import write_json
 
 Make = Callable[[list[dict], list[dict]], list[torch.optim.Optimizer]]
 PACED = 12  # steps that say how many fit into the time
@@ -86,7 +86,7 @@ def main(out: Path, data: str, minutes: float, *names: str) -> None:
         header = new_results("held-out photos", made, seed=base.seed).header()
         command = f"python -m experiments.optimisers {out.name} PHOTOS {minutes:g}"
         content = {**header, "command": command, "rows": rows}
-        atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+        write_json(out, content)
 
 
 def _held_out(config: TrainConfig) -> Iterator[torch.Tensor]:

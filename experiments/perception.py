@@ -8,7 +8,6 @@
     python -m experiments.perception results/checks/perception.json
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from blurlib.codec import zoo
 from blurlib.evaluation import perception
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
+from experiments.record import write_json
 
 MODEL, QUALITY = checkpoints.CODEC, 2.0
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12)  # standard deviation of the noise in 8-bit levels
@@ -112,7 +111,7 @@ def main(out: Path) -> None:
     header = new_results("kodak", chosen.codec, checkpoint=chosen.checkpoint).header()
     few = few_patches(reference, torch.cat(decoded[0]))
     content = {**header, "quality": QUALITY, "noise": noise, "few_patches": few}
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
     for row in noise:
         print(row)
 

@@ -6,7 +6,6 @@ photo by photo. Kodak is not looked at, so that the weight may be chosen here.
     python -m experiments.quantiser results/checks/quantiser.json [PHOTOS]
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,9 @@ from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.objective import RATE_WEIGHTS
 from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos
+from experiments.record import write_json
 
 MODELS = ("msssim-small", "mse-small")
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
@@ -53,7 +52,7 @@ def main(out: Path, data: str) -> None:
         "command": f"python -m experiments.quantiser {out.name} PHOTOS",
         "rows": rows,
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 def chosen(data: str, count: int) -> list[Path]:

@@ -3,6 +3,7 @@ means over seeds."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ def circumstances(command: str, jobs: int) -> dict[str, Any]:
         "device": results.device(jobs, 1),
         "versions": results.versions(),
     }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a record for people and programs to read, in place of an older one."""
+    atomic_write(path, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def choose(wanted: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ at, so that the sampling may be chosen here.
     python -m experiments.sampling results/checks/sampling-isotropic-small.json PHOTOS DENOISER
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from perception import noisy
-from quantiser import chosen
 from rich.progress import track
 from torch import Tensor
 
@@ -25,8 +22,10 @@ from blurlib import checkpoints, datasets, images, metrics
 from blurlib.codec import zoo
 from blurlib.diffusion import Sampling
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
 from blurlib.metrics import Lpips, lpips_file
+from experiments.perception import noisy
+from experiments.quantiser import chosen
+from experiments.record import write_json
 
 QUALITIES = (1.0, 3.0, 5.0, 6.0)
 COUNT, SIDE = 16, 256  # of photos; the middle of each
@@ -74,7 +73,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
         "noise": noise,
         "rows": rows,
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 class Judged(NamedTuple):

@@ -23,7 +23,7 @@ from blurlib.codec import zoo
 from blurlib.diffusion import Tiling, tiling
 from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
+from experiments.record import write_json
 
 WIDTH, HEIGHT, QUALITY, STEPS = 2000, 1333, 3.0, 4
 MEMORY = 16 * 2**30  # the network on the whole photo is what tiles are compared with
@@ -64,7 +64,7 @@ def main(out: Path, figure: Path) -> None:
         "psnr between blended and whole": round(metrics.psnr(blended, whole), 2),
         "seams": {name: seam._asdict() for name, seam in seams.items()},
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
     print(json.dumps(content["seams"]), content["psnr between blended and whole"])
     pictures = {"original": photo, "whole": whole, "blended": blended, "side by side": abrupt}
     draw(pictures, seams, figure)

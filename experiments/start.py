@@ -6,20 +6,20 @@ the mean squared error, and the grid as in `experiments.grid`.
     python -m experiments.start results/checks/start.json PHOTOS
 """
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
-from blurlib import datasets, files, images
+from blurlib import datasets, images
 from blurlib.codec import BlurCodec
 from blurlib.codec.klt import start_from_klt
 from blurlib.evaluation.results import new_results
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos
 from experiments.grid import PHOTOS, ratios
+from experiments.record import write_json
 
 STEPS = (3.0, 1.5, 0.7, 0.25)  # of the quantiser
 CROPS, CROP = 128, 256
@@ -44,7 +44,7 @@ def main(out: Path, folder: str) -> None:
         "command": f"python -m experiments.start {out.name} PHOTOS",
         "rows": rows,
     }
-    files.atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 @torch.inference_mode()

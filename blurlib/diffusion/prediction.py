@@ -5,6 +5,7 @@ is orthonormal, so squared errors are the same as in pixels.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -113,7 +114,7 @@ class Residual(Prediction):
     needs_prior = True
 
     def input(self, u_t: Tensor) -> Tensor:
-        gain, input_std, _ = self._wiener()
+        gain, input_std, _ = self._wiener
         return self._news(u_t).mul_((gain / input_std).to(u_t))
 
     def target(self, u_x: Tensor, u_eps: Tensor) -> Tensor:
@@ -126,17 +127,18 @@ class Residual(Prediction):
         return mean.addcmul_(residual_std, output)
 
     def cost(self) -> Tensor:
-        return self._wiener().residual_std ** -2 * torch.ones_like(self.t.alpha)
+        return self._wiener.residual_std**-2 * torch.ones_like(self.t.alpha)
 
     def estimate(self, u_t: Tensor) -> tuple[Tensor, Tensor]:
         """ū_x, and residual_std (B, 1, 1, 1)."""
-        gain, _, residual_std = self._wiener()
+        gain, _, residual_std = self._wiener
         mean = self._news(u_t).mul_(gain.to(u_t)).add_(self.prior.mean.to(u_t))
         return mean, residual_std.to(u_t)
 
     def _news(self, u_t: Tensor) -> Tensor:
         return u_t - self.t.alpha.to(u_t) * self.prior.mean.to(u_t)
 
+    @cached_property
     def _wiener(self) -> Wiener:
         (alpha, sigma), E = self.t, self.prior.variance
         signal = alpha * E

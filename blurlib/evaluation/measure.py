@@ -52,6 +52,11 @@ class Comparison(NamedTuple):
     ms_ssim: float
     lpips: float
 
+    def rounded(self, psnr: int, ms_ssim: int, lpips: int) -> dict[str, float]:
+        """Columns of a row, with so many digits after the point."""
+        digits = {"bpp": 6, "psnr": psnr, "ms_ssim": ms_ssim, "lpips": lpips}
+        return {k: round(v, digits[k]) if k in digits else v for k, v in self._asdict().items()}
+
 
 def compare(
     image: Tensor, data: bytes, decoded: Tensor, lpips: nn.Module | None = None
@@ -132,11 +137,7 @@ def _row(instruments: Instruments, name: str, image: Tensor, quality: float) -> 
     row = Row(
         image=name,
         quality=quality,
-        bytes=found.bytes,
-        bpp=round(found.bpp, 6),
-        psnr=round(found.psnr, 5),
-        ms_ssim=round(found.ms_ssim, 8),
-        lpips=round(found.lpips, 6),
+        **found.rounded(psnr=5, ms_ssim=8, lpips=6),
         encode_s=round(encoded - start, 4),
         decode_s=round(done - encoded, 4),
         extra=extra(image, quality, data) if extra else {},

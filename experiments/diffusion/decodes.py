@@ -204,11 +204,7 @@ class Bench:
             *way,
             image=path.name,
             quality=quality,
-            bytes=found.bytes,
-            bpp=round(found.bpp, 6),
-            psnr=round(found.psnr, 4),
-            ms_ssim=round(found.ms_ssim, 6),
-            lpips=round(found.lpips, 5),
+            **found.rounded(psnr=4, ms_ssim=6, lpips=5),
             seconds=round(seconds, 3),
         )
 

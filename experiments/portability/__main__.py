@@ -31,9 +31,8 @@ from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import symbols_crc
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
 from experiments.portability.bound import decided
-from experiments.record import ROOT
+from experiments.record import ROOT, write_json
 
 MODEL, SEED = checkpoints.CODEC, 0
 GOLDEN = ROOT / "tests" / "golden"
@@ -226,8 +225,7 @@ def main() -> None:
         "matrix": matrix(codec, files, reference),
         "elsewhere": elsewhere(files, reference, arguments.python),
     }
-    text = json.dumps(content, indent=1)
-    atomic_write(arguments.out, (text + "\n").encode(), overwrite=True)
+    write_json(arguments.out, content)
 
 
 if __name__ == "__main__":

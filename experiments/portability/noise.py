@@ -7,7 +7,6 @@
     python -m experiments.portability.noise results/checks/rounding-noise.json
 """
 
-import json
 import math
 import statistics
 import sys
@@ -16,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from portability import BATCH, batches, decode, encode
 
 from blurlib import checkpoints, datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
+from experiments.portability.__main__ import BATCH, batches, decode, encode
 from experiments.portability.bound import Sensitivity, failure_bound, rounding_noise
+from experiments.record import write_json
 
 MODEL, SEED = checkpoints.CODEC, 0
 SIZES = [(64, 64), (77, 51), (64, 128), (128, 96)]  # rows, columns
@@ -121,7 +120,7 @@ def main(out: Path) -> None:
         "noise": [*noise(codec, torch.float64, LOUDER), *noise(codec, torch.float32, {})],
         "time": cost(codec),
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ our file. The latent has longer tails, so its file is larger.
     python -m experiments.speed.decode results/checks/decode-speed.json
 """
 
-import json
 import statistics
 import sys
 import time
@@ -31,7 +30,7 @@ from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy.coder import coded_bits
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
+from experiments.record import write_json
 
 MODEL, QUALITY, SEED, RUNS = checkpoints.CODEC, 3.0, 0, 3
 M = 192  # of mbt2018 at qualities 1 to 4
@@ -149,9 +148,8 @@ def main(out: Path) -> None:
         "ratio_y_hat": seconds["mbt2018_y_hat_s"] / seconds["ours_y_hat_s"],
         "ratio_full": seconds["mbt2018_full_s"] / seconds["ours_full_s"],
     }
-    text = json.dumps(content, indent=1) + "\n"
-    atomic_write(out, text.encode(), overwrite=True)
-    print(text)
+    write_json(out, content)
+    print(out.read_text())
 
 
 if __name__ == "__main__":

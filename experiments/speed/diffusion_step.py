@@ -21,8 +21,7 @@ from blurlib import checkpoints
 from blurlib.codec import CodecOutput, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Sampling, Solver, Tiling, dct2, idct2, predict_tiled, sample
-from blurlib.files import atomic_write
-from experiments.record import circumstances
+from experiments.record import circumstances, write_json
 
 SIZES = [(512, 768), (2048, 3008)]  # 768×512 and 3000×2000, padded to multiples of 64
 MEMORY, QUALITY = 3 * 2**29, 3.0
@@ -109,7 +108,7 @@ def main(out: Path) -> None:
         "steps": [step(decoder, o, solver) for o in outputs for solver in get_args(Solver)],
         "tiles": tiles(decoder, outputs[-1]),
     }
-    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
+    write_json(out, content)
     print(json.dumps([content["steps"], content["tiles"]]))
 
 

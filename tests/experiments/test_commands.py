@@ -1,9 +1,12 @@
 """`python -m experiments.entropy` and `python -m experiments.diffusion`, as people type them."""
 
+import pkgutil
 import sys
+from importlib import import_module
 
 import pytest
 
+import experiments
 from blurlib import cli
 from experiments.diffusion.__main__ import app as diffusion
 from experiments.entropy.__main__ import app as entropy
@@ -46,3 +49,12 @@ def test_diffusion_says_what_it_takes(run, tmp_path):
     code, out, _ = run(diffusion, "--data", tmp_path, "--steps", 7, "--dry-run")
     assert code == 0
     assert "12 runs of 7 steps and 4 of" in out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "name", [m.name for m in pkgutil.walk_packages(experiments.__path__, "experiments.")]
+)
+def test_every_experiment_can_be_started(name):
+    if name.startswith("experiments.speed."):
+        pytest.importorskip("compressai")
+    import_module(name)
