@@ -13,14 +13,15 @@ BASELINES := $(VENV)/.installed-baselines
 
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: help demo test lint lab book tables links clean
+.PHONY: help demo test lint lab book site tables links clean
 
 help:
 	@echo 'make demo    a photo through the codec and back, beside JPEG, WebP and AVIF'
 	@echo 'make test    all tests, notebooks included'
 	@echo 'make lab     the notebooks in JupyterLab'
 	@echo 'make book    the book, in _build/html'
-	@echo 'make lint    ruff, and who imports whom'
+	@echo 'make lint    ruff, types, and who imports whom'
+	@echo 'make site    the book, then every page of it opened in a browser'
 	@echo 'make tables  tables, figures and the numbers in README, book and cards, from results/'
 	@echo 'make links   REPO=owner/name: carry the address of the repository to where it is used'
 	@echo 'make clean   remove what was built; the environment $(VENV) and runs/ stay'
@@ -36,6 +37,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 lab: $(BOOK)
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
@@ -49,12 +51,16 @@ tables: $(BASELINES)
 	$(BIN)/python tools/tables.py
 	$(BIN)/python tools/sheets.py
 
+# In Chromium, without a network; skipped where there is no browser.
+site: $(DEV) book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/test_site.py
+
 links: | $(BIN)/python
 	@test -n '$(REPO)' || { echo 'make links: say which repository, as in REPO=owner/name' >&2; exit 2; }
 	$(BIN)/python tools/links.py --set '$(REPO)'
 
 clean:
-	rm -rf _build build dist demo *.egg-info .pytest_cache .ruff_cache
+	rm -rf _build build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find blurlib tests tools notebooks experiments -name __pycache__ -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml | $(BIN)/python

@@ -109,7 +109,7 @@ class Figure(NamedTuple):
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(plotting.to_svg(self.draw(), self.digest), encoding="utf-8")
+        self.path.write_text(plots.to_svg(self.draw(), self.digest), encoding="utf-8")
 
 
 def stale(root: Path, write: bool) -> list[Path]:
@@ -135,8 +135,8 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
     for name, (column, title, beside) in FIGURES.items():
         lines = report.lines(column, beside, root / "results")
         content = [[line.label, line.bpp.tolist(), line.quality.tolist()] for line in lines]
-        curves = [plotting.Curve(*line) for line in lines]
-        draw = partial(plotting.rate_distortion, curves, title)
+        curves = [plots.Curve(*line) for line in lines]
+        draw = partial(plots.rate_distortion, curves, title)
         yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
     panels = training.panels(runs)
     content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
@@ -154,6 +154,7 @@ def texts(root: Path, runs: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
     folder = root / "results/tables"
     files = {folder / f"{name}.md": text for name, text in tables.items()}
     files[folder / "averages.csv"] = measured.every_average(root)
+    files[root / "book/_static/front/curves.js"] = measured.curves(root)
     blocks = {**tables, "blur-pictures": blur.pictures(root)}  # which figures there are
     for pattern in PLACES:
         for path in sorted(root.glob(pattern)):

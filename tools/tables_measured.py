@@ -1,5 +1,6 @@
 """Tables of rate and quality: what was measured here, and beside it what others published."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tables_markdown import markdown, percent
 KODAK = Path("results/measured/kodak")
 RATES = (0.1, 0.8)
 PERCEPTION_RATES = (0.15, 0.3, 0.45)
+CURVES = {"ms_ssim_db": "MS-SSIM (dB)", "psnr": "PSNR (dB)", "lpips": "LPIPS"}
 
 
 def rate_distortion(root: Path, codec: str) -> str:
@@ -145,3 +147,17 @@ def every_average(root: Path) -> str:
             frame.insert(0, "set", folder.name)
             frames.append(frame)
     return pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def curves(root: Path) -> str:
+    """A script for the pages: the rate–distortion curves measured on Kodak, by measure."""
+    found = {}
+    for column, label in CURVES.items():
+        lines = report.lines(column, folder=root / "results")
+        points = {line.label: [*zip(line.bpp, line.quality, strict=True)] for line in lines}
+        rounded = {
+            name: [[round(float(value), 4) for value in point] for point in curve]
+            for name, curve in points.items()
+        }
+        found[column] = {"label": label, "codecs": rounded}
+    return f"// Made by tools/tables.py.\nconst CURVES = {json.dumps(found)};\n"

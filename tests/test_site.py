@@ -1,0 +1,340 @@
+"""The built book in a real browser, from the disk and without a network.
+
+`make site` builds the book and runs this. Every page is opened at the width of a desk and of a
+phone; `look` collects what is wrong with it, and one test per kind of fault reads that list. The
+last tests plant a fault of each kind in a copy of a page, and it has to be found.
+"""
+
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.request import url2pathname
+
+import pytest
+
+from blurlib.diffusion.schedule import BlurSchedule
+
+pytestmark = pytest.mark.site
+
+SITE = Path(os.environ.get("BLURLIB_SITE", Path(__file__).parents[1] / "_build" / "html"))
+DESK, PHONE = 1400, 390
+SAMPLE = ("book/intro", "book/play", "book/glossary", "book/api_codec", "notebooks/00_quickstart")
+PLAYED = {"book/intro": ["compare"], "book/play": ["diffuse", "laplacian", "passes", "curves"]}
+
+# What the page itself knows of its faults: kind and place of each.
+INSPECT = r"""(width) => {
+  const faults = [];
+  const name = (e) => (e.id ? "#" + e.id : e.outerHTML.slice(0, 80).replace(/\s+/g, " "));
+  const article = document.querySelector("article") || document.body;
+  for (const math of document.querySelectorAll(".math:not(:has(.katex-html))"))
+    faults.push(["formula", name(math)]);
+  for (const bad of document.querySelectorAll(".katex-error")) faults.push(["formula", name(bad)]);
+  const walk = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode()); )
+    if (
+      !node.parentElement.closest("pre, code, script, style, annotation, .citation") &&
+      /\$[^$\n]*[\\^_{][^$\n]*\$|\\[([]|\\(frac|hat|mathrm|alpha|sigma|begin)\b/.test(node.data)
+    )
+      faults.push(["formula", node.data.trim().slice(0, 80)]);
+  for (const image of document.images) {
+    const alt = image.getAttribute("alt");
+    if (alt === null || (alt === "" && !image.closest("[aria-hidden=true]")))
+      faults.push(["alt text", image.src.slice(-60)]);
+    else if (/\.(png|svg|jpe?g|webp)$|^_images/.test(alt)) faults.push(["alt text", alt]);
+    if (image.complete && !image.naturalWidth) faults.push(["picture", image.src.slice(-60)]);
+  }
+  // A phone's innerWidth grows with the page, so the width is told.
+  const wide = document.documentElement.scrollWidth > width;
+  if (wide)
+    for (const e of article.querySelectorAll("*"))
+      if (e.getBoundingClientRect().right > width + 1 && !e.closest(".katex"))
+        faults.push(["width", name(e)]);
+  const links = [...document.querySelectorAll("a[href]")].map((a) => a.href);
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  return { faults, links, ids, wide };
+}"""
+
+
+def pages(site):
+    """Every page that a reader reaches, without the copies of templates in _static."""
+    found = sorted(site.rglob("*.html"))
+    return [page for page in found if "_static" not in page.parts and page.name != "index.html"]
+
+
+def executable():
+    """The browser of the system; None is the one that Playwright has installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not pages(SITE):
+        pytest.skip(f"no built book in {SITE}: `make book` builds it")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        try:
+            browser = running.chromium.launch(executable_path=executable())
+        except playwright.Error as error:
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}; install chromium")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+
+class Watched:
+    """A tab without a network that keeps what goes wrong in it: pairs of a kind and a place."""
+
+    def __init__(self, browser, width, scheme="light"):
+        phone = width < 600
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            has_touch=phone,
+            is_mobile=phone,
+            offline=True,
+        )
+        self.faults = []
+        self.page = self.context.new_page()
+        self.page.on("request", self.requested)
+        self.page.on("console", self.told)
+        self.page.on("pageerror", lambda error: self.faults.append(("console", str(error)[:200])))
+
+    def requested(self, request):
+        if urlsplit(request.url).scheme not in ("file", "data", "blob"):
+            self.faults.append(("request", request.url[:200]))
+
+    def told(self, message):
+        if message.type == "error":
+            self.faults.append(("console", message.text[:200]))
+
+    def look(self, path):
+        """Open a page; its faults, and what it links to and can be linked at."""
+        self.faults.clear()
+        self.page.goto(path.as_uri())
+        found = self.page.evaluate(INSPECT, self.page.viewport_size["width"])
+        self.faults += map(tuple, found["faults"])
+        if found["wide"] and not any(kind == "width" for kind, _ in self.faults):
+            self.faults.append(("width", "the whole page"))
+        return list(self.faults), found["links"], set(found["ids"])
+
+
+def dead(links, ids):
+    """The links into the book that lead nowhere. ids: of each page that was opened."""
+    for link in links:
+        address, anchor = urldefrag(link)
+        if urlsplit(address).scheme != "file":
+            continue
+        path = Path(url2pathname(unquote(urlsplit(address).path)))
+        if not path.is_file():
+            yield f"{link}: no such file"
+        elif anchor and path in ids and unquote(anchor) not in ids[path]:
+            yield f"{link}: no such place"
+
+
+def unusable(axe, page, unread=()):
+    """What axe-core calls serious or critical, each with the first place. unread: selectors of what
+    is left out, as formulae are: they are large, and all alike."""
+    options = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "best-practice"]}
+    context = {"exclude": [[selector] for selector in (".katex", *unread)]}
+    for found in axe.run(page, context=context, options=options).response["violations"]:
+        if found["impact"] in ("serious", "critical"):
+            places = [node["html"][:120] for node in found["nodes"]]
+            yield f"{found['id']} ({len(places)}): {places[0]}"
+
+
+@pytest.fixture(scope="module")
+def faults(browser, axe):
+    """Of every page at both widths, by kind: lines with the page and the place.
+
+    At the desk the theme is light, on the phone it is dark. axe-core reads every page once, without
+    code and signatures, whose colours are the same everywhere, and a sample of pages in whole.
+    """
+    found, links, ids = defaultdict(list), {}, {}
+    for width, scheme in ((DESK, "light"), (PHONE, "dark")):
+        tab = Watched(browser, width, scheme)
+        for path in pages(SITE):
+            name = path.relative_to(SITE).with_suffix("").as_posix()
+            seen, links[path], ids[path] = tab.look(path)
+            for kind, place in seen:
+                found[kind].append(f"{name} at {width}: {place}")
+            if width == PHONE or name in SAMPLE:
+                unread = ("pre", ".sig") if width == PHONE else ()
+                lines = unusable(axe, tab.page, unread)
+                found["axe"] += [f"{name} at {width}: {line}" for line in lines]
+        tab.context.close()
+    for path in links:
+        name = path.relative_to(SITE)
+        found["link"] += sorted({f"{name}: {line}" for line in dead(links[path], ids)})
+    return found
+
+
+KINDS = ("formula", "alt text", "picture", "width", "console", "request", "link", "axe")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_page_has_a_fault(faults, kind):
+    assert not faults[kind], "\n".join(faults[kind])
+
+
+@pytest.mark.parametrize("term", ["quantization", "quantisation", "hyperprior", "DDPM", "BD-rate"])
+def test_the_search_finds(browser, term):
+    tab = Watched(browser, DESK)
+    tab.page.goto(f"{(SITE / 'search.html').as_uri()}?q={term}")
+    tab.page.locator("#search-results li").first.wait_for(timeout=5000)
+    assert not tab.faults
+    tab.context.close()
+
+
+# Things to play with
+
+
+def seen(place):
+    """What a reader sees of it besides the sliders: drawn parts, and the words below."""
+    return place.locator(".play-stage").screenshot(), place.inner_text()
+
+
+def by_keyboard(page, slider):
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+
+
+def by_mouse(page, slider):
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.5, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, middle, steps=3)
+    page.mouse.up()
+
+
+def by_touch(page, slider):
+    box = slider.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 0.85, box["y"] + box["height"] / 2)
+
+
+def stuck(tab, path):
+    """The sliders of a page that move nothing, and by what: lines."""
+    ways = {PHONE: (by_touch,), DESK: (by_keyboard, by_mouse)}[tab.page.viewport_size["width"]]
+    tab.page.goto(path.as_uri())
+    for place in tab.page.locator("[data-play]").all():
+        place.locator("input[type=range]").first.wait_for()
+        for slider in place.locator("input[type=range]").all():
+            for way in ways:
+                slider.scroll_into_view_if_needed()
+                before = seen(place)
+                way(tab.page, slider)
+                tab.page.wait_for_timeout(150)  # a frame is drawn
+                if seen(place) == before:
+                    yield f"{place.get_attribute('data-play')}, {way.__name__}"
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE])
+@pytest.mark.parametrize("name", PLAYED)
+def test_everything_moves_by_mouse_touch_and_keyboard(browser, name, width):
+    tab = Watched(browser, width)
+    path = SITE / f"{name}.html"
+    assert not [*stuck(tab, path)]
+    found = [place.get_attribute("data-play") for place in tab.page.locator("[data-play]").all()]
+    assert found == PLAYED[name]
+    assert not tab.faults
+    tab.context.close()
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_without_scripts_a_picture_stands_in(browser, name):
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((SITE / f"{name}.html").as_uri())
+    stills = [place.locator("img").first for place in page.locator("[data-play]").all()]
+    assert len(stills) == len(PLAYED[name])
+    assert all(still.get_attribute("alt") and still.bounding_box() for still in stills)
+    context.close()
+
+
+@pytest.mark.parametrize(("t", "blur_max"), [(0.0, 12.0), (0.3, 0.0), (0.5, 20.0), (1.0, 12.0)])
+def test_the_sliders_of_diffusion_compute_what_the_library_does(browser, t, blur_max):
+    tab = Watched(browser, DESK)
+    tab.page.goto((SITE / "book/play.html").as_uri())
+    drawn = tab.page.evaluate(f"schedule({t}, {blur_max})")
+    schedule = BlurSchedule(sigma_blur_max=blur_max)
+    expected = {
+        "a": schedule.a(t).item(),
+        "sigma": schedule.sigma(t).item(),
+        "blur": schedule.blur_sigma(t).item(),
+    }
+    assert drawn == pytest.approx(expected, abs=1e-6)
+    damped = tab.page.evaluate(f"[0, 3, 90].map((k) => damping(k, 128, {expected['blur']}))")
+    column = schedule.damping(t, 128, 128)[0, 0, [0, 3, 90], 0].double()
+    kept = (column - schedule.d_min) / (1 - schedule.d_min)
+    assert damped == pytest.approx(kept.tolist(), abs=1e-6)
+    tab.context.close()
+
+
+# Planted faults: what is put at the end of a page, and the kind that must be reported.
+PLANTS = {
+    "raw formula": (r"<p>where \(\alpha_t\) is</p>", "formula"),
+    "formula without KaTeX": ('<span class="math">x^2</span>', "formula"),
+    "no alt": ('<img src="../_static/minus.png">', "alt text"),
+    "alt that is a file": ('<img src="../_static/minus.png" alt="minus.png">', "alt text"),
+    "missing picture": ('<img src="missing.png" alt="a photo">', "picture"),
+    "too wide": ('<div style="width: 1500px">wide</div>', "width"),
+    "script that throws": ('<script>throw new Error("planted")</script>', "console"),
+    "declared twice": ("<script>const A = 1</script><script>const A = 2</script>", "console"),
+    "script from elsewhere": ('<script src="https://example.org/a.js"></script>', "request"),
+    "missing page": ('<a href="missing.html">there</a>', "link"),
+    "missing place": ('<a href="#missing">there</a>', "link"),
+    "button without a name": ("<button></button>", "axe"),
+    "faint text": ('<p style="color: #777; background: #888">faint</p>', "axe"),
+}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Of a page, with a change, beside the rest of the site."""
+
+    def make(name, old, new):
+        site = tmp_path / "site"
+        (site / "book").mkdir(parents=True)
+        for part in SITE.iterdir():
+            if part.name != "book":
+                (site / part.name).symlink_to(part)
+        for page in (SITE / "book").iterdir():
+            if page.stem != name:
+                (site / "book" / page.name).symlink_to(page)
+        text = (SITE / "book" / f"{name}.html").read_text(encoding="utf-8")
+        assert old in text
+        page = site / "book" / f"{name}.html"
+        page.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return page
+
+    return make
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_found(browser, axe, copy, plant):
+    html, kind = PLANTS[plant]
+    page = copy("notation", "</article>", f"{html}</article>")
+    tab = Watched(browser, PHONE)
+    seen, links, ids = tab.look(page)
+    kinds = {kind for kind, _ in seen} | {"link" for _ in dead(links, {page: ids})}
+    if kind == "axe":
+        kinds |= {"axe" for _ in unusable(axe, tab.page, ("pre", "table"))}
+    assert kind in kinds
+    tab.context.close()
+
+
+def test_sliders_that_move_nothing_are_found(browser, copy):
+    deaf = 'addEventListener("input", (event) => event.stopImmediatePropagation(), true)'
+    page = copy("play", "</article>", f"<script>{deaf}</script></article>")
+    tab = Watched(browser, PHONE)
+    found = [*stuck(tab, page)]
+    assert {line.partition(",")[0] for line in found} == {*PLAYED["book/play"]}
+    tab.context.close()
