@@ -1,15 +1,12 @@
 """The command line; the only file that imports typer and rich."""
 
-from __future__ import annotations
-
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +14,14 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from blurlib import __version__, checkpoints
+
+if TYPE_CHECKING:
+    from blurlib.codec.bitstream import BlurFile
+    from blurlib.codec.search import Searched
+    from blurlib.evaluation.perception import Features
+    from blurlib.metrics import Lpips
+    from blurlib.training.config import TrainConfig
+    from blurlib.training.run import Step
 
 # PyTorch takes seconds to import: commands import what they need, so that --help answers at once.
 
@@ -30,10 +35,13 @@ app = typer.Typer(
 console = Console(markup=False)  # file names and extras have square brackets
 
 # Older versions of typer take this class from click, newer ones from a copy of their own.
-UsageError = typer.BadParameter.__base__
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 Decoder = Literal["direct", "diffusion", "deterministic"]
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
+ModelOfFile = Annotated[
+    str | None, typer.Option("--model", help="Default: the shipped model that made the file.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Effort = Annotated[
     int,
@@ -59,10 +67,19 @@ Spacing = Annotated[
 StartScale = Annotated[
     float | None, typer.Option(help="Of the noise it starts from; below 1 is calmer, such as 0.8.")
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        help="Noise of the diffusion decoder. compress writes it into the file (4 bytes); the "
+        "default of decompress is the file's, or 0.",
+    ),
+]
 Memory = Annotated[
     int,
     typer.Option(
-        min=1, help="MiB a decode may take on top of the codec's; beyond it, overlapping tiles."
+        min=1, help="MiB a decode may take beside the codec's; beyond, overlapping tiles."
     ),
 ]
 
@@ -136,17 +153,12 @@ def compress(
     target_bpp: Annotated[
         float | None, typer.Option(help="Largest file within so many bits per pixel.")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Store a seed for the diffusion decoder (4 bytes)."
-        ),
-    ] = None,
+    seed: Seed = None,
     effort: Effort = 1,
     force: Force = False,
 ) -> None:
     """Compress a photo into a .blur file."""
-    if quality is not None and target_bpp is not None:
+    if None not in (quality, target_bpp):
         raise ValueError("--quality and --target-bpp exclude each other: give one of them")
     from blurlib import images
     from blurlib.codec import zoo
@@ -158,7 +170,7 @@ def compress(
     with progress() as bar:
         task = bar.add_task("compressing", total=None)
 
-        def observe(state) -> None:
+        def observe(state: "Searched") -> None:
             bar.update(task, completed=state.iteration, total=state.iterations)
 
         if target_bpp is not None:
@@ -185,15 +197,8 @@ def decompress(
     solver: Solver = None,
     spacing: Spacing = None,
     start_scale: StartScale = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Noise of the diffusion decoder. Default: the file's, or 0."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Default: the shipped model that made the file.")
-    ] = None,
+    seed: Seed = None,
+    model: ModelOfFile = None,
     denoiser: Annotated[
         str, typer.Option(help="Weights of the diffusion or deterministic decoder.")
     ] = checkpoints.DENOISER,
@@ -203,22 +208,20 @@ def decompress(
     """Decode a .blur file into a picture."""
     from blurlib import images
     from blurlib.codec import zoo
-    from blurlib.diffusion import Sampling
+    from blurlib.diffusion import Sampling, Tiling
 
     images.check_output(target, force)
-    asked = {
-        "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
-        "start_scale": start_scale,
-    }  # fmt: skip
+    asked: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
+    asked |= {"spacing": spacing, "start_scale": start_scale}
     Sampling().but(**asked)  # what cannot be is refused before anything is read
-    file, tiling = _read_blur(source), _tiling(memory)
+    file, tiling = _read_blur(source), Tiling(memory * 2**20)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
     if on_top := diffusion or deterministic:
         on_top.check(file, tiling)
     output = codec.decompress(file)
-    x_hat = output.x_hat if deterministic is None else deterministic.decode(output, tiling)
+    x_hat = deterministic.decode(output, tiling) if deterministic else output.x_hat
     if diffusion:
         with progress() as bar:
             task = bar.add_task("diffusion", total=None)
@@ -232,9 +235,7 @@ def decompress(
 @app.command(epilog="Example: blurlib info photo.blur --json")
 def info(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="File to look into: .blur")],
-    model: Annotated[
-        str | None, typer.Option(help="Default: the shipped model that made the file.")
-    ] = None,
+    model: ModelOfFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what every byte of a .blur file is for, and what each pass over the latent costs."""
@@ -287,8 +288,7 @@ def demo(
         raise ValueError(f"{photo}: no such file, and not one of the embedded photos {names}")
     path = datasets.embedded_path(photo) if photo in datasets.embedded_names() else Path(photo)
     image = images.read_image(path)
-    targets = [out / "comparison.png", *demonstration.outputs(out)]
-    for target in targets:
+    for target in (out / "comparison.png", *demonstration.outputs(out)):
         if target.exists() and (not force or target.samefile(path)):
             raise ValueError(f"{target}: exists and is kept; choose another --out, or --force")
     out.mkdir(parents=True, exist_ok=True)
@@ -312,8 +312,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Shipped recipe (tiny, cpu-small, cpu-denoiser, gpu-small, gpu-denoiser, paper) "
-            "or TOML file."
+            help="tiny, cpu-small, cpu-denoiser, gpu-small, gpu-denoiser, paper, or a TOML file."
         ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run.")],
@@ -329,12 +328,10 @@ def train(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="Change a field of the recipe; may be repeated. A wrong name lists the fields.",
+            help="Change a field; repeatable. A wrong one lists all.",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run of this recipe.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with this run.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps, say what to expect, and stop.")
     ] = False,
@@ -350,27 +347,25 @@ def train(
         with _training_memory(config):
             _dry_run(config)
         return
-    curves, held_out = _Curves(run, config.checkpoint_every), None
+    draw_at, held_out = time.monotonic() + config.checkpoint_every, None
     try:
         with _training_memory(config), progress() as bar:
             task = bar.add_task("reading photos", total=None)
             with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
                 for step in steps_taken:
                     held_out = held_out if step.held_out is None else step.held_out
-                    bar.update(
-                        task,
-                        total=step.steps or None,
-                        completed=step.step,
-                        description=_describe(step, held_out),
-                        visible=is_first_process(),
-                    )
-                    curves.draw_sometimes()
+                    text, shown = _describe(step, held_out), is_first_process()
+                    bar.update(task, description=text, visible=shown)
+                    bar.update(task, total=step.steps or None, completed=step.step)
+                    if time.monotonic() > draw_at:  # from time to time, and never for long
+                        pause = max(config.checkpoint_every, 50 * _draw_curves(run))
+                        draw_at = time.monotonic() + pause
     except Terminated as stopped:
         if is_first_process():
             print(f"blurlib: {stopped.message}; --resume goes on", file=sys.stderr)
-        curves.draw()
+        _draw_curves(run)
         raise
-    curves.draw()
+    _draw_curves(run)
     if is_first_process():
         skipped = len((run / "skipped.txt").read_text().splitlines())
         if skipped:
@@ -382,7 +377,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _training_memory(config) -> Iterator[None]:
+def _training_memory(config: "TrainConfig") -> Iterator[None]:
     """Where memory runs out in training, the message is about the recipe and not about a photo."""
     try:
         yield
@@ -396,13 +391,13 @@ def _training_memory(config) -> Iterator[None]:
         ) from error
 
 
-def _describe(step, held_out: float | None) -> str:
+def _describe(step: "Step", held_out: float | None) -> str:
     parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
     held = "" if held_out is None else f"  held out {held_out:.4f}"
     return f"{parts}{held}  {step.images / step.seconds:.1f} images/s"
 
 
-def _dry_run(config) -> None:
+def _dry_run(config: "TrainConfig") -> None:
     from blurlib.training.estimate import estimate
     from blurlib.training.loop import is_first_process
 
@@ -418,39 +413,25 @@ def _dry_run(config) -> None:
     )
 
 
-class _Curves:
-    """curves.png of a run, drawn again from time to time and never for long."""
+def _draw_curves(run: Path) -> float:
+    """curves.png of a run so far; returns the seconds it took."""
+    from blurlib import plotting
+    from blurlib.training.loop import is_first_process
+    from blurlib.training.run import read_log
 
-    def __init__(self, run: Path, every: float):
-        self.run, self.every, self.cost = run, every, 0.0
-        self.drawn = time.monotonic()
-
-    def draw_sometimes(self) -> None:
-        if time.monotonic() - self.drawn > max(self.every, 50 * self.cost):
-            self.draw()
-
-    def draw(self) -> None:
-        from blurlib import plotting
-        from blurlib.training.loop import is_first_process
-        from blurlib.training.run import read_log
-
-        start = time.monotonic()
-        log = self.run / "log.jsonl"
-        if is_first_process() and log.is_file() and (steps := read_log(self.run)):
-            plotting.training_curves(steps).savefig(self.run / "curves.png")
-        self.drawn = time.monotonic()
-        self.cost = self.drawn - start
+    start = time.monotonic()
+    if is_first_process() and (run / "log.jsonl").is_file() and (steps := read_log(run)):
+        plotting.training_curves(steps).savefig(run / "curves.png")
+    return time.monotonic() - start
 
 
 @app.command()
 def evaluate(
     dataset: Annotated[
-        str,
-        typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, or a folder."),
+        str, typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, or a folder.")
     ],
     codec: Annotated[
-        str,
-        typer.Option(help="jpeg, webp, avif … (a wrong name lists all), or one of our models."),
+        str, typer.Option(help="jpeg, webp, avif … (a wrong name lists all), or one of our models.")
     ],
     qualities: Annotated[
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
@@ -472,27 +453,24 @@ def evaluate(
     ] = "alex",
     features: Annotated[
         Literal["alexnet", "inception", "none"] | None,
-        typer.Option(
-            help="Network of the distances between sets. Default: alexnet, if every image has a "
-            "patch of 256 pixels."
-        ),
+        typer.Option(help="Of distances between sets. Default: alexnet, for images from 256² on."),
     ] = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes, an image each. Default: one per CPU core."),
+        int | None, typer.Option(min=1, help="Processes, an image each. Default: one per CPU core.")
     ] = None,
     force: Force = False,
 ) -> None:
     """Measure a codec on a set of images, into one results file; goes on where it stopped."""
+    import joblib
+
     from blurlib import datasets
+    from blurlib.diffusion import Tiling
     from blurlib.evaluation import measure, perception, results
     from blurlib.evaluation.codecs import select
 
-    sampling = {
-        "steps": steps, "seed": seed, "solver": solver, "spacing": spacing,
-        "start_scale": start_scale,
-    }  # fmt: skip
-    chosen = select(codec, decoder, denoiser, sampling, _tiling(memory), effort)
+    sampling: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
+    sampling |= {"spacing": spacing, "start_scale": start_scale}
+    chosen = select(codec, decoder, denoiser, sampling, Tiling(memory * 2**20), effort)
     paths = datasets.dataset(dataset)
     wanted = list(dict.fromkeys(numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):
@@ -501,7 +479,7 @@ def evaluate(
     rows = measure.evaluate(
         dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
         lpips=_lpips(lpips), lpips_name=lpips, features=_features(features or "alexnet"),
-        extra=chosen.extra, jobs=jobs or _cores(), overwrite=force,
+        extra=chosen.extra, jobs=jobs or joblib.cpu_count(), overwrite=force,
     )  # fmt: skip
     count = 0
     with progress() as bar, contextlib.closing(rows):
@@ -515,7 +493,7 @@ def evaluate(
         console.print(f"{' and '.join(perception.names(network))} are over {patches} patches")
 
 
-def _lpips(net: str):
+def _lpips(net: str) -> "Lpips | None":
     from blurlib import datasets
     from blurlib.metrics import Lpips, lpips_file
 
@@ -525,21 +503,15 @@ def _lpips(net: str):
         raise ValueError(f"{_one_line(error)}; or say --lpips none") from None
 
 
-def _features(network: str):
+def _features(network: str) -> "Features | None":
     from blurlib.evaluation import perception
 
-    load = {"alexnet": perception.alexnet, "inception": perception.inception, "none": lambda: None}
+    if network == "none":
+        return None
     try:
-        return load[network]()
+        return perception.alexnet() if network == "alexnet" else perception.inception()
     except OSError as error:
         raise ValueError(f"{_one_line(error)}; or say --features none") from None
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @app.command()
@@ -557,29 +529,21 @@ def bdrate(
     from blurlib.evaluation.bd_rate import bd_rate
 
     column = "ms_ssim_db" if metric == "ms-ssim" else "psnr"
-    curves = [results.averages(results.read(p))[["bpp", column]].to_numpy() for p in (anchor, test)]
-    value = bd_rate(*curves, method=method, rates=rates)
-    console.print(
-        f"{value.value:+.2f} % ({metric}, {method}, over {value.low:.2f}–{value.high:.2f} dB)"
-    )
+    a, t = (results.averages(results.read(p))[["bpp", column]].to_numpy() for p in (anchor, test))
+    value = bd_rate(a, t, method, rates)
+    over = f"over {value.low:.2f}–{value.high:.2f} dB"
+    console.print(f"{value.value:+.2f} % ({metric}, {method}, {over})")
 
 
 def numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(
-            f"--qualities is {text!r}: give numbers with commas, as in 1,2.5"
-        ) from None
+        wanted = "give numbers with commas, as in 1,2.5"
+        raise ValueError(f"--qualities is {text!r}: {wanted}") from None
 
 
-def _tiling(memory: int):
-    from blurlib.diffusion import Tiling
-
-    return Tiling(memory=memory * 2**20)
-
-
-def _read_blur(path: Path):
+def _read_blur(path: Path) -> "BlurFile":
     from blurlib.codec.bitstream import BitstreamError, BlurFile
 
     try:
@@ -590,14 +554,9 @@ def _read_blur(path: Path):
 
 def progress() -> Progress:
     """A bar on stderr, where that is a terminal."""
-    return Progress(
-        *Progress.get_default_columns(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+    hidden = not sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden)
 
 
 def _print_table(rows: list[dict], title: str) -> None:

@@ -34,6 +34,7 @@ _EMBEDDED_SETS = {
     "text": ("page", "text"),
 }
 
+_ORIGINALS = "kodak", "clic2025-subset"
 _KODAK_URL = "https://r0k.us/graphics/kodak/"  # of the folder kodak/
 
 
@@ -55,9 +56,8 @@ def cached_weights(file_name: str) -> Path | None:
 def embedded_names(name: str = "embedded") -> list[str]:
     """Names of the pictures that scikit-image and scikit-learn ship inside their wheels.
 
-    ``embedded`` is six photos. ``other-worlds`` is what codecs are not trained on: a retina,
-    histology, the sky, a texture and a page of text; the last two are grey, the page is 384 × 191.
-    ``text`` is that page and handwriting, both grey.
+    ``embedded`` is six photos; ``other-worlds`` what codecs are not trained on, its texture and its
+    page of text (384 × 191) grey; ``text`` that page and handwriting, both grey.
     """
     return list(_EMBEDDED_SETS[name])
 
@@ -80,9 +80,7 @@ def embedded(name: str) -> Tensor:
 
 def kodak() -> list[Path]:
     """The 24 Kodak photos, each checked by its SHA-256; those not yet in `home` are fetched.
-
-    Raises ImageError naming a file that has another hash, or that is missing and cannot be fetched.
-    """
+    ImageError names a file that has another hash, or that is missing and cannot be fetched."""
     return _originals("kodak")
 
 
@@ -133,14 +131,12 @@ def dataset(name: str | os.PathLike) -> list[Path]:
 
     Raises ImageError when it is none, or where a picture is missing or changed.
     """
-    own = {
-        "kodak": kodak,
-        "clic2025-subset": lambda: _originals("clic2025-subset"),
-        **{s: lambda s=s: [embedded_path(p) for p in embedded_names(s)] for s in _EMBEDDED_SETS},
-    }
-    if str(name) in own:
-        return own[str(name)]()
+    if str(name) in _EMBEDDED_SETS:
+        return [embedded_path(picture) for picture in embedded_names(str(name))]
+    if str(name) in _ORIGINALS:
+        return _originals(str(name))
     for place in (Path(name), home() / "datasets" / name):
         if place.is_dir():
             return folder(place)
-    raise ImageError(f"{name}: no such folder, and not one of the sets {', '.join(own)}")
+    sets = ", ".join([*_ORIGINALS, *_EMBEDDED_SETS])
+    raise ImageError(f"{name}: no such folder, and not one of the sets {sets}")

@@ -18,12 +18,12 @@ def check_writable(path: str | os.PathLike, overwrite: bool = False) -> None:
         raise FileExistsError(f"{path}: exists and is kept; overwrite it only on request (--force)")
 
 
-def atomic_write(path: str | os.PathLike, data: bytes, overwrite: bool = False) -> None:
-    """Write ``data`` to a temporary file beside ``path``, then rename it.
-
-    Raises FileExistsError when ``path`` exists and ``overwrite`` is False, other OSErrors when
-    the folder is missing or not writable.
-    """
+def atomic_write(
+    path: str | os.PathLike, data: bytes | memoryview, overwrite: bool = False
+) -> None:
+    """Write ``data`` to a temporary file beside ``path``, then rename it. FileExistsError when
+    ``path`` exists and ``overwrite`` is False, other OSErrors when the folder is missing or not
+    writable."""
     path = Path(path)
     check_writable(path, overwrite)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -20,10 +20,12 @@ several frames         refused (a phone's MPO is its main photo)
 =====================  ===========================================================================
 """
 
+import contextlib
 import io
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ MAX_PIXELS = 2**26
 # Pillow opens far more, some of it by running other programs (EPS): only these are wanted.
 _READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
-_SAVE_OPTIONS = {
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".webp": {"format": "WEBP", "lossless": True},
     ".tif": {"format": "TIFF", "compression": "tiff_lzw"},
@@ -70,20 +72,16 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Floats in [0, 1], any shape → ``uint8``: clamped, then rounded to the nearest level.
-
-    Raises ValueError on NaN, which has no nearest level.
-    """
+    """Floats in [0, 1], any shape → ``uint8``: clamped, then rounded to the nearest level. NaN,
+    which has none, is a ValueError."""
     if torch.isnan(x).any():
         raise ValueError("the image contains NaN and cannot become 8-bit")
     return x.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def read_image(path: str | os.PathLike) -> Tensor:
-    """Read an image file as ``uint8`` RGB ``(3, H, W)``; the module's table says what is converted.
-
-    Raises ImageError, one line that names the file and the reason.
-    """
+    """Read an image file as ``uint8`` RGB ``(3, H, W)``, converted as in the module's table.
+    ImageError names the file and the reason."""
     path = Path(path)
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, not an image")
@@ -123,12 +121,6 @@ def _decode(data: bytes, name: Path | str) -> Tensor:
 def from_pillow(picture: Image.Image) -> Tensor:
     """A Pillow image as ``uint8`` RGB ``(3, H, W)``, converted like a file; ImageError where that
     would be a guess."""
-    _check_size_and_frames(picture)
-    picture.load()
-    return torch.from_numpy(np.array(_to_srgb(picture))).permute(2, 0, 1).contiguous()
-
-
-def _check_size_and_frames(picture: Image.Image) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} × {height} is more than the limit of {MAX_PIXELS} pixels")
@@ -138,17 +130,16 @@ def _check_size_and_frames(picture: Image.Image) -> None:
         raise ImageError(
             f"has {frames} frames ({picture.format}); export the one you want as a still image"
         )
+    picture.load()
+    return torch.from_numpy(np.array(_to_srgb(picture))).permute(2, 0, 1).contiguous()
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
     """Any decoded picture → mode RGB in sRGB, upright; ImageError where that would be a guess."""
-    profile = picture.info.get("icc_profile")
-    tags = getattr(picture, "tag_v2", {})
+    profile, tags = picture.info.get("icc_profile"), getattr(picture, "tag_v2", {})
     picture_format = picture.format
-    try:
+    with contextlib.suppress(SyntaxError):  # EXIF that cannot be parsed says nothing
         picture = ImageOps.exif_transpose(picture)
-    except SyntaxError:
-        pass  # EXIF that cannot be parsed says nothing about the pixels
     if picture.mode.startswith("I"):
         picture = _grey16_to_8(picture, picture_format, tags)
     if picture.has_transparency_data:
@@ -160,7 +151,7 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     return _apply_profile(picture, profile).convert("RGB")
 
 
-def _grey16_to_8(picture: Image.Image, picture_format: str | None, tags) -> Image.Image:
+def _grey16_to_8(picture: Image.Image, picture_format: str | None, tags: Any) -> Image.Image:
     """16-bit grey → 8-bit, v / 257 rounded; 65535 is white."""
     # In TIFF Pillow leaves 12-bit samples and white-is-zero unscaled in the same mode.
     plain_tiff = picture.mode != "I" and tags.get(258) == (16,) and tags.get(262) == 1
@@ -179,7 +170,7 @@ def _grey16_to_8(picture: Image.Image, picture_format: str | None, tags) -> Imag
 def _drop_opaque_alpha(picture: Image.Image) -> Image.Image:
     grey = picture.mode in ("L", "LA", "La")
     picture = picture.convert("RGBA")
-    if picture.getchannel("A").getextrema()[0] < 255:
+    if np.asarray(picture.getchannel("A")).min() < 255:
         raise ImageError("has transparent pixels; flatten it on a background of your choice first")
     return picture.convert("L" if grey else "RGB")
 
@@ -195,7 +186,7 @@ def _apply_profile(picture: Image.Image, icc: bytes | None) -> Image.Image:
         if profile.profile.xcolor_space.strip() != space or "sRGB" in described:
             return picture
         srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, profile, srgb, outputMode="RGB")
+        return ImageCms.profileToProfile(picture, profile, srgb, outputMode="RGB") or picture
     except (OSError, ImageCms.PyCMSError):
         return picture  # a broken profile says nothing; image viewers ignore it too
 

@@ -7,6 +7,7 @@ in float64. For training, `MsSsimLoss` and `Lpips` take batches ``(B, 3, H, W)``
 import math
 import os
 import warnings
+from typing import Any
 
 import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 MS_SSIM_MIN_SIDE = 161
 """Smallest side in pixels for five scales with an 11 × 11 window: (11 − 1)·2⁴ + 1."""
-
 LPIPS_MIN_SIDE = 32
 """Smallest side in pixels that every LPIPS network's pooling survives."""
 
@@ -27,9 +27,7 @@ def lpips_file(net: str) -> str:
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     """Both in float64, and their peak; ValueError unless shape and dtype agree."""
     if x.shape != y.shape or x.dtype != y.dtype:
-        raise ValueError(
-            f"cannot compare {x.dtype} {tuple(x.shape)} with {y.dtype} {tuple(y.shape)}"
-        )
+        raise ValueError(f"cannot compare {x.dtype} {[*x.shape]} with {y.dtype} {[*y.shape]}")
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise ValueError(f"expected uint8 or floats in [0, 1], got {x.dtype}")
     return x.double(), y.double(), 255.0 if x.dtype == torch.uint8 else 1.0
@@ -53,10 +51,8 @@ def psnr(x: Tensor, y: Tensor) -> float:
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> float:
-    """Multi-scale structural similarity (Wang et al., 2003) of two images, mean over channels.
-
-    ``nan`` ("not applicable") when a side is shorter than `MS_SSIM_MIN_SIDE`.
-    """
+    """Multi-scale structural similarity (Wang et al., 2003) of two images, mean over channels;
+    ``nan`` ("not applicable") when a side is shorter than `MS_SSIM_MIN_SIDE`."""
     x, y, peak = _pair(x, y)
     if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
         return math.nan
@@ -72,10 +68,8 @@ def ms_ssim_db(m: float) -> float:
 
 
 def lpips_distance(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """What a network such as `Lpips` says of two images, ``uint8`` ``(3, H, W)``.
-
-    ``nan`` ("not applicable") when a side is shorter than `LPIPS_MIN_SIDE`.
-    """
+    """Of two images, ``uint8`` ``(3, H, W)``, by a network such as `Lpips`; ``nan`` ("not
+    applicable") when a side is shorter than `LPIPS_MIN_SIDE`."""
     if min(x.shape[-2:]) < LPIPS_MIN_SIDE:
         return math.nan
     with torch.inference_mode():
@@ -84,9 +78,7 @@ def lpips_distance(network: nn.Module, x: Tensor, y: Tensor) -> float:
 
 class MsSsimLoss(nn.Module):
     """1 − MS-SSIM per image: ``(B, 3, H, W)`` twice, in [0, 1] → ``(B,)``; differentiable.
-
-    ValueError when a side is shorter than `MS_SSIM_MIN_SIDE`.
-    """
+    ValueError when a side is shorter than `MS_SSIM_MIN_SIDE`."""
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
@@ -94,6 +86,22 @@ class MsSsimLoss(nn.Module):
                 f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels, got {tuple(x.shape)}"
             )
         return 1 - _ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+
+
+def block_steps(x: Tensor) -> Tensor:
+    """How much larger the steps between neighbouring pixels are across the lines of blocks: (B, 2),
+    of every 16th line and of the lines of 8 between them, over those off the lines of 8 (which
+    carry no gradient). A photo has about 1, coarse blocks more.
+
+    x: (B, 3, H, W) in [0, 1], sides above 16; means over the lines of both directions.
+    """
+    found = []
+    for picture in (x, x.mT):
+        steps = picture.diff(dim=-1).abs().mean((1, 2))  # (B, W − 1)
+        at = torch.arange(1, picture.shape[-1], device=x.device)  # of the pixel after the step
+        elsewhere = steps[:, at % 8 != 0].mean(1).detach().clamp_min(1e-3)
+        found += [steps[:, at % 16 == line].mean(1) / elsewhere for line in (0, 8)]
+    return torch.stack(found, 1).unflatten(1, (2, 2)).mean(1)
 
 
 class Lpips(nn.Module):
@@ -144,7 +152,7 @@ class Lpips(nn.Module):
         return self.network(x, y, normalize=True).flatten()
 
 
-def _lpips(**options) -> nn.Module:
+def _lpips(**options: Any) -> nn.Module:
     import lpips  # takes seconds, with all of torchvision
 
     return lpips.LPIPS(verbose=False, **options)

@@ -1,10 +1,7 @@
 """The codec for people who have a Pillow image or an array: bytes there, a picture back."""
 
-from __future__ import annotations
-
 from functools import cache
-from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -30,8 +27,7 @@ def compress(
     """A picture to the bytes of a `.blur` file.
 
     Args:
-        image: a Pillow image of any mode, which is converted as `images.read_image` says, or an
-            array of 8-bit RGB, (H, W, 3).
+        image: a Pillow image, converted as by `images.read_image`, or 8-bit RGB, (H, W, 3).
         quality: from 1 (smallest file) to 6, any real number.
         target_bpp: instead of `quality`: the largest file within so many bits per pixel.
         model: shipped codec, or a .safetensors file.
@@ -100,13 +96,14 @@ class BlurImageFile(ImageFile.ImageFile):
     format_description = "blurlib learned image codec"
 
     def _open(self) -> None:
+        assert self.fp is not None
         data = self.fp.read()
         try:
             file = BlurFile.from_bytes(data)
         except ValueError as error:
             raise SyntaxError(str(error)) from error  # Pillow's word for: not of this format
         self._mode, self._size = "RGB", (file.width, file.height)
-        self._data = data
+        self._data: bytes | None = data
 
     def load(self) -> Any:
         if self._data is not None:
@@ -115,7 +112,7 @@ class BlurImageFile(ImageFile.ImageFile):
         return Image.Image.load(self)
 
 
-def _save(image: Image.Image, file: BytesIO, name: str | bytes) -> None:
+def _save(image: Image.Image, file: IO[bytes], name: str | bytes) -> None:
     known = ("quality", "target_bpp", "model", "seed", "effort")
     options = {key: image.encoderinfo[key] for key in known if key in image.encoderinfo}
     file.write(compress(image, **options))

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 
 from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.evaluation.results import new_results
+from blurlib.metrics import block_steps
 from experiments.record import write_json
 
 PHOTOS = (2, 4, 20, 23)  # of Kodak: with large flat areas
@@ -41,17 +41,9 @@ def main(out: Path, *models: str) -> None:
 
 
 def ratios(photos: list[torch.Tensor]) -> dict[str, float]:
-    """Mean over photos and both directions of the steps across every 16th line, and across the
-    lines of 8 between them, over those off the lines of 8."""
-    found = {"lines of 16": [], "lines of 8": []}
-    for photo in photos:
-        for picture in (photo.double(), photo.double().mT):
-            steps = picture.diff(dim=-1).abs().mean((0, 1)).numpy()
-            at = np.arange(1, picture.shape[-1])  # of the pixel after the step
-            elsewhere = steps[at % 8 != 0].mean()
-            found["lines of 16"].append(steps[at % 16 == 0].mean() / elsewhere)
-            found["lines of 8"].append(steps[at % 16 == 8].mean() / elsewhere)
-    return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
+    """Means of `block_steps` over the photos."""
+    found = torch.stack([block_steps(photo[None].double() / 255)[0] for photo in photos]).mean(0)
+    return {f"lines of {side}": round(found[i].item(), 4) for i, side in enumerate((16, 8))}
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ ACCEPTED = ("relabelled",)
 
 
 class Line(NamedTuple):
-    """One curve of a figure; the fields of `plotting.Curve`."""
+    """One curve of a figure; the fields of `plots.Curve`."""
 
     label: str
     bpp: np.ndarray

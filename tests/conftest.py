@@ -1,6 +1,7 @@
 """Shared by all tests: photos that need no network, and a cache that is empty."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blurlib import datasets
-from blurlib.codec import BlurCodec, CodecConfig, zoo
-from blurlib.codec.transforms import TransformConfig
-from blurlib.entropy import ContextConfig, EntropyConfig
+import stand_ins
+from blurlib import cli, datasets, images
+from blurlib.codec import BlurCodec, zoo
+from blurlib.entropy import EntropyConfig
 from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 
@@ -19,6 +20,42 @@ from blurlib.entropy.hyper import START_SCALE, HyperLatent
 def astronaut() -> torch.Tensor:
     """A photo, uint8 (3, 512, 512); do not change it in place."""
     return datasets.embedded("astronaut")
+
+
+@pytest.fixture(scope="session")
+def three_photos(astronaut, tmp_path_factory) -> Path:
+    """A folder of three small photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        image = astronaut[:, 50 * i : 50 * i + 70, 90 * i : 90 * i + 80 + i]
+        images.write_image(folder / f"{i}.png", image)
+    return folder
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments, app=cli.app):
+        monkeypatch.setattr(sys, "argv", ["blurlib", *map(str, arguments)])
+        code = 0
+        try:
+            cli.run(app)
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def one_line_error(result, *words):
+    """A command ended with exit code 2 and one line that has these words."""
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("blurlib: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +77,8 @@ def empty_home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_entropy() -> EntropyConfig:
-    """Uneven groups 16, 16, 32, 64, 32 and narrow networks; windows of 4."""
-    context = ContextConfig(
-        hyper=16, channel=8, local=8, attention=8, parameters=16, heads=2, window=4
-    )
-    return EntropyConfig(M=160, N=8, context=context)
+    """Of the tiny codec, for tests that change parts of it."""
+    return stand_ins.ENTROPY
 
 
 @torch.no_grad()
@@ -59,11 +93,10 @@ def make_logistic(hyper_latent: HyperLatent, median: torch.Tensor, scale: torch.
 
 
 @pytest.fixture(scope="session")
-def tiny_codec_path(tiny_entropy, tmp_path_factory) -> Path:
+def tiny_codec_path(tmp_path_factory) -> Path:
     """A model file: random weights, louder than at the start, so that real symbols are coded."""
     torch.manual_seed(1)
-    transform = TransformConfig(widths=(16, 16), blocks=(1, 1))
-    codec = BlurCodec(CodecConfig(tiny_entropy, transform, levels=3))
+    codec = BlurCodec(stand_ins.CODEC)
     with torch.no_grad():
         codec.g_a.layers[-1].weight *= 8
         codec.h_a.layers[-1].weight *= 40

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_size
+from blurlib.codec.bitstream import BitstreamError, BlurFile, check_size
 
 FILE = BlurFile(
     model_id=b"\x01\x02\x03\x04",
@@ -27,12 +27,6 @@ def with_crc(data: bytes) -> bytes:
     return blank[:24] + struct.pack("<I", zlib.crc32(blank)) + blank[28:]
 
 
-@pytest.mark.parametrize(("file", "size"), [(FILE, 28), (SEEDED, 32)])
-def test_the_header_takes_at_most_32_bytes(file, size):
-    assert sum(n for _, n in file.header_fields()) == size
-    assert len(file.to_bytes()) == size + len(file.z_stream) + len(file.y_stream)
-
-
 def test_the_layout_is_the_documented_one():
     data = SEEDED.to_bytes()
     assert data[:6] == b"BLUR\x01\x01"
@@ -43,6 +37,9 @@ def test_the_layout_is_the_documented_one():
     assert struct.unpack("<I", data[28:32]) == (123_456_789,)
     assert data[32:] == SEEDED.z_stream + SEEDED.y_stream
     assert FILE.to_bytes()[5] == 0
+    for file, size in ((FILE, 28), (SEEDED, 32)):
+        assert sum(n for _, n in file.header_fields()) == size
+        assert len(file.to_bytes()) == size + len(file.z_stream) + len(file.y_stream)
     assert with_crc(data) == data
 
 
@@ -83,15 +80,12 @@ def test_every_changed_byte_is_refused(file):
                 BlurFile.from_bytes(bytes(damaged))
 
 
-@pytest.mark.parametrize("data", [b"", b"BLU", b"\x89PNG\r\n\x1a\n" + bytes(50), b"blur" * 20])
-def test_other_files_are_refused(data):
-    with pytest.raises(BitstreamError, match=r"not a \.blur file"):
-        BlurFile.from_bytes(data)
-
-
 def test_a_newer_version_asks_for_an_update_even_if_its_header_is_another():
-    with pytest.raises(BitstreamError, match=r"format version 2.*update blurlib"):
+    with pytest.raises(BitstreamError, match=r"format version 2.*update"):
         BlurFile.from_bytes(b"BLUR\x02whatever")
+    for data in (b"", b"BLU", b"\x89PNG\r\n\x1a\n" + bytes(50), b"blur" * 20):
+        with pytest.raises(BitstreamError, match=r"not a \.blur file"):
+            BlurFile.from_bytes(data)
 
 
 # Forged: contradictions under a CRC that is right
@@ -103,22 +97,18 @@ def forged(offset: int, field: str, value: int) -> bytes:
     return with_crc(bytes(data))
 
 
-@pytest.mark.parametrize("flags", [2, 128, 255])
-def test_unknown_flags_are_refused(flags):
+@pytest.mark.parametrize(
+    ("offset", "field", "value"),
+    [
+        *((5, "<B", flags) for flags in (2, 128, 255)),
+        *((20, "<I", n) for n in (213, 2**31, -1 % 2**32)),
+    ],
+)
+def test_unknown_flags_and_streams_longer_than_the_file_are_refused(offset, field, value):
     with pytest.raises(BitstreamError, match="contradicts itself"):
-        BlurFile.from_bytes(forged(5, "<B", flags))
-
-
-@pytest.mark.parametrize("length", [213, 2**31, 2**32 - 1])
-def test_a_stream_longer_than_the_file_is_refused(length):
-    with pytest.raises(BitstreamError, match="contradicts itself"):
-        BlurFile.from_bytes(forged(20, "<I", length))
-
-
-def test_a_seed_that_is_not_there_is_refused():
+        BlurFile.from_bytes(forged(offset, field, value))
     header = bytearray(FILE.to_bytes()[:28])
-    header[5] = 1
-    header[20:24] = bytes(4)
+    header[5], header[20:24] = 1, bytes(4)  # a seed that is not there
     with pytest.raises(BitstreamError, match="contradicts itself"):
         BlurFile.from_bytes(with_crc(bytes(header)))
 
@@ -134,13 +124,9 @@ def test_a_header_of_another_size_than_a_photo_can_have_is_refused(size):
 # What the format cannot hold
 
 
-@pytest.mark.parametrize("size", [(0, 1), (1, 0), (65536, 1), (1, 65536), (8192, 8193), (-1, -1)])
-def test_sizes_out_of_bounds_are_refused(size):
-    with pytest.raises(BitstreamError, match="sides from 1 to 65535"):
+def test_sizes_out_of_bounds_are_refused():
+    for size in ((0, 1), (1, 0), (65536, 1), (1, 65536), (8192, 8193), (-1, -1)):
+        with pytest.raises(BitstreamError, match="sides from 1 to 65535"):
+            check_size(*size)
+    for size in ((1, 1), (65535, 1), (8192, 8192), (1, 65535)):
         check_size(*size)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (65535, 1), (8192, 8192), (1, 65535)])
-def test_sizes_within_bounds_pass(size):
-    check_size(*size)
-    assert size[0] * size[1] <= MAX_PIXELS

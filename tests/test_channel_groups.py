@@ -15,12 +15,6 @@ def test_uneven_groups_are_the_papers(M, groups):
     assert sum(groups) == M
 
 
-@pytest.mark.parametrize("M", [0, 100, 128, 200.5])
-def test_uneven_groups_need_more_than_128_channels(M):
-    with pytest.raises(ValueError, match=f"M is {M}.*need M > 128"):
-        uneven_groups(M)
-
-
 @pytest.mark.parametrize("M", [10, 192, 320])
 def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
     for count in range(1, 11):
@@ -31,16 +25,16 @@ def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
         assert list(groups) == sorted(groups, reverse=True)
 
 
-@pytest.mark.parametrize(("M", "count"), [(10, 11), (10, 0), (10, -1), (10, 2.5)])
-def test_impossible_even_groups_are_refused(M, count):
-    with pytest.raises(ValueError, match=f"count is {count}: there can be 1 to M = {M} "):
-        even_groups(M, count)
-
-
-@pytest.mark.parametrize("groups", [(), (4, 5), (11,), (12, -2), (0, 10), (5.0, 5.0), 10, "55"])
-def test_groups_must_cover_the_channels(groups):
-    with pytest.raises(ValueError, match="positive and sum to M = 10"):
-        check_groups(groups, 10)
+def test_groups_must_cover_the_channels():
+    for groups in ((), (4, 5), (11,), (12, -2), (0, 10), (5.0, 5.0), 10, "55"):
+        with pytest.raises(ValueError, match="positive and sum to M = 10"):
+            check_groups(groups, 10)
+    for count in (11, 0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"count is {count}: there can be 1 to M = 10 "):
+            even_groups(10, count)
+    for M in (0, 100, 128, 200.5):
+        with pytest.raises(ValueError, match=f"M is {M}.*need M > 128"):
+            uneven_groups(M)
 
 
 def test_the_entropy_model_takes_any_groups_and_defaults_to_the_papers():

@@ -12,8 +12,8 @@ from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BitstreamError, BlurFile
 from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad
-from blurlib.codec.transforms import TransformConfig
 from blurlib.entropy import ContextConfig, EntropyConfig
+from stand_ins import TRANSFORM
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
 
@@ -38,24 +38,18 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
     assert torch.equal(decoded.x_hat, forward.x_hat)
     assert decoded.x_hat.shape == x.shape
     assert decoded.size == forward.size == size
-    for ours, theirs in zip(decoded.reconstruction, forward.reconstruction, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.equal(a, b)
+    for a, b in zip(decoded.reconstruction.pyramid, forward.reconstruction.pyramid, strict=True):
+        assert torch.equal(a, b)
     assert torch.equal(decoded.latent.z_symbols, forward.latent.z_symbols)
+    if (
+        size == (128, 96) and quality > 1
+    ):  # the tiny codec is loud enough for this to mean something
+        assert len(decoded.latent.z_symbols.unique()) > 5
+        assert all(len(coded.residual.unique()) > 5 for coded in decoded.latent.passes)
     estimate = forward.estimated_bits.item() / 8
     streams = len(data) - 28
     assert streams == pytest.approx(estimate, rel=0.01, abs=64)
     assert decoded.estimated_bits.item() == forward.estimated_bits.item()
-
-
-@torch.inference_mode()
-def test_something_is_coded(tiny_codec, photo):
-    """The fixture is loud enough for the tests here to mean something."""
-    latent = tiny_codec(photo(128, 128), 2).latent
-    assert len(latent.z_symbols.unique()) > 5
-    for coded in latent.passes:
-        assert len(coded.residual.unique()) > 5
-        assert len(coded.sigma.unique()) > 3
 
 
 @torch.inference_mode()
@@ -97,7 +91,7 @@ def test_other_contexts_code_from_a_file(tiny_entropy, photo, tmp_path, groups, 
     torch.manual_seed(0)
     context = dataclasses.replace(tiny_entropy.context, **context)
     entropy = dataclasses.replace(tiny_entropy, groups=groups, context=context)
-    trained = BlurCodec(CodecConfig(entropy, TransformConfig(widths=(16, 16), blocks=(1, 1))))
+    trained = BlurCodec(CodecConfig(entropy, TRANSFORM))
     (tmp_path / "codec.safetensors").write_bytes(zoo.codec_bytes(trained))
     codec, x = zoo.load(tmp_path / "codec.safetensors"), photo(40, 70)
     file = BlurFile.from_bytes(codec.compress(x, 2))
@@ -188,34 +182,27 @@ def test_a_codec_has_at_least_two_levels(levels):
         CodecConfig(levels=levels)
 
 
-def test_damaged_files_are_refused(tiny_codec, photo):
-    data = tiny_codec.compress(photo(16, 16), 1)
-    for position in range(0, len(data), 13):
-        with pytest.raises(BitstreamError):
-            tiny_codec.decompress(data[:position])
-        with pytest.raises(BitstreamError):
-            tiny_codec.decompress(data[:position] + b"\xa5" + data[position:])
-
-
-def test_a_file_of_another_model_is_refused(tiny_codec, file):
-    other = dataclasses.replace(file, model_id=b"\x01\x02\x03\x04").to_bytes()
-    with pytest.raises(BitstreamError, match="made by model 01020304, this one is "):
-        tiny_codec.decompress(other)
-
-
-@pytest.mark.parametrize("quality", [0.0, 0.5, 3 + 1 / 256, 255])
-def test_a_quality_that_the_model_does_not_have_is_refused(tiny_codec, file, quality):
-    with pytest.raises(BitstreamError, match="quality"):
-        tiny_codec.decompress(dataclasses.replace(file, quality=quality).to_bytes())
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_id": b"\1\2\3\4"}, "made by model 01020304, this one is "),
+        *(({"quality": quality}, "quality") for quality in (0.0, 0.5, 3 + 1 / 256, 255)),
+    ],
+)
+def test_a_file_that_is_not_of_this_model_is_refused(tiny_codec, file, change, words):
+    with pytest.raises(BitstreamError, match=words):
+        tiny_codec.decompress(dataclasses.replace(file, **change).to_bytes())
 
 
 # Forged files: intact by their CRC, and yet not what an encoder writes
 
 
-def test_a_checksum_of_other_symbols_is_caught(tiny_codec, file):
-    forged = dataclasses.replace(file, symbols_crc=file.symbols_crc ^ 1).to_bytes()
-    with pytest.raises(BitstreamError, match="intact but decodes to other symbols"):
-        tiny_codec.decompress(forged)
+def test_a_forged_checksum_or_size_is_caught(tiny_codec, file):
+    sizes = [{"width": w, "height": h} for w, h in ((1, 1), (50, 129), (300, 10))]
+    for change in ({"symbols_crc": file.symbols_crc ^ 1}, *sizes):
+        forged = dataclasses.replace(file, **change).to_bytes()
+        with pytest.raises(BitstreamError, match=r"decodes to other symbols|do not decode"):
+            tiny_codec.decompress(forged)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -230,13 +217,6 @@ def test_forged_streams_are_caught_and_never_crash(tiny_codec, file):
         ):
             with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
                 tiny_codec.decompress(forged.to_bytes())
-
-
-def test_a_forged_size_is_caught(tiny_codec, file):
-    for width, height in ((1, 1), (50, 129), (300, 10)):
-        forged = dataclasses.replace(file, width=width, height=height).to_bytes()
-        with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
-            tiny_codec.decompress(forged)
 
 
 # Training and coding
@@ -258,13 +238,6 @@ def test_files_are_coded_in_float64_and_in_nothing_else_by_accident(tiny_codec_p
     assert codec.decompress(single).y_hat.dtype == torch.float32
     with pytest.raises(ValueError, match=r"in torch.float64, .* call code_in\(torch.float32\)"):
         codec.double().compress(x, 2)
-
-
-def test_a_codec_ready_for_coding_can_be_trained(tiny_codec_path, photo):
-    codec = zoo.load(tiny_codec_path).train()
-    output = codec(photo(64, 64), 2)
-    output.estimated_bits.sum().backward()
-    assert codec.g_a.layers[-1].weight.grad.any()
 
 
 def test_training_reaches_every_part(tiny_entropy, photo):

@@ -110,18 +110,6 @@ def test_an_anchor_sees_hyperprior_and_earlier_groups_at_once(keys):
             assert influence(parameter, y_previous, query) == near
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 1)])
-def test_maps_smaller_than_a_window_give_finite_parameters_and_gradients(size):
-    group = context("non-anchors")
-    hyper = torch.randn(2, HYPER, *size, dtype=torch.float64)
-    y = torch.randn(2, GROUP, *size, dtype=torch.float64) * anchor_mask(*size)
-    gaussian = group.non_anchor(group.known(hyper, y[:, :0]), y)
-    assert gaussian.mu.shape == gaussian.log2_sigma.shape == (2, GROUP, *size)
-    sum(x.square().sum() for x in gaussian).backward()
-    for parameter in group.parameters():
-        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

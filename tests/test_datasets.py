@@ -87,30 +87,17 @@ def test_photos_with_a_known_hash(empty_home, offline, monkeypatch, name, count)
     assert datasets.dataset(name) == paths
 
 
-@pytest.mark.parametrize("name", ["kodak", "clic2025-subset"])
-def test_the_real_photos_pass_where_they_are(name):
-    folder = datasets.home() / "datasets" / name
-    if not folder.is_dir():
-        pytest.skip("the photos are not on this machine")
-    assert datasets.dataset(name) == datasets.folder(folder)
-
-
-def test_folder_is_sorted_and_only_images(tmp_path):
-    with pytest.raises(ImageError, match="no images"):
-        datasets.folder(tmp_path)
-    for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "c.png").mkdir()
-    assert [p.name for p in datasets.folder(tmp_path)] == ["a.JPG", "b.png"]
-
-
-def test_a_folder_by_its_path_or_by_its_name_in_the_cache(tmp_path, empty_home):
-    (tmp_path / "a.png").write_bytes(b"")
-    assert datasets.dataset(tmp_path) == [tmp_path / "a.png"]
+def test_a_folder_is_its_images_sorted_wherever_it_is(tmp_path, empty_home):
     cached = empty_home / "datasets" / "mine"
-    cached.mkdir(parents=True)
-    (cached / "b.png").write_bytes(b"")
-    assert datasets.dataset("mine") == [cached / "b.png"]
+    for folder, name in ((tmp_path / "elsewhere", None), (cached, "mine")):
+        folder.mkdir(parents=True)
+        with pytest.raises(ImageError, match="no images"):
+            datasets.folder(folder)
+        for file in ("b.png", "a.JPG", "notes.txt"):
+            (folder / file).write_bytes(b"")
+        (folder / "c.png").mkdir()
+        found = datasets.dataset(name or folder)
+        assert found == datasets.folder(folder) == [folder / "a.JPG", folder / "b.png"]
     sets = "kodak, clic2025-subset, embedded, other-worlds, text"
     with pytest.raises(ImageError, match=rf"absent: no such folder, .*{sets}"):
         datasets.dataset("absent")

@@ -7,34 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
+from stand_ins import awake, inputs
 
 TINY = DenoiserConfig(patch=2, widths=(8, 12, 16), blocks=1, cond_channels=(0, 5, 7))
-
-
-def inputs(config, H, W, B=2, seed=0):
-    """(z_t, t, base, pyramid) of random numbers for a picture of H×W."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(channels, stride):
-        return torch.randn(B, channels, H // stride, W // stride, generator=generator)
-
-    pyramid = [
-        randn(channels, config.patch * 2**i)
-        for i, channels in enumerate(config.cond_channels)
-        if channels
-    ]
-    t = torch.rand(B, generator=generator)
-    return randn(config.image_channels, 1), t, randn(config.image_channels, 1), pyramid
-
-
-def awake(config, seed=0):
-    """A network whose zero-initialised layers have been given weights, as training would."""
-    torch.manual_seed(seed)
-    network = Denoiser(config)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network
 
 
 @pytest.mark.parametrize(("H", "W"), [(8, 8), (16, 40), (24, 8)])

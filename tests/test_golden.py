@@ -12,7 +12,7 @@ from blurlib.codec.bitstream import BlurFile
 FILES = sorted((Path(__file__).parent / "golden").glob("*.blur"))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_golden_file_decodes(path, threads):
     """The symbols' checksum inside the file says that ŷ is what it was, on any machine."""

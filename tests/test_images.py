@@ -144,52 +144,34 @@ def test_lossy_formats_stay_close(tmp_path, astronaut, suffix):
     assert error.abs().mean() < 2
 
 
-def test_grey_and_bilevel(tmp_path):
+def test_grey_bilevel_palette_and_opaque_pixels(tmp_path):
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    image = images.read_image(save(tmp_path / "grey.png", Image.fromarray(grey)))
-    assert (pixels(image) == grey[..., None]).all()
-    bilevel = Image.fromarray(grey > 100)
-    image = images.read_image(save(tmp_path / "one_bit.png", bilevel))
-    assert (pixels(image) == 255 * (grey > 100)[..., None]).all()
-
-
-@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp"])
-def test_palette(tmp_path, suffix):
+    opaque_grey = Image.merge("LA", [Image.fromarray(grey), Image.new("L", (4, 3), 255)])
+    opaque = Image.fromarray(np.dstack([QUADRANTS, np.full((4, 6), 255, np.uint8)]))
     palette = Image.fromarray(QUADRANTS).quantize(4)
-    image = images.read_image(save(tmp_path / f"palette{suffix}", palette))
-    assert (pixels(image) == QUADRANTS).all()
+    for name, picture, expected in (
+        ("grey.png", Image.fromarray(grey), grey[..., None]),
+        ("opaque_grey.png", opaque_grey, grey[..., None]),
+        ("one_bit.png", Image.fromarray(grey > 100), 255 * (grey > 100)[..., None]),
+        ("opaque.png", opaque, QUADRANTS),
+        *((f"palette{suffix}", palette, QUADRANTS) for suffix in (".png", ".gif", ".bmp")),
+    ):
+        image = images.read_image(save(tmp_path / name, picture))
+        assert (pixels(image) == expected).all(), name
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
-def test_16_bit_grey_is_scaled(tmp_path, suffix):
+def test_16_bit_levels_are_scaled(tmp_path, suffix):
     grey = np.array([[0, 128, 129, 257 * 100, 65535 - 128, 65535]], np.uint16)
     image = images.read_image(save(tmp_path / f"deep{suffix}", Image.fromarray(grey)))
     assert pixels(image)[0, :, 0].tolist() == [0, 0, 1, 100, 255, 255]
-
-
-def test_16_bit_colour_is_its_high_byte(tmp_path):
     row = b"\0" + struct.pack(">6H", 0, 257 * 7, 257 * 100, 65535, 257 * 200, 300)
-    (tmp_path / "deep.png").write_bytes(png(2, 1, 16, row))
+    (tmp_path / "deep.png").write_bytes(png(2, 1, 16, row))  # of colour Pillow keeps the high byte
     image = images.read_image(tmp_path / "deep.png")
     assert pixels(image)[0].tolist() == [[0, 7, 100], [255, 200, 1]]
 
 
-def test_pixels_without_an_agreed_white_are_refused(tmp_path):
-    for dtype in (np.float32, np.int32):
-        picture = Image.fromarray(np.ones((2, 2), dtype))
-        assert "8-bit" in error_of(save(tmp_path / "numbers.tif", picture))
-    assert "LAB" in error_of(save(tmp_path / "lab.tif", Image.new("LAB", (2, 2))))
-
-
-def test_opaque_alpha_is_dropped(tmp_path):
-    opaque = np.dstack([QUADRANTS, np.full((4, 6), 255, np.uint8)])
-    image = images.read_image(save(tmp_path / "opaque.png", Image.fromarray(opaque)))
-    assert (pixels(image) == QUADRANTS).all()
-    grey = Image.merge("LA", [Image.new("L", (3, 2), 77), Image.new("L", (3, 2), 255)])
-    assert (images.read_image(save(tmp_path / "grey.png", grey)) == 77).all()
-
-
-def test_transparent_pixels_are_refused(tmp_path):
+def test_pixels_that_are_transparent_or_without_an_agreed_white_are_refused(tmp_path):
     alpha = np.full((4, 6), 255, np.uint8)
     alpha[1, 1] = 254
     rgba = Image.fromarray(np.dstack([QUADRANTS, alpha]))
@@ -200,6 +182,10 @@ def test_transparent_pixels_are_refused(tmp_path):
     assert "transparent" in error_of(save(tmp_path / "t.png", rgb, transparency=(255, 0, 0)))
     deep = Image.fromarray(np.zeros((2, 2), np.uint16))
     assert "transparent" in error_of(save(tmp_path / "deep.png", deep, transparency=0))
+    for dtype in (np.float32, np.int32):
+        picture = Image.fromarray(np.ones((2, 2), dtype))
+        assert "8-bit" in error_of(save(tmp_path / "numbers.tif", picture))
+    assert "LAB" in error_of(save(tmp_path / "lab.tif", Image.new("LAB", (2, 2))))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])

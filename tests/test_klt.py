@@ -80,13 +80,6 @@ def test_the_first_scale_is_the_principal_subspace_that_scikit_learn_finds(photo
     np.testing.assert_allclose(stage.variance, expected[np.argsort(-expected)], rtol=1e-3)
 
 
-def test_rows_are_orthonormal_and_variances_fall(photos):
-    for stage in fit(photos, 8, (128, 192)):
-        rows = stage.basis.flatten(1)
-        torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=rows.dtype))
-        assert (stage.variance.diff() <= 0).all()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [8, 2])
 def test_the_decoder_is_the_inverse_of_what_keeps_everything(photos, patch):
@@ -103,17 +96,16 @@ def test_the_decoder_is_the_inverse_of_what_keeps_everything(photos, patch):
 
 
 @torch.no_grad()
-def test_the_codec_starts_linear(codec, photos):
+def test_the_codec_starts_linear_and_close_to_the_picture(codec, photos):
     a, b = photos[:1], photos[1:]
     mean = (codec.g_a(a) + codec.g_a(b)) / 2
     torch.testing.assert_close(codec.g_a((a + b) / 2), mean, rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_a_flat_picture_stays_flat(codec):
+    inside = (slice(None), slice(None), slice(32, -32), slice(32, -32))
+    x_hat = codec.main_decoder(codec.g_a(photos)).x_hat[inside]
+    assert metrics.psnr(x_hat.clamp(0, 1), photos[inside]) > 30
     grey = torch.full((1, 3, 128, 128), 0.7)
-    x_hat = codec.main_decoder(codec.g_a(grey)).x_hat[..., 32:-32, 32:-32]
-    torch.testing.assert_close(x_hat, grey[..., 32:-32, 32:-32], rtol=0, atol=0.01)
+    x_hat = codec.main_decoder(codec.g_a(grey)).x_hat[inside]
+    torch.testing.assert_close(x_hat, grey[inside], rtol=0, atol=0.01)
 
 
 @torch.no_grad()
@@ -125,13 +117,6 @@ def test_coarse_steps_leave_no_grid(photos):
     steps = x_hat.diff(dim=-1).abs().mean((0, 1, 2))
     at = torch.arange(1, x_hat.shape[-1])
     assert steps[at % 16 == 0].mean() < 1.2 * steps[at % 8 != 0].mean()
-
-
-@torch.no_grad()
-def test_without_quantisation_the_picture_is_close(codec, photos):
-    x_hat = codec.main_decoder(codec.g_a(photos)).x_hat
-    inside = (slice(None), slice(None), slice(16, -16), slice(16, -16))
-    assert metrics.psnr(x_hat[inside].clamp(0, 1), photos[inside]) > 30
 
 
 @torch.no_grad()

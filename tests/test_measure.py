@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from blurlib import datasets, images, metrics
 from blurlib.evaluation import measure as m
@@ -24,6 +23,7 @@ from blurlib.evaluation import processes
 from blurlib.evaluation import results as res
 from blurlib.evaluation.processes import WorkerError
 from blurlib.evaluation.results import ResultsError
+from stand_ins import Distance
 
 
 @dataclass
@@ -86,13 +86,6 @@ class Brightness:
         return torch.stack([mean, torch.zeros_like(mean)], 1)
 
 
-class MeanDistance(nn.Module):
-    def forward(self, x, y):
-        assert x.shape[0] == 1
-        assert x.max() <= 1
-        return (x - y).mean((1, 2, 3))
-
-
 @pytest.fixture
 def photos(tmp_path, astronaut):
     """A folder of two images, the first 200 × 180 and the second too small for MS-SSIM."""
@@ -139,16 +132,9 @@ def test_a_row_is_what_the_metrics_say(photos, astronaut):
     assert math.isnan(row.lpips)
     assert min(row.encode_s, row.decode_s) >= 0
     assert features == {}
-
-
-def test_measure_takes_a_distance_and_extra_fields(photos):
-    instruments = m.Instruments(
-        Shift(),
-        lpips=MeanDistance(),
-        extra=lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5},
-    )
-    (large,) = m.measure(instruments, photos / "a.png", [2]).rows
-    (small,) = m.measure(instruments, photos / "b.png", [2]).rows
+    extra = {"extra": lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5}}
+    instruments = m.Instruments(Shift(), lpips=Distance(), **extra)
+    large, small = (m.measure(instruments, photos / f"{n}.png", [2]).rows[0] for n in "ab")
     assert 0 < large.lpips < 1
     assert math.isnan(small.lpips)
     assert math.isnan(small.ms_ssim)
@@ -191,7 +177,7 @@ def test_evaluate_writes_resumes_and_refuses_a_mixture(photos, tmp_path):
         list(m.evaluate(photos, Shift({"bits": 7}), [1], out, seed=5))
     with pytest.raises(ResultsError, match="another seed"):
         list(m.evaluate(photos, codec, [1], out))
-    other = {"seed": 5, "lpips": MeanDistance(), "lpips_name": "squeeze"}
+    other = {"seed": 5, "lpips": Distance(), "lpips_name": "squeeze"}
     with pytest.raises(ResultsError, match=r"another lpips .*None there, squeeze here"):
         list(m.evaluate(photos, codec, [1], out, **other))
     assert len(list(m.evaluate(photos, Shift({"bits": 7}), [1], out, overwrite=True))) == 2
@@ -210,21 +196,15 @@ def test_an_interrupted_evaluation_keeps_whole_images_and_present_rows_come_firs
 
 
 def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):
-    codec = Shift()
+    codec, file = Shift(), tmp_path / "photos" / "shift.json"
     list(m.evaluate(photos, codec, [1], tmp_path))
-    file = tmp_path / "photos" / "shift.json"
     here = res.read(file)
     res.write(file, replace(here, device="a slower one", commit="0ld"), overwrite=True)
-    list(m.evaluate(photos, codec, [1, 2], tmp_path))
-    assert codec.encoded == 4
-    assert res.read(file).device == f"a slower one; {here.device}"
+    for qualities in ([1, 2], [3]):
+        list(m.evaluate(photos, codec, qualities, tmp_path))
+        assert res.read(file).device == f"a slower one; {here.device}"
+    assert codec.encoded == 6
     assert res.read(file).commit == ("0ld" if here.commit is None else f"0ld; {here.commit}")
-    list(m.evaluate(photos, codec, [3], tmp_path))
-    assert res.read(file).device == f"a slower one; {here.device}"
-
-
-def test_rows_of_images_that_are_not_in_the_set_are_refused(photos, tmp_path):
-    list(m.evaluate(photos, Shift(), [1], tmp_path))
     (photos / "b.png").rename(photos / "c.png")
     with pytest.raises(ResultsError, match=r"shift\.json: has rows of b\.png, .*not in the set"):
         list(m.evaluate(photos, Shift(), [1], tmp_path))
@@ -334,7 +314,7 @@ def test_several_processes_measure_what_one_does(large, tmp_path):
     for jobs in (1, 2):
         rows = m.evaluate(
             large, Shift(), [2, 3], tmp_path / str(jobs), features=Brightness(), jobs=jobs,
-            lpips=MeanDistance(),
+            lpips=Distance(),
         )  # fmt: skip
         assert Counter(keys(rows)) == Counter((f"{i}.png", q) for i in range(4) for q in (2, 3))
     one, two = (res.read(tmp_path / str(jobs) / "large" / "shift.json") for jobs in (1, 2))
@@ -342,7 +322,7 @@ def test_several_processes_measure_what_one_does(large, tmp_path):
     for a, b in zip(one.rows, two.rows, strict=True):
         assert (a.ms_ssim, a.lpips) == pytest.approx((b.ms_ssim, b.lpips), abs=1e-7)
     assert two.device.endswith("2 jobs × 1 thread")
-    list(m.evaluate(large, Shift(), [2, 3, 4], tmp_path / "2", lpips=MeanDistance()))
+    list(m.evaluate(large, Shift(), [2, 3, 4], tmp_path / "2", lpips=Distance()))
     resumed = res.read(tmp_path / "2" / "large" / "shift.json")
     assert len(resumed.rows) == 12
     assert resumed.device.startswith(f"{two.device}; ")

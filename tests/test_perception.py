@@ -15,6 +15,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from blurlib import metrics
 from blurlib.evaluation import perception
+from experiments.perception import by_count
+from stand_ins import Colours
 
 DIM = 8
 lpips_package = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
@@ -69,21 +71,14 @@ def test_patches_refuse_what_has_none():
 # ---------------------------------------------------------------- features
 
 
-class Means(nn.Module):
-    def forward(self, x):
-        assert len(x) <= perception._BATCH
-        return x.float().mean((2, 3))
-
-
 def test_a_network_sees_so_many_patches_at_once():
     x = random_patches(2 * perception._BATCH + 3, 4)
-    found = perception.Features("Means", "", Means())(x)
+    seen = []
+    network = Colours()
+    network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    found = perception.Features("Colours", "", network)(x)
+    assert max(seen) == perception._BATCH
     torch.testing.assert_close(found, x.float().mean((2, 3)))
-
-
-def test_names():
-    assert perception.names("Inception") == ("FID", "KID")
-    assert perception.names("AlexNet") == ("FD-AlexNet", "KD-AlexNet")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +107,7 @@ def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
         expected = reference((x / 255 - mean) / std).mean((2, 3))
     found = network(x)
     assert network.name == "AlexNet"
+    assert perception.names("AlexNet") == ("FD-AlexNet", "KD-AlexNet")
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(pickle.loads(pickle.dumps(network))(x), found)  # as it travels to a worker
@@ -127,13 +123,6 @@ def test_the_hash_of_alexnet_is_of_its_weights(alexnet_file, tmp_path):
     weights["net.slice1.0.bias"][0] += 1e-6
     torch.save(weights, tmp_path / "other.pth")
     assert perception.alexnet(tmp_path / "other.pth").sha256 != network.sha256
-
-
-@lpips_package
-def test_alexnet_is_found_in_the_cache(alexnet_file, empty_home):
-    (empty_home / "weights").mkdir()
-    (empty_home / "weights" / alexnet_file.name).write_bytes(alexnet_file.read_bytes())
-    assert perception.alexnet().sha256 == perception.alexnet(alexnet_file).sha256
 
 
 def test_inception_refuses_other_weights(tmp_path, empty_home):
@@ -235,17 +224,6 @@ def test_frechet_of_fewer_samples_than_features_by_singular_values():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_set_and_itself():
-    x = gaussian(4 * DIM)
-    found = perception.distances(x, x)
-    assert found.frechet == pytest.approx(0, abs=1e-9)
-    # The price of the unbiased estimate: x_i and y_i = x_i are not independent.
-    kernel = (x @ x.T / DIM + 1) ** 3
-    mean_apart = (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
-    expected = -2 * (kernel.diagonal().mean() - mean_apart) / len(x)
-    assert found.kernel == pytest.approx(expected.item(), rel=1e-6)
-
-
 def test_many_patches_are_compared_by_subsets_drawn_alike_at_every_call(monkeypatch):
     x, y = gaussian(60), gaussian(60, seed=1) + 1
     one_subset = perception.distances(x, y)
@@ -267,3 +245,16 @@ def test_distances_refuse():
         perception.distances(x[:1], x[:1])
     with pytest.raises(ValueError, match="NaN"):
         perception.distances(x, x * math.nan)
+
+
+def test_few_samples_make_the_frechet_distance_too_large():
+    torch.manual_seed(0)
+    x, y = torch.randn(400, 8, dtype=torch.float64), torch.randn(400, 8, dtype=torch.float64)
+    table = by_count(x, y, [10, 40, 160, 400])
+    assert table["patches"].tolist() == [10, 40, 160, 400]
+    assert table["frechet"].is_monotonic_decreasing
+    assert table["frechet"][0] > 10 * table["frechet"][3]
+    assert table["kernel"].abs().max() < table["kernel_std"].max()
+    whole = perception.distances(x, y)
+    assert table["frechet"][3] == pytest.approx(whole.frechet, rel=1e-9)
+    assert table["kernel"][3] == pytest.approx(whole.kernel, rel=1e-9)

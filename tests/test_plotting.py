@@ -1,6 +1,5 @@
 """Figures show the values they were given; animations hold the frames they were given."""
 
-import dataclasses
 import io
 
 import matplotlib.pyplot as plt
@@ -10,9 +9,7 @@ import torch
 from PIL import Image
 
 from blurlib import plotting
-from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.transforms import TransformConfig
 from experiments import plots
 from experiments.portability.timeline import timeline
 
@@ -29,7 +26,7 @@ def picture(value):
 
 def test_strips_place_every_picture():
     rows = {"a": [picture(10), picture(20), picture(30)], "b": [picture(40), picture(50)]}
-    (axis,) = plotting.strips(rows, ["1", "2", "3"]).axes
+    (axis,) = plots.strips(rows, ["1", "2", "3"]).axes
     canvas = np.asarray(axis.images[0].get_array())
     assert canvas.shape == (8 + 6 + 8, 10 + 6 + 10 + 6 + 10, 3)
     for row, top in ((0, 0), (1, 14)):
@@ -40,7 +37,7 @@ def test_strips_place_every_picture():
 
 
 def test_an_animation_holds_its_frames():
-    made = plotting.animation([picture(v) for v in (0, 120, 240)], 'from "dark" to light', 0.1)
+    made = plots.animation([picture(v) for v in (0, 120, 240)], 'from "dark" to light', 0.1)
     with Image.open(io.BytesIO(made.webp)) as file:
         assert file.format == "WEBP"
         assert file.n_frames == 3
@@ -70,54 +67,12 @@ def test_lines_share_a_legend_only_where_they_mean_the_same():
     assert all(axis.get_legend() for axis in figure.axes)
 
 
-def test_clouds_show_all_points_and_paths():
-    panels = [
-        plotting.Cloud("one", torch.rand(7, 2)),
-        plotting.Cloud("two", torch.rand(5, 2), paths=torch.rand(4, 3, 2)),
-    ]
-    first, second, *_ = plotting.clouds(panels, columns=2).axes
-    assert len(first.collections[0].get_offsets()) == 7
-    np.testing.assert_array_equal(second.collections[0].get_offsets(), panels[1].points)
-    assert len(second.lines) == 3
-    np.testing.assert_array_equal(second.lines[2].get_xydata(), panels[1].paths[:, 2])
-
-
-def test_heat_maps_put_each_value_around_its_place():
-    values = torch.arange(6.0).reshape(3, 2)
-    maps = [plotting.HeatMap("a", values, marks=[0.0, 1.0, 1.0])]
-    figure = plotting.heat_maps(maps, [0.0, 1.0], [16.0, 4.0, 2.0], "t", "value", limits=(0, 5))
-    axis = figure.axes[0]
-    mesh = axis.collections[0]
-    np.testing.assert_array_equal(mesh.get_array(), values)
-    corners = mesh.get_coordinates()
-    assert corners[0, :, 0].tolist() == [-0.5, 0.5, 1.5]
-    np.testing.assert_allclose(corners[:, 0, 1], [32, 8, 8**0.5, 2**0.5])
-    assert axis.lines[0].get_xydata().tolist() == [[0, 16], [1, 4], [1, 2]]
-    assert axis.yaxis.get_inverted()
-    assert mesh.get_clim() == (0, 5)
-
-
-@pytest.mark.parametrize(
-    ("groups", "context", "bars"),
-    [
-        ((160,), {"local": 0, "attention": 0}, 1 + 1),
-        ((100, 60), {"local": 0, "attention": 0}, 1 + 2),
-        ((16, 16, 32, 64, 32), {}, 1 + 10),
-    ],
-)
-def test_every_pass_has_its_bar_whatever_the_configuration(
-    tiny_entropy, photo, groups, context, bars
-):
-    torch.manual_seed(0)
-    context = dataclasses.replace(tiny_entropy.context, **context)
-    entropy = dataclasses.replace(tiny_entropy, groups=groups, context=context)
-    codec = BlurCodec(CodecConfig(entropy, TransformConfig(widths=(16, 16), blocks=(1, 1))))
-    codec.entropy.hyper_latent.freeze()
+def test_every_pass_has_its_bar(tiny_codec, photo):
     with torch.inference_mode():
-        latent = codec.eval()(photo(64, 128), 2).latent
-    figure = plotting.bits_per_pass(latent, groups)
+        latent = tiny_codec(photo(64, 128), 2).latent
+    figure = plots.bits_per_pass(latent, tiny_codec.config.entropy.groups)
     heights = [patch.get_height() for patch in figure.axes[0].patches]
-    assert len(heights) == bars
+    assert len(heights) == 1 + 10
     assert sum(heights) == pytest.approx((latent.bits_y + latent.bits_z).item() / 8e3)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from blurlib.entropy.position import LaplacianPosition, PositionalEncoding, window_offsets
+from blurlib.entropy.position import LaplacianPosition, PositionalEncoding
 from experiments.entropy.positional import (
     ENCODINGS,
     LinearPosition,
@@ -51,26 +51,6 @@ def test_an_encoding_adds_or_turns_or_neither(encoding):
     assert bias.any() == (encoding not in ("none", "rotary"))
     changed = not (torch.equal(turned[0], q) and torch.equal(turned[1], k))
     assert changed == (encoding == "rotary")
-
-
-@pytest.mark.parametrize(
-    ("encoding", "learned"),
-    [
-        ("laplacian", 2), ("none", 0), ("relative", 15**2 * 4), ("diamond", (25 + 1) * 4),
-        ("linear", 0), ("rotary", 0),
-    ],
-)  # fmt: skip
-def test_learned_numbers_of_each_encoding(encoding, learned):
-    position = ENCODINGS[encoding](8, 4, 16)
-    assert sum(p.numel() for p in position.parameters()) == learned
-    assert set(position.state_dict()) == {name for name, _ in position.named_parameters()}
-
-
-def test_offsets_point_from_the_query_to_the_key():
-    offsets = window_offsets(3)
-    assert offsets.shape == (9, 9, 2)
-    assert offsets[0, 5].tolist() == [1, 2]  # from (0, 0) to (1, 2)
-    assert torch.equal(offsets, -offsets.transpose(0, 1))
 
 
 # Laplacian
@@ -172,24 +152,6 @@ def test_rotary_turns_pairs_of_channels_as_complex_numbers(head_dim):
         for w, h, token in np.ndindex(2, 3, 9):
             expected = turned(x[w, h, token].numpy(), token // 3, token % 3)
             np.testing.assert_allclose(result[w, h, token], expected, rtol=0, atol=1e-6)
-
-
-def test_rotary_logits_depend_on_the_offset_alone():
-    torch.manual_seed(1)
-    q, k = torch.randn(2, 16, dtype=torch.float64)
-    everywhere = (x.expand(1, 1, 36, 16) for x in (q, k))
-    turned_q, turned_k = RotaryPosition(6, 16).double().rotate(*everywhere)
-    logits = (turned_q @ turned_k.transpose(-1, -2))[0, 0]
-    by_offset: dict[tuple[int, ...], list[float]] = {}
-    for offset, logit in zip(
-        window_offsets(6).flatten(0, 1).tolist(), logits.flatten().tolist(), strict=True
-    ):
-        by_offset.setdefault(tuple(offset), []).append(logit)
-    assert len(by_offset) == 11**2
-    means = [np.mean(values) for values in by_offset.values()]
-    assert max(np.ptp(values) for values in by_offset.values()) < 1e-5  # cosines are float32
-    assert np.min(np.diff(np.sort(means))) > 1e-5  # and no two offsets look alike
-    torch.testing.assert_close(logits.diagonal(), (q @ k).expand(36), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("head_dim", [0, 1, 2, 6])

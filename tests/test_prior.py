@@ -114,38 +114,22 @@ def test_a_chain_starts_around_the_mean_of_the_prior():
     torch.testing.assert_close(first.u_t, expected, rtol=1e-4, atol=1e-8)
 
 
-def run(
-    process, n, steps, solver="ancestral", predict=lambda seen, t: torch.zeros_like(seen), scale=1.0
-):
+def run(process, n, steps, solver="ancestral", predict=lambda z, t: torch.zeros_like(z), scale=1.0):
     how = Sampling(steps, 2, solver, start_scale=scale)
-    *_, last = sample(process, predict, (n, 3, H, W), how, dtype=torch.float64)
+    size = (H, W) if process.prior is None else process.prior.mean.shape[-2:]
+    *_, last = sample(process, predict, (n, 3, *size), how, dtype=torch.float64)
     return last.u_x_hat
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_network_that_says_nothing_samples_the_prior(schedule):
     """Mean and variance of every frequency, in many small steps."""
-    process = BlurDiffusion(schedule, "residual").given(prior_of(H, W, 0.4))
-    u = run(process, 500, 400)
-    torch.testing.assert_close(u.mean((0, 1)), torch.full((H, W), 0.4).double(), rtol=0, atol=0.05)
+    process = BlurDiffusion(schedule, "residual").given(prior_of(4, 6, 0.4))
+    u = run(process, 500, 300)
+    torch.testing.assert_close(u.mean((0, 1)), torch.full((4, 6), 0.4).double(), rtol=0, atol=0.05)
     ratio = (u - 0.4).square().mean((0, 1)) / process.prior.variance[0, 0]
     assert ratio.mean().item() == pytest.approx(1, abs=0.06)
     assert 0.75 < ratio.min() < ratio.max() < 1.2
-
-
-def share(schedule, solver, scale=1.0):
-    """Of the variance of the prior, what 17 steps without a network make."""
-    process = BlurDiffusion(schedule, "residual").given(prior_of(H, W))
-    u = run(process, 60, 17, solver, scale=scale)
-    return (u.square() / process.prior.variance).mean().item()
-
-
-def test_few_ancestral_steps_make_too_little_variance():
-    """Less with blur than without, as the book says."""
-    blur, isotropic = (share(schedule, "ancestral") for schedule in SCHEDULES)
-    assert 0.3 < blur < isotropic < 0.75
-    for schedule in SCHEDULES:
-        assert 0.75 < share(schedule, "multistep") < 1.05
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "deterministic", "multistep"])

@@ -16,16 +16,12 @@ def test_logsnr_is_the_cut_cosine_schedule():
     logsnr = schedule.logsnr(T)
     assert logsnr[0].item() == pytest.approx(12)
     assert logsnr[-1].item() == pytest.approx(-8)
+    a, sigma = schedule.a(T), schedule.sigma(T)
+    torch.testing.assert_close(a**2 + sigma**2, torch.ones_like(T))
+    torch.testing.assert_close(torch.log(a**2 / sigma**2), logsnr)
     # a = cos φ, σ = sin φ with an angle φ that grows linearly: the cosine schedule.
     angle = torch.atan2(schedule.sigma(T), schedule.a(T))
     torch.testing.assert_close(angle.diff(), angle.diff().mean().expand(20), rtol=1e-9, atol=0)
-
-
-def test_a_and_sigma_are_variance_preserving_with_that_ratio():
-    schedule = BlurSchedule()
-    a, sigma = schedule.a(T), schedule.sigma(T)
-    torch.testing.assert_close(a**2 + sigma**2, torch.ones_like(T))
-    torch.testing.assert_close(torch.log(a**2 / sigma**2), schedule.logsnr(T))
 
 
 def test_blur_grows_from_nothing_to_its_maximum():
@@ -34,6 +30,7 @@ def test_blur_grows_from_nothing_to_its_maximum():
     assert blur[-1].item() == pytest.approx(20)
     assert blur[10].item() == pytest.approx(10)
     assert (blur.diff() > 0).all()
+    assert (BlurSchedule(sigma_blur_max=0).damping(T, 6, 7) == 1).all()
 
 
 def test_damping_against_numpy_at_every_frequency():
@@ -49,10 +46,6 @@ def test_damping_against_numpy_at_every_frequency():
     np.testing.assert_allclose(
         alpha[0, 0].numpy(), reference * BlurSchedule().a(t).item(), rtol=1e-6
     )
-
-
-def test_no_blur_damps_nothing():
-    assert (BlurSchedule(sigma_blur_max=0).damping(T, 6, 7) == 1).all()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 17, 65])
@@ -72,13 +65,6 @@ def test_time_of_inverts_logsnr():
     schedule = BlurSchedule()
     torch.testing.assert_close(schedule.time_of(schedule.logsnr(T)), T, rtol=0, atol=1e-12)
     assert schedule.time_of(-1e3) == 1  # beyond the schedule: its end
-
-
-def test_times_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        BlurSchedule().times(0)
-    with pytest.raises(ValueError, match="logsnr, uniform, got 'karras'"):
-        BlurSchedule().times(4, "karras")
 
 
 def test_coefficients_are_float64_whatever_the_time():
@@ -107,3 +93,7 @@ def test_parameters_out_of_range_are_refused(parameters, named):
 def test_times_out_of_range_are_refused(t):
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         BlurSchedule().logsnr(t)
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        BlurSchedule().times(0)
+    with pytest.raises(ValueError, match="logsnr, uniform, got 'karras'"):
+        BlurSchedule().times(4, "karras")

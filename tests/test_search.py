@@ -8,6 +8,7 @@ from pytorch_msssim import ms_ssim
 
 from blurlib.codec import Objective, model, objective, search, zoo
 from blurlib.codec.bitstream import BlurFile
+from blurlib.entropy.checkerboard import anchor_mask
 
 MSE = Objective("mse", 0.02, 2.0)
 
@@ -36,24 +37,18 @@ def loss(codec, x: torch.Tensor, data: bytes) -> float:
 # The objective
 
 
-def test_lambda_is_geometric_between_the_levels():
+def test_the_objective_is_that_of_the_definitions(photo):
     quality = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64)
-    expected = torch.tensor([0.02, 0.2, 2.0], dtype=torch.float64)
+    expected = torch.tensor([0.02, 0.2, 2.0], dtype=torch.float64)  # geometric between the levels
     torch.testing.assert_close(MSE.lmbda(quality, 4), expected)
-
-
-def test_distances_are_those_of_the_definitions(photo):
     x = photo(192, 200)
     x_hat = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
     error = ((x_hat - x) * 255).square().mean()
     torch.testing.assert_close(MSE.distance(x_hat, x), error[None])
     expected = 1 - ms_ssim(x_hat, x, data_range=1.0, size_average=False)
     torch.testing.assert_close(Objective("ms-ssim", 1, 2).distance(x_hat, x), expected)
-
-
-def test_what_a_denoiser_makes_of_it_cannot_be_computed(photo):
-    with pytest.raises(ValueError, match="what a denoiser makes"):
-        Objective("perceptual", 1, 2).distance(photo(64, 64), photo(64, 64))
+    with pytest.raises(ValueError, match="trained for the distortion 'perceptual'"):
+        Objective("perceptual", 1, 2).distance(x, x)
 
 
 # Annealing
@@ -76,7 +71,7 @@ def test_cold_annealing_rounds_to_the_nearest(codec):
 def test_hot_annealing_draws_the_neighbours_by_their_distance(codec):
     y, hyperprior = _latent(codec)
     drawn = torch.Generator().manual_seed(0)
-    hot = torch.stack([codec.entropy.anneal(y, hyperprior, 0.5, drawn).y_hat for _ in range(300)])
+    hot = torch.stack([codec.entropy.anneal(y, hyperprior, 0.5, drawn).y_hat for _ in range(60)])
     mu = []
 
     def code(here, gaussian):
@@ -85,16 +80,15 @@ def test_hot_annealing_draws_the_neighbours_by_their_distance(codec):
 
     codec.entropy.walk(hyperprior, code)
     first = codec.entropy.channels[0]  # its anchors know nothing that was drawn
-    anchors = torch.zeros(y.shape[-2:], dtype=torch.bool)
-    anchors[::2, ::2] = anchors[1::2, 1::2] = True
-    v = (y[:, first] - mu[0])[..., anchors]
-    r = (hot[:, :, first] - mu[0])[..., anchors]
-    assert (r >= v.floor() - 1e-9).all()
-    assert (r <= v.floor() + 1 + 1e-9).all()
-    fraction, mean = (v - v.floor()).flatten(), (r - v.floor()).mean(0).flatten()
+    anchors = anchor_mask(*y.shape[-2:])
+    v, r = (y[:, first] - mu[0])[..., anchors], (hot[:, :, first] - mu[0])[..., anchors]
+    up = r - v.floor()
+    assert (up >= -1e-9).all()
+    assert (up <= 1 + 1e-9).all()
+    fraction, mean = (v - v.floor()).flatten(), up.mean(0).flatten()
     assert (mean[fraction < 0.2] < 0.5).all()
     assert (mean[fraction > 0.8] > 0.5).all()
-    assert torch.corrcoef(torch.stack([fraction, mean]))[0, 1] > 0.95
+    assert torch.corrcoef(torch.stack([fraction, mean]))[0, 1] > 0.9
 
 
 def _latent(codec):
@@ -109,12 +103,6 @@ def _latent(codec):
 
 
 # Files
-
-
-def test_no_effort_is_forward(codec, photo):
-    x = photo(50, 70)
-    decoded = codec.decompress(codec.compress(x, 2, effort=0))
-    assert torch.equal(decoded.y_hat, codec(x, 2).y_hat)
 
 
 def test_weighing_the_rate_makes_files_smaller(codec, photo, monkeypatch):
@@ -144,16 +132,12 @@ def test_a_searched_file_decodes_and_is_never_worse(
 
 
 def test_a_search_finds_better_files_and_the_same_again(codec, photo):
-    x = photo(64, 64)
+    """And leaves the codec as it was."""
+    x, before = photo(64, 64), {k: v.clone() for k, v in codec.state_dict().items()}
     data = codec.compress(x, 2.5, effort=3)
     assert loss(codec, x, data) < 0.99 * loss(codec, x, codec.compress(x, 2.5))
     with torch.inference_mode():
         assert codec.compress(x, 2.5, effort=3) == data
-
-
-def test_a_search_leaves_the_codec_as_it_was(codec, photo, short):
-    before = {name: value.clone() for name, value in codec.state_dict().items()}
-    codec.compress(photo(64, 64), 2, effort=9)
     assert not codec.training
     for name, value in codec.state_dict().items():
         assert value.dtype == before[name].dtype
@@ -161,6 +145,7 @@ def test_a_search_leaves_the_codec_as_it_was(codec, photo, short):
     assert all(parameter.grad is None for parameter in codec.parameters())
 
 
+@pytest.mark.slow
 def test_large_photos_are_searched_in_tiles(codec, photo, monkeypatch, short):
     monkeypatch.setattr(search, "TILE", 128)
     x = photo(150, 260)
@@ -170,7 +155,7 @@ def test_large_photos_are_searched_in_tiles(codec, photo, monkeypatch, short):
     assert loss(codec, x, data) < loss(codec, x, codec.compress(x, 2))
 
 
-@pytest.mark.parametrize("effort", [1, 4])
+@pytest.mark.parametrize("effort", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
     x = photo(100, 130)
     target = 8 * len(codec.compress(x, 2)) / (100 * 130)
@@ -182,13 +167,10 @@ def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
 
 
 @pytest.mark.parametrize("effort", [-1, 10, 2.5])
-def test_an_effort_that_is_none_is_refused(codec, photo, effort):
+def test_an_effort_that_cannot_be_is_refused(codec, tiny_codec, photo, effort):
     for compress in (codec.compress, codec.compress_to):
         with pytest.raises(ValueError, match="must be a whole number from 0 to 9"):
             compress(photo(64, 64), 2, effort=effort)
-
-
-def test_weights_without_an_objective_cannot_search(tiny_codec, photo):
     assert tiny_codec.objective is None
     with pytest.raises(ValueError, match="do not say what they were trained for"):
         tiny_codec.compress(photo(64, 64), 2, effort=2)

@@ -20,6 +20,7 @@ def tables(tool):
     return tool("tables")
 
 
+@pytest.mark.slow
 def test_no_number_is_stale(tables):
     assert tables.stale(ROOT, write=False) == []
 
@@ -78,42 +79,35 @@ def test_photos_that_a_diffusion_decoder_brings_nearer_are_counted(tables, decod
     assert len(text.splitlines()) > 2
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """A root with the results and a page; figures and tables are made when asked for."""
+@pytest.mark.slow
+def test_what_was_changed_is_found_and_written_again(tables, tmp_path, monkeypatch):
+    """In a copy, with some of the tables and figures."""
     shutil.copytree(ROOT / "results", tmp_path / "results")
     weights = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(ROOT / "training", tmp_path / "training", ignore=weights)
-    (tmp_path / "README.md").write_text("<!-- table: kodak-direct -->\n<!-- /table -->\n")
-    return tmp_path
-
-
-def test_deleted_tables_come_back_byte_for_byte(tables, copy):
-    folder = copy / "results" / "tables"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    shutil.rmtree(folder)
-    written = tables.stale(copy, write=True)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert {folder / name for name in before} <= set(written)
-    assert tables.stale(copy, write=False) == []
-
-
-def test_a_changed_number_is_found_everywhere_it_stands(tables, copy):
-    tables.stale(copy, write=True)
-    page = copy / "README.md"
+    names = ("kodak-direct", "kodak-direct-bd", "laplacian")
+    monkeypatch.setattr(tables, "TABLES", {name: tables.TABLES[name] for name in names})
+    monkeypatch.setattr(tables, "FIGURES", {"rd-psnr": tables.FIGURES["rd-psnr"]})
+    page, folder = tmp_path / "README.md", tmp_path / "results" / "tables"
+    page.write_text("<!-- table: kodak-direct -->\n<!-- /table -->\n")
+    (folder / "laplacian.md").unlink()
+    written = tables.stale(tmp_path, write=True)
+    assert {page, folder / "laplacian.md", tmp_path / "book/figures/rd-psnr.svg"} <= set(written)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (ROOT / "results" / "tables" / path.name).read_bytes()
     text = page.read_text(encoding="utf-8")
     assert "| quality |" in text
     page.write_text(text.replace("| 1 |", "| 9 |"), encoding="utf-8")
-    assert tables.stale(copy, write=True) == [page]
+    assert tables.stale(tmp_path, write=True) == [page]
     assert page.read_text(encoding="utf-8") == text
-    file = copy / KODAK / "webp.json"
+    file = tmp_path / KODAK / "webp.json"
     content = json.loads(file.read_text())
     for row in content["rows"]:
         row["bpp"] *= 2
     file.write_text(json.dumps(content))
-    names = {path.name for path in tables.stale(copy, write=False)}
-    assert {"averages.csv", "against-vtm.md", "rd-psnr.svg", "kodak-direct-bd.md"} <= names
-    assert "laplacian.md" not in names
+    found = {path.name for path in tables.stale(tmp_path, write=False)}
+    assert {"averages.csv", "rd-psnr.svg", "kodak-direct-bd.md"} <= found
+    assert "laplacian.md" not in found
 
 
 def test_every_picture_that_the_book_shows_exists():

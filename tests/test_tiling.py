@@ -9,40 +9,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from blurlib.diffusion import (
-    Denoiser,
-    DenoiserConfig,
-    Tiling,
-    predict_tiled,
-    tiling,
-)
+from blurlib.diffusion import DenoiserConfig, Tiling, predict_tiled, tiling
 from blurlib.diffusion.tiling import spans
+from stand_ins import awake, inputs
 
 # Sees 24 pixels around it: 2 · (2 + 2) at full and 4 · (2 + 2) at half resolution of its patches.
 LOCAL = DenoiserConfig(patch=2, widths=(8, 8), blocks=1, cond_channels=(0, 3))
 WIDE = replace(LOCAL, widths=(8, 8, 8, 8), blocks=2, cond_channels=(0, 3, 5))
-
-
-def awake(config):
-    """A network with random weights where an untrained one has zeros."""
-    torch.manual_seed(0)
-    network = Denoiser(config)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network.requires_grad_(False)
-
-
-def inputs(config, H, W, seed=0):
-    """(z_t, t, base, pyramid) of random numbers."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(channels, stride):
-        return torch.randn(2, channels, H // stride, W // stride, generator=generator)
-
-    scales = enumerate(config.cond_channels)
-    pyramid = [randn(channels, config.patch * 2**i) for i, channels in scales if channels]
-    return randn(3, 1), torch.tensor([0.2, 0.7]), randn(3, 1), pyramid
 
 
 @pytest.mark.parametrize("n", [16, 128, 144, 400, 1008, 3008])
@@ -67,14 +40,14 @@ def test_spans_cover_an_axis_and_share_what_they_must(n, tile, overlap):
 @pytest.mark.parametrize(("H", "W"), [(64, 64), (248, 164), (128, 500)])
 def test_a_local_network_is_the_same_in_tiles(H, W):
     """It sees 24 pixels, and the outer 128/4 = 32 of an overlap count nothing."""
-    network, given = awake(LOCAL), inputs(LOCAL, H, W)
+    network, given = awake(LOCAL).requires_grad_(False), inputs(LOCAL, H, W)
     tiled = predict_tiled(network, *given, side=256, overlap=128)
     torch.testing.assert_close(tiled, network(*given), rtol=0, atol=1e-5)
 
 
 def test_a_local_network_is_not_the_same_where_the_overlap_is_too_small():
     """The test above can fail: with 32/4 = 8 pixels the cuts show."""
-    network, given = awake(LOCAL), inputs(LOCAL, 128, 300)
+    network, given = awake(LOCAL).requires_grad_(False), inputs(LOCAL, 128, 300)
     tiled = predict_tiled(network, *given, side=128, overlap=32)
     assert (tiled - network(*given)).abs().max() > 1e-4
 
@@ -90,7 +63,7 @@ def test_no_seams(astronaut, monkeypatch):
     The steps between neighbouring columns, averaged over a column, are those of the untiled picture
     to 1 % everywhere, borders included. Where tiles are put side by side unblended they are not.
     """
-    network, x = awake(WIDE), astronaut[None, :, :256].float() / 127.5 - 1
+    network, x = awake(WIDE).requires_grad_(False), astronaut[None, :, :256].float() / 127.5 - 1
     z_t, t, _, pyramid = inputs(WIDE, 256, 512)
     given = (x + 0.3 * z_t[:1], t[:1], x, [level[:1] for level in pyramid])
     untiled = network(*given)

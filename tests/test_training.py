@@ -16,42 +16,32 @@ import pytest
 import torch
 from torch import Tensor
 
+import stand_ins
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.codec.transforms import TransformConfig
 from blurlib.diffusion import DenoiserConfig
-from blurlib.metrics import Lpips
+from blurlib.metrics import Lpips, block_steps
 from blurlib.training import loop, losses, stages
 from blurlib.training.config import RECIPES, TrainConfig, assigned
 from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import (
     HELD_OUT_PARTS,
+    distortion,
     draw_quality,
     held_out_loss,
     random_view,
     rate_distortion,
 )
 from blurlib.training.run import RunFolder
-from stand_ins import Distance
 
 
 @pytest.fixture(scope="module")
-def photos(astronaut, tmp_path_factory) -> Path:
-    """A folder of three small photos."""
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(3):
-        image = astronaut[:, 50 * i : 50 * i + 70, 90 * i : 90 * i + 80 + i]
-        images.write_image(folder / f"{i}.png", image)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def config(photos) -> TrainConfig:
+def config(three_photos) -> TrainConfig:
     return TrainConfig(
         objective="mse", crop=64, batch=2, steps=6, lmbda_max=3.0, warmup=2, optimiser="muon",
-        data=str(photos), held_out=0,
+        data=str(three_photos), held_out=0,
     )  # fmt: skip
 
 
@@ -61,15 +51,12 @@ def of_denoiser(config, tiny_codec_path) -> TrainConfig:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def tiny_models(tiny_entropy) -> Iterator[None]:
+def tiny_models() -> Iterator[None]:
     """`size = "small"` means a model that takes milliseconds, and no weights of LPIPS are read."""
-    transform = TransformConfig(widths=(16, 16), blocks=(1, 1))
-    codec = CodecConfig(tiny_entropy, transform, levels=3)
-    denoiser = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 16))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CodecConfig, "small", lambda: codec)
-        patch.setattr(DenoiserConfig, "small", lambda: denoiser)
-        patch.setattr(stages.Lpips, "load", lambda *_: Lpips(Distance()))
+        patch.setattr(CodecConfig, "small", lambda: stand_ins.CODEC)
+        patch.setattr(DenoiserConfig, "small", lambda: stand_ins.DENOISER)
+        patch.setattr(stages.Lpips, "load", lambda *_: Lpips(stand_ins.Distance()))
         yield
 
 
@@ -143,13 +130,9 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("colour = 1", "unknown field 'colour' .* the fields are stage, size"),
         ("[codec]\nM = 3", "codec is {'M': 3}: it must be a valid string"),
         ("batch = 'four'", "batch is 'four': it must be a valid integer"),
-        ("crop = 256.0", "crop is 256.0"),
-        ("lr = true", "lr is True: it must be a valid number"),
         ("lr = nan", "lr is nan: it must be a finite number"),
         ("lr = 0", "lr is 0: it must be greater than 0"),
-        ("steps = -1", "steps is -1: it must be greater than or equal to 0"),
         ("rho = 1.5", "rho is 1.5: it must be less than or equal to 1"),
-        ("momentum = 1.0", "momentum is 1.0: it must be less than 1"),
         ("crop = 100", "crop is 100: it must be a multiple of 64"),
         ("stage = 'both'", "stage is 'both': it must be 'codec', 'denoiser', "),
         ("objective = 'mse'\nlmbda_max = 0.1", "without lmbda_min and lmbda_max"),
@@ -221,6 +204,35 @@ def test_the_loss_is_rate_plus_lambda_distortion(config, photo):
     assert 5.99 < drawn.max() <= 6
 
 
+def test_a_grid_raises_the_distortion_by_its_part(config, photo):
+    x = photo(64, 64)
+    blocks = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(x, 16), scale_factor=16)
+    plain = distortion(blocks, x, config, None)
+    weighed = distortion(blocks, x, replace(config, grid=0.5), None)
+    of_16, of_8 = (block_steps(blocks) - block_steps(x))[0]
+    assert of_16 > 10
+    assert of_8 < -0.1
+    torch.testing.assert_close(weighed.total, plain.total * (1 + 0.5 * (of_16 - of_8)))
+    torch.testing.assert_close(
+        distortion(x, x, replace(config, grid=0.5), None).total, x.new_zeros(1)
+    )
+
+
+def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
+    """D is 255² · MSE + 430 · LPIPS; both pictures are seen in the same view of the step."""
+    stage = stages.make(replace(config, objective="mse+lpips"))
+    x, draws = photo(64, 64), Draws(0, 1, range(1), 1)
+    parts = stage.loss(x, 0, draws).parts
+    again = Draws(0, 1, range(1), 1)
+    output = stage.trained_codec(x, draw_quality(again, 3), 1.0, again.uniform)
+    view = random_view(again)
+    squares = 255**2 * (output.x_hat - x).square().mean()
+    perceived = stage.lpips(view(output.x_hat), view(x)).mean()
+    torch.testing.assert_close(parts["distortion"], squares + 430 * perceived)
+    with pytest.raises(ValueError, match=r"'mse\+lpips', which the codec alone cannot"):
+        stage.config.target.distance(x, x)
+
+
 def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
     """R + λ·D over √(λ/λ_mid), from the bytes of files and the pictures they decode to."""
     config = replace(config, lmbda_min=2e-4, lmbda_max=5e-3)
@@ -243,21 +255,21 @@ def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
 
 
 @pytest.fixture(scope="module")
-def unusable(photos, tmp_path_factory, astronaut) -> dict[Path, str]:
+def unusable(three_photos, tmp_path_factory, astronaut) -> dict[Path, str]:
     """Files, and why they cannot be trained on."""
     folder = tmp_path_factory.mktemp("unusable")
     small, broken, grey = (folder / f"{name}.png" for name in ("small", "broken", "grey"))
     images.write_image(small, astronaut[:, :63, :80])
-    broken.write_bytes((photos / "0.png").read_bytes()[:500])
+    broken.write_bytes((three_photos / "0.png").read_bytes()[:500])
     images.write_image(grey, astronaut[:1, :80, :80].expand(3, -1, -1))
     return {small: "80×63 is smaller than the crop", broken: "truncated", grey: "grey"}
 
 
 @pytest.mark.parametrize("gigabytes", [1.0, 0.0])
-def test_photos_that_cannot_be_used_are_named(config, photos, unusable, tmp_path, gigabytes):
+def test_photos_that_cannot_be_used_are_named(config, three_photos, unusable, tmp_path, gigabytes):
     """Of a set in memory, and of one that is read again for every crop, by two processes."""
     config = replace(config, bank_gb=gigabytes, workers=2)
-    files = [*sorted(photos.iterdir()), *unusable]
+    files = [*sorted(three_photos.iterdir()), *unusable]
     found = opened(config, files)
     batches = found.batches(0, range(4))
     seen = [next(batches) for _ in range(12)]
@@ -285,7 +297,7 @@ def test_nothing_to_train_on_is_refused(config, unusable, tmp_path):
         find_photos(replace(config, held_out=1))
 
 
-def test_crops_lie_inside_the_photos_and_half_are_mirrored(config, photos):
+def test_crops_lie_inside_the_photos_and_half_are_mirrored(config, three_photos):
     batch = next(opened(config).batches(0, range(40)))
     assert batch.shape == (40, 3, 64, 64)
     assert batch.dtype == torch.uint8
@@ -295,7 +307,7 @@ def test_crops_lie_inside_the_photos_and_half_are_mirrored(config, photos):
         .unfold(2, 64, 1)
         .permute(1, 2, 0, 3, 4)
         .flatten(0, 1)
-        for path in photos.iterdir()
+        for path in three_photos.iterdir()
     ]
 
     def is_in(crop: Tensor) -> bool:
@@ -318,8 +330,8 @@ def test_a_crop_follows_from_seed_step_and_sample_alone(config):
     assert not torch.equal(first, next(opened(replace(config, seed=4)).batches(0, range(6))))
 
 
-def test_a_set_is_decoded_into_memory_if_it_fits(config, photos):
-    decoded = sum(images.read_image(path).numel() for path in photos.iterdir())
+def test_a_set_is_decoded_into_memory_if_it_fits(config, three_photos):
+    decoded = sum(images.read_image(path).numel() for path in three_photos.iterdir())
     for bytes_more, workers in ((0, 0), (-1, 4)):
         found = opened(replace(config, bank_gb=(decoded + bytes_more) / 1e9))
         assert found.workers == workers
@@ -341,8 +353,8 @@ def test_vimeo_septuplets_are_found_and_held_out_whole(config, tmp_path, astrona
     assert all(isinstance(read_photo(entry, 64), Tensor) for entry in training)
 
 
-def test_shards_are_read_in_place(config, photos, tmp_path):
-    for i, path in enumerate(sorted(photos.iterdir())):
+def test_shards_are_read_in_place(config, three_photos, tmp_path):
+    for i, path in enumerate(sorted(three_photos.iterdir())):
         with tarfile.open(tmp_path / f"set-{i:04}.tar", "w") as shard:
             for name in (f"{i}.cls", f"{i}.PNG"):
                 shard.add(path, name)
@@ -350,7 +362,7 @@ def test_shards_are_read_in_place(config, photos, tmp_path):
     for data in (tmp_path, tmp_path / "set-*.tar"):
         found = find_photos(replace(config, data=str(data)))
         assert [entry.member for entry in found] == ["0.PNG", "1.PNG", "2.PNG"]
-        for entry, path in zip(found, sorted(photos.iterdir()), strict=True):
+        for entry, path in zip(found, sorted(three_photos.iterdir()), strict=True):
             assert torch.equal(read_photo(entry, 64), images.read_image(path))
     (tmp_path / "set-0009.tar").write_bytes(b"not a tar" * 100)
     with pytest.raises(ValueError, match=r"set-0009.tar: not an uncompressed tar file"):
@@ -440,14 +452,12 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, p
     torch.testing.assert_close(codec.state_dict()[name], average, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("optimiser", "lr"), [("muon", 2e-2), ("adam", 3e-3)])
-def test_the_model_learns(config, tmp_path, optimiser, lr):
+def test_the_model_learns(config, tmp_path):
     config = replace(
-        config, steps=30, start="random", optimiser=optimiser, lr=lr, lr_transforms=1.0,
-        lr_blocks=1.0,
+        config, steps=20, start="random", lr=2e-2, lr_transforms=1.0, lr_blocks=1.0,
     )  # fmt: skip
     distortion = [step.parts["distortion"] for step in run(config, tmp_path / "run")]
-    assert statistics.mean(distortion[-5:]) < 0.5 * statistics.mean(distortion[:5])
+    assert statistics.mean(distortion[-5:]) < 0.5 * statistics.mean(distortion[:3])
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
@@ -470,18 +480,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(config, fin
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(config, tmp_path):
     """Where the short one had not begun to slow down: the optimisers go on, too. So does a
     checkpoint of the first format, which did not count steps that are not finite."""
-    longer, folder = replace(config, steps=8, decay=0.5, optimiser="adam"), tmp_path / "run"
+    longer, folder = replace(config, steps=4, decay=0.5, optimiser="adam"), tmp_path / "run"
     expected = run(longer, tmp_path / "longer")
-    run(replace(longer, steps=4, decay=0.25), folder)
+    run(replace(longer, steps=2, decay=0.25), folder)
     state = checkpoint(folder)
     del state["not_finite"]
     torch.save(state, folder / "checkpoint.pt")
     rest = run(longer, folder, resume=True)
-    assert timeless(rest) == timeless(expected[4:])
-    assert [step.lr for step in rest] == [loop.learning_rate(i, 8, longer) for i in range(4, 8)]
+    assert timeless(rest) == timeless(expected[2:])
+    assert [step.lr for step in rest] == [loop.learning_rate(i, 4, longer) for i in range(2, 4)]
     assert_same(checkpoint(folder), checkpoint(tmp_path / "longer"))
 
 
@@ -517,6 +528,7 @@ def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch
     assert not torch.equal(states[3]["model"]["gain.log_gain"], states[2]["model"]["gain.log_gain"])
 
 
+@pytest.mark.slow
 def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
     config, tmp_path, monkeypatch
 ):
@@ -541,6 +553,7 @@ def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
     assert [step.loss for step in again[:2]] == [step.loss for step in log[:2]]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(config, tmp_path):
     folder, config = tmp_path / "run", replace(config, steps=2)
     run(config, folder)
@@ -568,17 +581,17 @@ def ticking(seconds: float) -> SimpleNamespace:
     return SimpleNamespace(monotonic=lambda: seconds * next(looks))
 
 
-@pytest.mark.parametrize("interrupted", [15, 28, None])
+@pytest.mark.parametrize("interrupted", [3, 7])
 def test_the_time_box_fixes_the_number_of_steps_once(config, tmp_path, monkeypatch, interrupted):
-    """16 seconds at half a second each; an interruption does not change that."""
+    """5 seconds at half a second each; an interruption does not change that."""
     monkeypatch.setattr(loop, "time", ticking(0.5))
-    config = replace(config, steps=0, batch=1, max_minutes=16 / 60)
+    monkeypatch.setattr(loop, "MEASURED_STEPS", range(2, 6))
+    config = replace(config, steps=0, batch=1, max_minutes=5 / 60)
     with contextlib.closing(loop.train(config, tmp_path / "run")) as generator:
         steps = list(itertools.islice(generator, interrupted))
-    if interrupted:
-        steps += run(config, tmp_path / "run", resume=True)
-    assert [step.steps for step in steps] == [0] * 24 + [32] * 8
-    assert steps[-1].lr < steps[25].lr < steps[2].lr
+    steps += run(config, tmp_path / "run", resume=True)
+    assert [step.steps for step in steps] == [0] * 5 + [10] * 5
+    assert steps[-1].lr < steps[6].lr < steps[2].lr
 
 
 def test_a_folder_with_another_run_is_not_touched(config, finished, tmp_path):
@@ -598,13 +611,10 @@ def test_a_folder_with_another_run_is_not_touched(config, finished, tmp_path):
         run(config, tmp_path / "run", resume=True)
 
 
-def test_a_gpu_that_is_not_there_is_refused(config, tmp_path, monkeypatch):
+def test_a_machine_that_is_not_the_recipes_is_refused(config, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no GPU: use 'cpu' or 'auto'"):
         run(replace(config, accelerator="cuda"), tmp_path / "run")
-
-
-def test_another_number_of_processes_than_the_recipes_is_refused(config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")  # as torchrun and SLURM say it
     with pytest.raises(ValueError, match="3 processes were started, and the run is for 2 devices"):
         loop.launch(replace(config, devices=2, accelerator="cpu"))
@@ -655,9 +665,10 @@ def with_held_out(config, tmp_path_factory, astronaut) -> TrainConfig:
     folder = tmp_path_factory.mktemp("with-held-out")
     for i, (height, width) in enumerate([(300, 270), (80, 90), (255, 300), (90, 80)]):
         images.write_image(folder / f"{i}.png", astronaut[:, 50 : 50 + height, 90 : 90 + width])
-    return replace(config, data=str(folder), held_out=2, steps=3, lr=0.01)
+    return replace(config, data=str(folder), held_out=2, steps=2, lr=0.01)
 
 
+@pytest.mark.slow
 def test_every_checkpoint_has_the_held_out_loss_of_its_average(with_held_out, tmp_path, astronaut):
     often, once = tmp_path / "often", tmp_path / "once"
     steps = run(replace(with_held_out, checkpoint_every=0.0), often)
@@ -675,14 +686,15 @@ def test_every_checkpoint_has_the_held_out_loss_of_its_average(with_held_out, tm
     assert torch.equal(shown[:, :, :256], x)  # its reconstruction is beside it
     # The run is the same without.
     steps_once = run(replace(with_held_out, checkpoint_every=1e9), once)
-    assert [step.held_out for step in steps_once] == [None, None, steps[-1].held_out]
+    assert [step.held_out for step in steps_once] == [None, steps[-1].held_out]
     assert_same(checkpoint(once), checkpoint(often))
 
 
+@pytest.mark.slow
 def test_other_stages_and_small_photos_have_no_held_out_loss(
-    with_held_out, of_denoiser, photos, finished, tmp_path
+    with_held_out, of_denoiser, three_photos, finished, tmp_path
 ):
-    small = replace(with_held_out, data=str(photos), held_out=3)
+    small = replace(with_held_out, data=str(three_photos), held_out=3)
     denoiser = replace(with_held_out, stage="denoiser", codec=of_denoiser.codec)
     for i, config in enumerate((small, denoiser)):
         (step,) = run(replace(config, steps=1), tmp_path / f"{i}")
@@ -707,17 +719,21 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     decoder = zoo.load_denoiser(tmp_path / "run" / "model.safetensors")
     assert decoder.process.prediction == prediction
     assert prediction == "v" or (decoder.denoiser.error_spectra != 0).all()
+    again = stages.make(replace(config, init=str(tmp_path / "run" / "model.safetensors")))
+    for a, b in zip(again.module.parameters(), decoder.parameters(), strict=True):
+        assert torch.equal(a, b)
     output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
     *_, last = decoder.sample(output, steps=2)
     assert torch.isfinite(last.x_hat).all()
 
 
+@pytest.mark.slow
 def test_a_deterministic_decoder_is_trained_without_noise(
     of_denoiser, tmp_path, monkeypatch, tiny_codec, photo
 ):
     monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
     config = replace(
-        of_denoiser, stage="deterministic", rho=0.5, steps=60, lr=3e-3, prediction="residual"
+        of_denoiser, stage="deterministic", rho=0.5, steps=20, lr=1e-2, prediction="residual"
     )
     steps = run(config, tmp_path / "run")
     for step in steps:
@@ -725,7 +741,7 @@ def test_a_deterministic_decoder_is_trained_without_noise(
     # At first it adds nothing, and is as far as the direct picture is.
     assert steps[0].parts["lpips"] == pytest.approx(1, rel=1e-3)
     assert steps[0].parts["mse"] == pytest.approx(1, rel=0.3)
-    early, late = (sum(step.loss for step in part) for part in (steps[:10], steps[-10:]))
+    early, late = (sum(step.loss for step in part) for part in (steps[:4], steps[-4:]))
     assert late < 0.95 * early
     decoder = zoo.load_deterministic(tmp_path / "run" / "model.safetensors")
     x = photo(64, 64)
@@ -745,20 +761,7 @@ def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(of_denoiser, ti
         assert decoder.variance(output).mean().item() == pytest.approx(error.item(), rel=0.1)
 
 
-@pytest.mark.parametrize("stage", ["denoiser", "deterministic"])
-def test_a_run_starts_with_the_weights_of_another_of_its_kind(of_denoiser, tmp_path, stage):
-    config = replace(of_denoiser, stage=stage, steps=2)
-    run(config, tmp_path / "run")
-    model = tmp_path / "run" / "model.safetensors"
-    again = stages.make(replace(config, init=str(model), rho=0.9))
-    load = zoo.load_denoiser if stage == "denoiser" else zoo.load_deterministic
-    for a, b in zip(again.module.parameters(), load(model).parameters(), strict=True):
-        assert torch.equal(a, b)
-    other = {"denoiser": "deterministic", "deterministic": "denoiser"}[stage]
-    with pytest.raises(zoo.WeightsError, match="is needed here"):
-        stages.make(replace(config, stage=other, init=str(model)))
-
-
+@pytest.mark.slow
 def test_codec_and_denoiser_are_trained_together(config, tmp_path, photo):
     folder = tmp_path / "run"
     steps = run(replace(config, stage="joint", prediction="eps", lpips_t_max=0.1), folder)
@@ -792,17 +795,14 @@ def test_the_joint_loss_is_the_papers_and_reaches_codec_and_denoiser(config):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
-def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(
-    config, tiny_codec, spacing
-):
+def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(config, tiny_codec):
     """Without blur Δx̂ = −σ_t Δv̂: where v is predicted, the loss of x̂ is σ_t² times that of v."""
     x = some(config, 1)
     config = replace(
-        config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0, spacing=spacing
+        config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0, spacing="logsnr"
     )
     stage = stages.make(config)
-    decoder = DiffusionDecoder(stage.denoiser, stage.process, bytes(4))
+    decoder = DiffusionDecoder(stage.module.denoiser, stage.process, bytes(4))
     output = tiny_codec(x, 2.0)
 
     def diffusion(loss_weight):
@@ -811,7 +811,7 @@ def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(
         return loss.parts["diffusion"].item()
 
     schedule = stage.process.schedule
-    sigma = schedule.sigma(schedule.spaced(Draws(0, 1, range(1), 1).strata(), spacing)).item()
+    sigma = schedule.sigma(schedule.spaced(Draws(0, 1, range(1), 1).strata(), "logsnr")).item()
     assert 0.1 < sigma < 0.99
     assert diffusion("") == diffusion("v")
     assert diffusion("x") == pytest.approx(sigma**2 * diffusion("v"), rel=1e-4)
@@ -827,16 +827,16 @@ def test_lpips_counts_before_its_last_time_only(of_denoiser):
 
 
 def test_a_denoiser_of_another_size_than_its_codec_is_refused(of_denoiser, monkeypatch):
-    other = DenoiserConfig(patch=4, widths=(8, 8, 8), blocks=1, cond_channels=(0, 16, 24))
+    other = replace(stand_ins.DENOISER, cond_channels=(0, 16, 24))
     monkeypatch.setattr(DenoiserConfig, "small", lambda: other)
     with pytest.raises(ValueError, match=r"\(16, 16\) channels, .* 'small' is for \(16, 24\)"):
         stages.make(of_denoiser)
 
 
 @pytest.mark.slow
-def test_the_first_steps_of_the_paper_recipe(photos, tmp_path):
+def test_the_first_steps_of_the_paper_recipe(three_photos, tmp_path):
     paper = TrainConfig.recipe(
-        "paper", data=str(photos), crop=64, batch=1, warmup=20, precision="32-true",
+        "paper", data=str(three_photos), crop=64, batch=1, warmup=20, precision="32-true",
         accelerator="cpu", held_out=0,
     )  # fmt: skip
     assert paper.size == "paper"

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch.distributed.run import parse_args as torchrun
 
-from blurlib import images
 from blurlib.codec import zoo
 from blurlib.training.config import TrainConfig
 from blurlib.training.run import Step, read_log
@@ -29,22 +28,16 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 # `size = "small"` means a model that takes milliseconds; a step can be slowed down.
-PROGRAM = """
-import os, time
+PROGRAM = f"""
+import os, sys, time
+
+sys.path.insert(0, {str(ROOT / "tests")!r})
 from blurlib import cli
 from blurlib.codec import CodecConfig
-from blurlib.codec.transforms import TransformConfig
-from blurlib.entropy import ContextConfig, EntropyConfig
 from blurlib.training import stages
+from stand_ins import CODEC
 
-context = ContextConfig(
-    hyper=16, channel=8, local=8, attention=8, parameters=16, heads=2, window=4
-)
-codec = CodecConfig(
-    EntropyConfig(M=160, N=8, context=context), TransformConfig(widths=(16, 16), blocks=(1, 1)),
-    levels=3,
-)
-CodecConfig.small = lambda: codec
+CodecConfig.small = lambda: CODEC
 pause = float(os.environ["PAUSE"])
 loss = stages.CodecStage.loss
 
@@ -55,15 +48,6 @@ def slow(*arguments):
 stages.CodecStage.loss = slow
 cli.main()
 """
-
-
-@pytest.fixture(scope="module")
-def photos(astronaut, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(4):
-        image = astronaut[:, 50 * i : 50 * i + 70, 90 * i : 90 * i + 80 + i]
-        images.write_image(folder / f"{i}.png", image)
-    return folder
 
 
 class Trainer:
@@ -119,15 +103,15 @@ class Trainer:
 
 
 @pytest.fixture
-def trainer(tmp_path, photos) -> Iterator[Trainer]:
-    with contextlib.closing(Trainer(tmp_path, photos)) as trainer:
+def trainer(tmp_path, three_photos) -> Iterator[Trainer]:
+    with contextlib.closing(Trainer(tmp_path, three_photos)) as trainer:
         yield trainer
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, photos) -> tuple[list[Step], Path]:
+def whole(tmp_path_factory, three_photos) -> tuple[list[Step], Path]:
     """The log and the folder of a run that nothing disturbed."""
-    with contextlib.closing(Trainer(tmp_path_factory.mktemp("whole"), photos)) as trainer:
+    with contextlib.closing(Trainer(tmp_path_factory.mktemp("whole"), three_photos)) as trainer:
         return trainer.finish("whole", CONFIG), trainer.run("whole")
 
 

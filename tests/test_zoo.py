@@ -1,6 +1,7 @@
 """Weights: saved, loaded, refused."""
 
 import ast
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ def denoiser_path(tmp_path) -> Path:
     config = DenoiserConfig(patch=8, widths=(8, 8), blocks=1, cond_channels=(16, 16))
     process = BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
     path = tmp_path / "denoiser.safetensors"
-    path.write_bytes(zoo.denoiser_bytes(DiffusionDecoder(Denoiser(config), process, b"\1\2\3\4")))
+    path.write_bytes(zoo.decoder_bytes(DiffusionDecoder(Denoiser(config), process, b"\1\2\3\4")))
     return path
 
 
@@ -65,15 +66,11 @@ def test_a_loaded_codec_codes_as_the_saved_one(tiny_entropy, tmp_path, photo):
     assert torch.allclose(a.x_hat, b.x_hat, atol=1e-5)
 
 
-def test_the_model_id_is_the_start_of_the_sha256(tiny_codec_path):
-    codec = zoo.load(tiny_codec_path)
-    assert codec.model_id == hashlib.sha256(tiny_codec_path.read_bytes()).digest()[:4]
-    assert codec.compress(torch.zeros(1, 3, 8, 8), 1)[6:10] == codec.model_id
-    assert not codec.training
-
-
 def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path, tmp_path):
     codec = zoo.load(tiny_codec_path)
+    assert not codec.training
+    assert codec.model_id == hashlib.sha256(tiny_codec_path.read_bytes()).digest()[:4]
+    assert codec.compress(torch.zeros(1, 3, 8, 8), 1)[6:10] == codec.model_id
     assert zoo.codec_bytes(codec) == tiny_codec_path.read_bytes()
     codec.objective = Objective("mse", 0.25, 3.0)
     path = tmp_path / "mse.safetensors"
@@ -97,23 +94,18 @@ def test_large_weights_are_stored_in_half_precision(tiny_codec_path):
             assert (tensor.dtype == torch.float16) == (tensor.numel() >= 1024), name
 
 
-def test_denoiser_round_trip(denoiser_path):
-    decoder = zoo.load_denoiser(denoiser_path)
-    assert decoder.codec_id == b"\1\2\3\4"
-    assert decoder.process == BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
-    assert decoder.denoiser.config.cond_channels == (16, 16)
-    assert not decoder.training
-    assert zoo.denoiser_bytes(decoder) == denoiser_path.read_bytes()
-
-
-def test_a_deterministic_decoder_comes_back_and_is_no_denoiser(denoiser_path, tmp_path):
-    denoiser = zoo.load_denoiser(denoiser_path).denoiser
+def test_both_kinds_of_decoder_come_back_and_are_told_apart(denoiser_path, tmp_path):
+    diffusion = zoo.load_denoiser(denoiser_path)
+    assert diffusion.process == BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
+    assert diffusion.denoiser.config.cond_channels == (16, 16)
+    assert zoo.decoder_bytes(diffusion) == denoiser_path.read_bytes()
     path = tmp_path / "deterministic.safetensors"
-    path.write_bytes(zoo.deterministic_bytes(DeterministicDecoder(denoiser, b"\5\6\7\10")))
+    deterministic = DeterministicDecoder(diffusion.denoiser, b"\5\6\7\10")
+    path.write_bytes(zoo.decoder_bytes(deterministic))
     decoder = zoo.load_deterministic(path)
-    assert decoder.codec_id == b"\5\6\7\10"
-    assert not decoder.training
-    assert zoo.deterministic_bytes(decoder) == path.read_bytes()
+    assert zoo.decoder_bytes(decoder) == path.read_bytes()
+    assert (diffusion.codec_id, decoder.codec_id) == (b"\1\2\3\4", b"\5\6\7\10")
+    assert (diffusion.training, decoder.training) == (False, False)
     with pytest.raises(zoo.WeightsError, match="is a denoiser, and a deterministic decoder is"):
         zoo.load_deterministic(denoiser_path)
     with pytest.raises(zoo.WeightsError, match="is a deterministic decoder, and a denoiser is"):
@@ -156,13 +148,10 @@ def test_a_shipped_file_that_is_not_the_recorded_one_is_refused(shipped):
     zoo.load("alpha")
 
 
-@pytest.mark.parametrize("name", ["gamma", "", "../alpha", "alpha.safetensors"])
-def test_a_missing_name_is_refused_with_the_names_there_are(shipped, name):
-    with pytest.raises(zoo.WeightsError, match="shipped models are alpha, beta"):
-        zoo.load(name)
-
-
-def test_other_names_and_ids_are_refused(shipped, tiny_codec_path):
+def test_what_is_not_shipped_is_refused(shipped, tiny_codec_path):
+    for name in ("gamma", "", "../alpha", "alpha.safetensors"):
+        with pytest.raises(zoo.WeightsError, match="shipped models are alpha, beta"):
+            zoo.load(name)
     with pytest.raises(zoo.WeightsError, match="no model"):
         zoo.load(tiny_codec_path.with_suffix(""))
     with pytest.raises(zoo.WeightsError, match="model 01020304, which is not shipped"):
@@ -200,24 +189,15 @@ def test_the_wrong_kind_is_refused(tiny_codec_path, denoiser_path):
 
 
 @pytest.mark.parametrize("kind", ["codec", "denoiser"])
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"architecture": 0, "config": {}},
-        {},
-        {"config": 3},
-        {"config": {}},
-        {"config": {"entropy": {"M": 1}}},
-        {"config": {"x": 1}},
-    ],
-)
-def test_a_file_that_contradicts_itself_is_refused(tmp_path, kind, fields):
-    path = tmp_path / "x.safetensors"
-    metadata = json.dumps({"kind": kind, "architecture": zoo.ARCHITECTURE, **fields})
-    path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, {"blurlib": metadata}))
-    load = zoo.load if kind == "codec" else zoo.load_denoiser
-    with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own"):
-        load(path)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path, kind):
+    path, load = tmp_path / "x.safetensors", zoo.load if kind == "codec" else zoo.load_denoiser
+    configs = (3, {}, {"entropy": {"M": 1}}, {"x": 1})
+    wrong = [{"architecture": 0, "config": {}}, {}, *({"config": config} for config in configs)]
+    for fields in wrong:
+        metadata = json.dumps({"kind": kind, "architecture": zoo.ARCHITECTURE, **fields})
+        path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, {"blurlib": metadata}))
+        with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own"):
+            load(path)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +221,24 @@ def test_nothing_here_unpickles():
                 assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(names), path
             if isinstance(node, ast.Attribute):
                 assert ast.unparse(node) not in ("torch.load", "np.load", "torch.jit.load"), path
+
+
+@pytest.mark.parametrize("distortion", ["mse+lpips", "ms-ssim"])
+def test_a_codec_with_another_range_of_rates_starts_with_the_gains_of_its_lmbda(
+    tiny_codec, distortion, tmp_path
+):
+    """λ from the second third of the logarithmic range on, where both weigh the squared error."""
+    levels = tiny_codec.config.levels
+    lowest, highest = 0.001 * 60 ** (1 / 3), 0.06
+    codec = copy.deepcopy(tiny_codec)
+    codec.objective = Objective("mse", 0.001, 0.06)
+    for gain in (codec.gain, codec.inverse_gain):
+        gain.log_gain.data = 3 * torch.arange(levels)[:, None] / (levels - 1) + gain.log_gain[:1]
+    path = tmp_path / "mse.safetensors"
+    path.write_bytes(zoo.codec_bytes(codec))
+    started = BlurCodec(codec.config)
+    started.objective = Objective(distortion, lowest, highest)
+    zoo.initialise(started, path)
+    first, last = 1.0 if distortion == "mse+lpips" else 0.0, 3.0
+    expected = codec.gain.log_gain[:1] + torch.linspace(first, last, levels)[:, None]
+    torch.testing.assert_close(started.gain.log_gain, expected, atol=2e-3, rtol=0)

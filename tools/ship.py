@@ -48,7 +48,7 @@ def model(path: Path, sampling: dict[str, str]) -> bytes:
     kinds = {name: type(value) for name, value in dataclasses.asdict(decoder.sampling).items()}
     given = {name: kinds[name](value) for name, value in sampling.items()}
     decoder.sampling = decoder.sampling.but(**given)
-    return zoo.denoiser_bytes(decoder)
+    return zoo.decoder_bytes(decoder)
 
 
 def keep(run: Path, folder: Path, name: str, last: int | None = None) -> None:

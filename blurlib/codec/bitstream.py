@@ -17,8 +17,6 @@ All numbers are little-endian.
     …             hyper-latent's stream, then the latent's stream up to the end
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from dataclasses import dataclass
@@ -43,16 +41,8 @@ class BitstreamError(ValueError):
 
 @dataclass(frozen=True)
 class BlurFile:
-    """A parsed `.blur` file.
-
-    Attributes:
-        model_id: 4 bytes.
-        width, height: of the photo, in pixels.
-        quality: a multiple of 1/256.
-        symbols_crc: CRC-32 of the decoded symbols.
-        z_stream, y_stream: range-coded streams.
-        seed: of the diffusion decoder, or None.
-    """
+    """A parsed `.blur` file: the fields of its header, with quality as a multiple of 1/256, and the
+    range-coded streams of the hyper-latent z and the latent y."""
 
     model_id: bytes
     width: int
@@ -68,11 +58,7 @@ class BlurFile:
         return _FIELDS + ([("seed", _SEED.size)] if self.seed is not None else [])
 
     def to_bytes(self) -> bytes:
-        """The file.
-
-        Raises:
-            BitstreamError: the photo is too large for the format, or the seed not in 32 bits.
-        """
+        """The file; BitstreamError where the photo is too large for it, or the seed not 32 bits."""
         check_size(self.width, self.height)
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise BitstreamError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
@@ -88,12 +74,9 @@ class BlurFile:
         return header(_crc(header(0) + payload)) + payload
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> BlurFile:
-        """Parse untrusted bytes; every length is checked before it is used.
-
-        Raises:
-            BitstreamError: not a .blur file, of a newer version, cut or damaged.
-        """
+    def from_bytes(cls, data: bytes) -> "BlurFile":
+        """Parse untrusted bytes; every length is checked before it is used. BitstreamError: not a
+        .blur file, of a newer version, cut or damaged."""
         if data[: len(MAGIC)] != MAGIC:
             raise BitstreamError("not a .blur file: it does not start with BLUR")
         if len(data) > 4 and data[4] != VERSION:

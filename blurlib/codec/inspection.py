@@ -1,19 +1,13 @@
 """What a `.blur` file is made of: every byte, and the bits of each pass."""
 
-from __future__ import annotations
-
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import BlurCodec
 
 
 def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
-    """A report of plain values, ready for JSON.
-
-    Args:
-        codec: the model that made the file; by default the shipped one with its id. If there is
-            none, the report is of the container alone and `passes` is None.
-    """
+    """A report of plain values, ready for JSON. Without a `codec` the shipped one with the file's
+    id counts; if there is none, the report is of the container alone and `passes` is None."""
     if codec is None and zoo.name_of(file.model_id):
         codec = zoo.load_by_id(file.model_id)
     total = len(file.to_bytes())
@@ -46,16 +40,10 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
     latent = codec.decode_latent(file)
     rows = []
     for i, coded in enumerate(latent.passes):
-        channels = coded.here.channels
-        rows.append(
-            {
-                "pass": i + 1,
-                "channels": [channels.start, channels.stop - 1],
-                "positions": positions(codec, i),
-                "symbols": coded.residual.numel(),
-                "bits": round(coded.bits.item(), 1),
-            }
-        )
+        channels = [coded.here.channels.start, coded.here.channels.stop - 1]
+        row = {"pass": i + 1, "channels": channels, "positions": positions(codec, i)}
+        bits = round(coded.bits.item(), 1)
+        rows.append({**row, "symbols": coded.residual.numel(), "bits": bits})
     return rows
 
 

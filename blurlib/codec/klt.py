@@ -17,8 +17,6 @@ this transform and the main decoder its inverse on what g_a keeps (but for the b
 which the convolutions pad with 0). Training starts from a working transform codec without a grid.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -26,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib.codec.model import BlurCodec
-from blurlib.codec.transforms import GatedBlock
+from blurlib.codec.transforms import Analysis, GatedBlock, MainDecoder
+from blurlib.diffusion.denoiser import zero
 
 SCALE = 2.0  # y per unit of an orthonormal coefficient of a photo in [0, 1]
 
@@ -53,8 +52,7 @@ def start_from_klt(codec: BlurCodec, photos: Tensor, lapped: bool = True) -> Non
     has pixels) keep their random weights and start unheard.
 
     Args:
-        photos: (B, 3, H, W) in [0, 1], sides multiples of 16, at least 48; some 100 crops are
-            enough.
+        photos: (B, 3, H, W) in [0, 1], sides multiples of 16, at least 48; some 100 are enough.
         lapped: False is V = I, the plain KLT of blocks, to compare with.
     """
     config = codec.config.transform
@@ -64,14 +62,10 @@ def start_from_klt(codec: BlurCodec, photos: Tensor, lapped: bool = True) -> Non
     for transform in (codec.g_a, codec.main_decoder):
         for module in transform.modules():
             if isinstance(module, GatedBlock):
-                nn.init.zeros_(module.project.weight)
-                nn.init.zeros_(module.project.bias)
+                zero(module.project)
     deviation = stages[-1].variance.clamp_min(0).sqrt().float()
     silent = max(0, codec.config.entropy.M - len(deviation))
     codec.entropy.start_at(SCALE * F.pad(deviation, (0, silent)))
-
-
-# The transform
 
 
 @torch.no_grad()
@@ -177,9 +171,6 @@ def _three_blocks(lapping: Tensor) -> Tensor:
     return line
 
 
-# Into the convolutions
-
-
 def _kernels(stage: Stage, inverse: bool) -> Tensor:
     """What each coefficient hears of a block and its neighbours, or adds to them:
     (kept, C, 3n, 3n)."""
@@ -189,7 +180,7 @@ def _kernels(stage: Stage, inverse: bool) -> Tensor:
     return filters @ F.pad(stage.basis, (n, n, n, n)) @ filters.mT
 
 
-def _set_analysis(g_a: nn.Module, stages: list[Stage]) -> None:
+def _set_analysis(g_a: Analysis, stages: list[Stage]) -> None:
     stem, *down, last = (layer for layer in g_a.layers if isinstance(layer, nn.Conv2d))
     n = stages[0].basis.shape[-1]
     # Unshuffled, neighbouring blocks are the neighbours of a 3×3 kernel.
@@ -199,11 +190,12 @@ def _set_analysis(g_a: nn.Module, stages: list[Stage]) -> None:
     _set(last, SCALE * _identity(last, stages[-1]))
 
 
-def _set_decoder(decoder: nn.Module, stages: list[Stage]) -> None:
+def _set_decoder(decoder: MainDecoder, stages: list[Stage]) -> None:
     _set(decoder.stem, _identity(decoder.stem, stages[-1]) / SCALE)
-    for layer, stage in zip([up[0] for up in decoder.up], stages[:0:-1], strict=True):
+    up = (m for part in (decoder.up, decoder.head) for m in part.modules())
+    layers = (layer for layer in up if isinstance(layer, nn.Conv2d))
+    for layer, stage in zip(layers, stages[::-1], strict=True):
         _set(layer, _shuffled(stage))
-    _set(decoder.head[0], _shuffled(stages[0]))
 
 
 def _shuffled(stage: Stage) -> Tensor:
@@ -221,6 +213,7 @@ def _identity(layer: nn.Conv2d, stage: Stage) -> Tensor:
 def _set(layer: nn.Conv2d, kernel: Tensor) -> None:
     """The first outputs of a convolution, heard of its first inputs only; no bias."""
     outputs, inputs = kernel.shape[0], min(kernel.shape[1], layer.in_channels)
-    layer.weight[:outputs] = 0
-    layer.weight[:outputs, :inputs] = kernel[:, :inputs]
-    nn.init.zeros_(layer.bias)
+    weight, bias = layer.parameters()
+    weight[:outputs] = 0
+    weight[:outputs, :inputs] = kernel[:, :inputs]
+    nn.init.zeros_(bias)

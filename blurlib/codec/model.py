@@ -1,7 +1,5 @@
 """`BlurCodec`: photo to bytes and back, at any quality."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,19 +22,9 @@ from blurlib.codec.transforms import (
     Reconstruction,
     TransformConfig,
 )
-from blurlib.entropy import (
-    ContextConfig,
-    DecodingError,
-    EntropyConfig,
-    Hyperprior,
-    LaplacianEntropyModel,
-    Latent,
-    Noise,
-    SymbolDecoder,
-    Watch,
-    uniform_noise,
-)
-from blurlib.entropy.coder import MU_STEPS
+from blurlib.entropy.coder import MU_STEPS, DecodingError, Noise, SymbolDecoder, uniform_noise
+from blurlib.entropy.context import ContextConfig
+from blurlib.entropy.model import EntropyConfig, Hyperprior, LaplacianEntropyModel, Latent, Watch
 
 Observe = Callable[[Searched], None]
 STRIDE = 64  # pixels per hyper-latent position: inputs are padded to multiples of it
@@ -47,9 +35,7 @@ QUALITY_STEPS = 256  # quality is a multiple of 1/256, so that a file stores it 
 class CodecConfig:
     """Sizes of a codec, and nothing else: two codecs with equal configs can share weights.
 
-    Attributes:
-        entropy, transform: sizes of the parts.
-        levels: quality levels, at least 2; quality is a real number in [1, levels].
+    `levels` counts the quality levels, at least 2; quality is a real number in [1, levels].
     """
 
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
@@ -61,12 +47,12 @@ class CodecConfig:
             raise ValueError(f"levels is {self.levels}: gains are interpolated between at least 2")
 
     @classmethod
-    def small(cls) -> CodecConfig:
+    def small(cls) -> "CodecConfig":
         """What ships: M = 192, nothing convolves at full resolution."""
         return cls()
 
     @classmethod
-    def paper(cls) -> CodecConfig:
+    def paper(cls) -> "CodecConfig":
         """The paper's sizes: M = 256, four stride-2 stages."""
         return cls(
             EntropyConfig(M=256, N=192, context=ContextConfig(256, 128, 128, 128, 256, heads=8)),
@@ -78,15 +64,12 @@ class CodecConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict) -> CodecConfig:
+    def from_dict(cls, data: dict) -> "CodecConfig":
         """Inverse of `to_dict`."""
         entropy = dict(data["entropy"])
         entropy["context"] = ContextConfig(**entropy["context"])
-        return cls(
-            EntropyConfig(**entropy),
-            TransformConfig(**data["transform"]),
-            data["levels"],
-        )
+        transform = TransformConfig(**data["transform"])
+        return cls(EntropyConfig(**entropy), transform, data["levels"])
 
 
 class CodecOutput(NamedTuple):
@@ -146,8 +129,7 @@ class BlurCodec(nn.Module):
 
     In training mode it quantises with noise, in eval mode by rounding. What a decoder must repeat
     exactly, h_s and the entropy model, codes in float64: `zoo.load` gives such a codec, `code_in`
-    makes one. Then `forward` quantises exactly as `decompress` will: same passes, same ŷ, bit for
-    bit.
+    makes one. Then `forward` quantises as `decompress` will, bit for bit.
     """
 
     def __init__(self, config: CodecConfig | None = None):
@@ -165,7 +147,7 @@ class BlurCodec(nn.Module):
         self.entropy = LaplacianEntropyModel(self.config.entropy)
         self.main_decoder = MainDecoder(self.config.transform, M)
 
-    def code_in(self, dtype: torch.dtype = torch.float64) -> BlurCodec:
+    def code_in(self, dtype: torch.dtype = torch.float64) -> "BlurCodec":
         """Move what the decoder must repeat exactly to `dtype`, and code in it.
 
         Files are portable in float64; in another dtype their coding can be studied.
@@ -217,9 +199,9 @@ class BlurCodec(nn.Module):
             x: (1, 3, H, W) in [0, 1].
             quality: from 1 (smallest file) to `config.levels`, rounded to 1/256.
             seed: stored for the diffusion decoder, so that everybody's decode looks the same.
-            effort: how hard the encoder tries, 0 to 9. 0 rounds y to the nearest, as `forward`
-                does; 1 weighs the rate when it rounds; from 2 on it searches for a better y
-                (`blurlib.codec.search`), which takes minutes. All decode alike.
+            effort: how hard the encoder tries: 0 rounds y to the nearest, as `forward` does; 1
+                weighs the rate when it rounds; 2 to 9 search for a better y, which takes minutes
+                (`blurlib.codec.search`).
             observe: called after each iteration of a search.
 
         Raises:
@@ -227,8 +209,7 @@ class BlurCodec(nn.Module):
                 search with weights that do not say what they were trained for, or a codec in
                 training mode or in another precision than `code_in` says.
         """
-        self._check_photo(x)
-        self._check_effort(effort)
+        self._check(x, effort)
         return self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe)
 
     def _encode(
@@ -243,10 +224,11 @@ class BlurCodec(nn.Module):
         """A photo at one quality to a file, given g_a's output."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        weight = self.objective.rate_weight if effort and self.objective else 0.0
+        objective = self.objective if effort else None
+        weight = objective.rate_weight if objective else 0.0
         latent = self.latent_of(features, q, rate_weight=weight)
-        if iterations := ITERATIONS[effort]:
-            latent = self._searched(x, features, latent, q, iterations, observe)
+        if objective and (iterations := ITERATIONS[effort]):
+            latent = self._searched(x, features, latent, q, objective, iterations, observe)
         H, W = x.shape[-2:]
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent),
@@ -260,6 +242,7 @@ class BlurCodec(nn.Module):
         features: Tensor,
         latent: Latent,
         quality: Tensor,
+        objective: Objective,
         iterations: int,
         observe: Observe | None,
     ) -> Latent:
@@ -273,11 +256,11 @@ class BlurCodec(nn.Module):
         hyperprior = self.hyperprior(z_hat, gain)
         y = state.y.to(hyperprior.gain.dtype)
         found = self.entropy.quantise(y, latent.z_symbols, hyperprior)
-        weight = self.objective.lmbda(quality, self.config.levels)
+        weight = objective.lmbda(quality, self.config.levels)
 
         def loss(latent: Latent) -> float:
             x_hat = self.reconstruct(latent.y_hat, quality).x_hat[..., : x.shape[-2], : x.shape[-1]]
-            d = self.objective.distance(x_hat, x)
+            d = objective.distance(x_hat, x)
             return (latent.bits_y / x[0, 0].numel() + weight * d).item()
 
         return min(found, latent, key=loss)
@@ -292,15 +275,10 @@ class BlurCodec(nn.Module):
         observe: Observe | None = None,
     ) -> bytes:
         """The largest file not over `target_bpp`, by bisection over quality: sizes grow with it.
-
-        A search makes files smaller. Once it has said by how much, a second one at a higher quality
-        uses what is left.
-
-        Raises:
-            ValueError: even quality 1 takes more, or x cannot be coded.
+        A search makes files smaller; a second one at a higher quality uses what it left.
+        ValueError: even quality 1 takes more, or x cannot be coded.
         """
-        self._check_photo(x)
-        self._check_effort(effort)
+        self._check(x, effort)
         features, pixels = self.g_a(pad(x)), x[0, 0].numel()
         budget = target_bpp * pixels / 8
 
@@ -309,9 +287,10 @@ class BlurCodec(nn.Module):
             while low < high:
                 middle = (low + high + 1) // 2
                 data = self._encode(x, features, middle / QUALITY_STEPS, seed, min(effort, 1))
-                low, high, best = (
-                    (middle, high, data) if len(data) <= limit else (low, middle - 1, best)
-                )
+                if len(data) <= limit:
+                    low, best = middle, data
+                else:
+                    high = middle - 1
             return best
 
         smallest = self._encode(x, features, 1.0, seed, min(effort, 1))
@@ -331,12 +310,8 @@ class BlurCodec(nn.Module):
 
     @torch.inference_mode()
     def decompress(self, data: bytes | BlurFile) -> CodecOutput:
-        """The bytes of a `.blur` file to the latent and the direct reconstruction.
-
-        Raises:
-            BitstreamError: not a .blur file, cut, damaged, of another model, or decoded differently
-                here than where it was made.
-        """
+        """The bytes of a `.blur` file to the latent and the direct reconstruction. BitstreamError:
+        not a .blur file, cut, damaged, of another model, or decoded differently than encoded."""
         file = data if isinstance(data, BlurFile) else BlurFile.from_bytes(data)
         latent = self.decode_latent(file)
         q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
@@ -366,7 +341,13 @@ class BlurCodec(nn.Module):
             ValueError: the codec is not ready for coding, as in `compress`.
         """
         self._check_precision()
-        self._check_decoding(file)
+        if file.model_id != self.model_id:
+            raise BitstreamError(
+                f"the file was made by model {file.model_id.hex()}, this one is "
+                f"{self.model_id.hex()}"
+            )
+        if not 1 <= file.quality <= self.config.levels:
+            raise BitstreamError(f"quality {file.quality} is not one of this model")
         device = self.gain.log_gain.device
         q = torch.tensor([file.quality], dtype=torch.float64, device=device)
         size = -(-file.height // STRIDE), -(-file.width // STRIDE)
@@ -387,13 +368,9 @@ class BlurCodec(nn.Module):
         noise: Noise = uniform_noise,
         rate_weight: float = 0.0,
     ) -> Latent:
-        """What the entropy model makes of g_a's output: `forward` without the transforms.
-
-        Args:
-            features: (B, M, H/16, W/16); H and W are multiples of 64.
-            quality: (B,).
-            rate_weight: in eval mode, what rounding gives for a bit (`quantise`). The rest is as in
-                `forward`.
+        """What the entropy model makes of g_a's output (B, M, H/16, W/16), H and W multiples of 64:
+        `forward` without the transforms. In eval mode rounding gives `rate_weight` for a bit
+        (`LaplacianEntropyModel.quantise`).
         """
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
@@ -408,24 +385,20 @@ class BlurCodec(nn.Module):
     def hyperprior(self, z_hat: Tensor, gain: Tensor) -> Hyperprior:
         """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
         gain = gain.to(z_hat.dtype)
-        features = self.h_s(z_hat, gain)
-        return Hyperprior(features, gain)
+        return Hyperprior(self.h_s(z_hat, gain), gain)
 
     def reconstruct(self, y_hat: Tensor, quality: Tensor) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
         y_hat = y_hat.to(self.main_decoder.stem.weight.dtype)
         return self.main_decoder(y_hat * self.inverse_gain(quality).to(y_hat.dtype))
 
-    def _check_decoding(self, file: BlurFile) -> None:
-        if file.model_id != self.model_id:
-            raise BitstreamError(
-                f"the file was made by model {file.model_id.hex()}, this one is "
-                f"{self.model_id.hex()}"
-            )
-        if not 1 <= file.quality <= self.config.levels:
-            raise BitstreamError(f"quality {file.quality} is not one of this model")
-
-    def _check_effort(self, effort: int) -> None:
+    def _check(self, x: Tensor, effort: int) -> None:
+        self._check_precision()
+        if x.dim() != 4 or x.shape[:2] != (1, 3):
+            raise ValueError(f"x has shape {tuple(x.shape)}: it must be one photo, (1, 3, H, W)")
+        check_size(x.shape[-1], x.shape[-2])
+        if not x.is_floating_point() or not torch.isfinite(x).all():
+            raise ValueError("x must be finite floats in [0, 1]")
         if effort not in range(len(ITERATIONS)):
             raise ValueError(
                 f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
@@ -435,14 +408,6 @@ class BlurCodec(nn.Module):
                 f"effort is {effort}: these weights do not say what they were trained for, so that "
                 "there is nothing to search by; use effort 0 or 1"
             )
-
-    def _check_photo(self, x: Tensor) -> None:
-        self._check_precision()
-        if x.dim() != 4 or x.shape[:2] != (1, 3):
-            raise ValueError(f"x has shape {tuple(x.shape)}: it must be one photo, (1, 3, H, W)")
-        check_size(x.shape[-1], x.shape[-2])
-        if not x.is_floating_point() or not torch.isfinite(x).all():
-            raise ValueError("x must be finite floats in [0, 1]")
 
     def _check_precision(self) -> None:
         if self.training:

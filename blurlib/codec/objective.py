@@ -1,7 +1,7 @@
 """What the weights of a codec were trained for."""
 
-from __future__ import annotations
-
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,9 @@ from blurlib.metrics import MS_SSIM_MIN_SIDE, MsSsimLoss
 # stands for one of the photo, so that a codec for MS-SSIM gains little: experiments/quantiser.py
 # compares.
 RATE_WEIGHTS = {"mse": 0.5}
+LPIPS_WEIGHT = 430.0  # beside 255² · MSE: at 0.15 to 0.5 bpp both parts are then about as large
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # (x̂, x), photos in [0, 1] → (B,)
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,13 @@ class Objective:
     """R + λ·D, with R in bits per pixel and λ by quality.
 
     Attributes:
-        distortion: D: "ms-ssim" (1 − MS-SSIM), "mse" (255² · MSE), or "perceptual": what a
-            denoiser makes of the codec's pictures, which a codec alone cannot compute.
+        distortion: D: "ms-ssim" (1 − MS-SSIM), "mse" (255² · MSE), "mse+lpips" (the same
+            + 430 · LPIPS), or "perceptual": what a denoiser makes of the codec's pictures, which a
+            codec alone cannot compute.
         lmbda_min, lmbda_max: λ at the first and last quality level.
     """
 
-    distortion: Literal["ms-ssim", "mse", "perceptual"]
+    distortion: Literal["ms-ssim", "mse", "mse+lpips", "perceptual"]
     lmbda_min: float
     lmbda_max: float
 
@@ -34,21 +38,29 @@ class Objective:
         ratio = self.lmbda_max / self.lmbda_min
         return self.lmbda_min * ratio ** ((quality - 1) / (levels - 1))
 
-    def distance(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """D of each photo, (B,). For MS-SSIM, photos that are too small for its five scales are
-        laid side by side with themselves.
+    def quality(self, lmbda: Tensor, levels: int) -> Tensor:
+        """The quality that has this λ, or the nearest in [1, levels]."""
+        part = (lmbda / self.lmbda_min).log() / math.log(self.lmbda_max / self.lmbda_min)
+        return 1 + (levels - 1) * part.clamp(0, 1)
+
+    def distance(self, x_hat: Tensor, x: Tensor, lpips: Distance | None = None) -> Tensor:
+        """D of each photo, (B,), in [0, 1] both. For MS-SSIM, photos that are too small for its
+        five scales are laid side by side with themselves.
 
         Raises:
-            ValueError: the distortion is "perceptual".
+            ValueError: the distortion is "perceptual", or "mse+lpips" and no `lpips` is given.
         """
+        squares = 255**2 * (x_hat - x).square().mean((1, 2, 3))
         if self.distortion == "mse":
-            return 255**2 * (x_hat - x).square().mean((1, 2, 3))
+            return squares
+        if self.distortion == "mse+lpips" and lpips:
+            return squares + LPIPS_WEIGHT * lpips(x_hat, x)
         if self.distortion == "ms-ssim":
             times = [-(-MS_SSIM_MIN_SIDE // side) for side in x.shape[-2:]]
             return MsSsimLoss()(*(photo.repeat(1, 1, *times) for photo in (x_hat, x)))
         raise ValueError(
-            "these weights were trained for what a denoiser makes of their pictures, which the "
-            "codec alone cannot compute"
+            f"these weights were trained for the distortion '{self.distortion}', which the codec "
+            "alone cannot compute"
         )
 
     @property

@@ -4,8 +4,6 @@ What the decoder reads stays as it is; the encoder alone takes longer. Yang, Bam
 (arXiv 2006.04240).
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Iterator
@@ -13,8 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-
-from blurlib.entropy import Hyperprior
 
 if TYPE_CHECKING:
     from blurlib.codec.model import BlurCodec
@@ -28,29 +24,22 @@ ALIGNED = 128  # pixels: windows of the context stay whole
 
 
 class Searched(NamedTuple):
-    """One iteration.
+    """One iteration."""
 
-    Attributes:
-        iteration, iterations: this one, from 1, of how many for the whole photo.
-        loss: R + λ·D of the part in hand, as drawn.
-        y: (1, M, H/16, W/16), to be quantised; the same tensor at every iteration.
-    """
-
-    iteration: int
-    iterations: int
-    loss: float
-    y: Tensor
+    iteration: int  # from 1
+    iterations: int  # for the whole photo
+    loss: float  # R + λ·D of the part in hand, as drawn
+    y: Tensor  # (1, M, H/16, W/16), to be quantised; the same tensor at every iteration
 
 
 @torch.inference_mode(False)
 def search(
-    codec: BlurCodec, x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
+    codec: "BlurCodec", x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
 ) -> Iterator[Searched]:
     """Lower R + λ·D of a photo by moving y, tile after tile, and yield every iteration.
 
-    The residual of each symbol is drawn between the integers below and above it, the likelier the
-    nearer; with falling temperature the draw becomes a choice (`LaplacianEntropyModel.anneal`). At
-    first it explores, so that symbols can leave the integer they would be rounded to.
+    Each symbol is drawn between the integers below and above it (`LaplacianEntropyModel.anneal`).
+    At first the draw explores; with falling temperature it becomes a choice.
 
     Args:
         x: (1, 3, H, W) in [0, 1].
@@ -64,8 +53,8 @@ def search(
     done = itertools.count(1)
     for rows, columns in tiles:
         part = y[..., _at(rows, 16), _at(columns, 16)]
-        z_part = z_hat[..., _at(rows, 64), _at(columns, 64)]
-        for loss, found in _tile(network, x[..., rows, columns], part, z_part, quality, iterations):
+        tile = x[..., rows, columns], part, z_hat[..., _at(rows, 64), _at(columns, 64)]
+        for loss, found in _tile(network, *tile, quality, iterations):
             part.copy_(found)
             yield Searched(next(done), len(tiles) * iterations, loss, y)
 
@@ -83,23 +72,25 @@ def _parts(side: int) -> list[slice]:
 
 @torch.enable_grad()
 def _tile(
-    codec: BlurCodec, x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
+    codec: "BlurCodec", x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
 ) -> Iterator[tuple[float, Tensor]]:
     """`search` for one tile: its loss and y after each iteration."""
     q = torch.tensor([quality], dtype=torch.float64, device=x.device)
-    lmbda = codec.objective.lmbda(q, codec.config.levels).to(x)
+    objective = codec.objective
+    assert objective, "the codec refuses to search without one"
+    lmbda = objective.lmbda(q, codec.config.levels).to(x)
     with torch.no_grad():
-        features, gain = codec.hyperprior(z_hat, codec.gain(q))
+        hyperprior = codec.hyperprior(z_hat, codec.gain(q))
     y = y.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([y], lr=RATES[0])
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations, RATES[1])
     drawn = torch.Generator(x.device).manual_seed(0)  # the same file every time
     for i in range(iterations):
         temperature = HOT * (COLD / HOT) ** (i / max(1, iterations - 1))
-        latent = codec.entropy.anneal(y, Hyperprior(features, gain), temperature, drawn)
+        latent = codec.entropy.anneal(y, hyperprior, temperature, drawn)
         x_hat = codec.reconstruct(latent.y_hat, q).x_hat[..., : x.shape[-2], : x.shape[-1]]
         bpp = latent.bits_y / x[0, 0].numel()
-        loss = (bpp + lmbda * codec.objective.distance(x_hat, x)).mean()
+        loss = (bpp + lmbda * objective.distance(x_hat, x)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

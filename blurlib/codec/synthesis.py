@@ -1,7 +1,5 @@
 """From the main decoder's reconstruction to a more realistic one: by diffusion, or in one step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -12,19 +10,11 @@ from torch import Tensor, nn
 
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import STRIDE, CodecOutput
-from blurlib.diffusion import (
-    BlurDiffusion,
-    Denoiser,
-    Prior,
-    SamplerState,
-    Sampling,
-    Tiling,
-    dct2,
-    error_variance,
-    last_x_hat,
-    predict_tiled,
-    sample,
-)
+from blurlib.diffusion import BlurDiffusion, Denoiser, Prior, SamplerState, Sampling, Tiling
+from blurlib.diffusion.dct import dct2
+from blurlib.diffusion.prior import error_variance
+from blurlib.diffusion.sampler import last_x_hat, sample
+from blurlib.diffusion.tiling import predict_tiled
 
 
 class Synthesis(NamedTuple):
@@ -72,9 +62,9 @@ class DiffusionDecoder(_OnTop):
     """A denoiser, its diffusion process, and the id of the codec it belongs to.
 
     The denoiser sees the noisy picture (or what it adds to what is known), the direct
-    reconstruction and the main decoder's pyramid; the process decides what noise and blur mean.
-    `sampling` is how these weights are sampled where nothing else is asked for; it ships with them.
-    Raises ValueError for a process of residuals and a denoiser that does not know the usual errors.
+    reconstruction and the main decoder's pyramid. `sampling` is how these weights are sampled where
+    nothing else is asked for; it ships with them. Raises ValueError for a process of residuals and
+    a denoiser that does not know the usual errors.
     """
 
     def __init__(
@@ -131,10 +121,8 @@ class DiffusionDecoder(_OnTop):
     def decode(
         self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
     ) -> Tensor:
-        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there.
-
-        `sampling` counts as it is, its seed too; None is what `sample` takes for None.
-        """
+        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there. `sampling`
+        counts as it is, its seed too; None is what `sample` takes for None."""
         sampling = sampling or self.sampling.but(seed=output.seed)
         chain = self._chain(output, sampling, tiling or Tiling())
         return _cropped(last_x_hat(chain), output.size)
@@ -185,11 +173,8 @@ class DeterministicDecoder(_OnTop):
 
     @torch.no_grad()
     def decode(self, output: CodecOutput, tiling: Tiling | None = None) -> Tensor:
-        """One network evaluation: the picture, (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: `output` is of another codec, or the picture would not fit into the memory.
-        """
+        """One network evaluation: the picture, (B, 3, H, W) in [0, 1]. ValueError: `output` is of
+        another codec, or the picture would not fit into the memory."""
         tiling = tiling or Tiling()
         B, _, *padded = output.reconstruction.x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)

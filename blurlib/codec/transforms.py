@@ -4,8 +4,6 @@
 nothing convolves at full resolution and a CPU can train it. `paper` has four stride-2 stages.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,15 +86,10 @@ class Analysis(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """What the main decoder makes of ŷ.
+    """What the main decoder makes of ŷ."""
 
-    Attributes:
-        x_hat: the direct reconstruction (B, 3, H, W), about [0, 1], not clamped.
-        pyramid: features for the diffusion decoder, finest first: H/patch … H/16.
-    """
-
-    x_hat: Tensor
-    pyramid: tuple[Tensor, ...]
+    x_hat: Tensor  # the direct reconstruction (B, 3, H, W), about [0, 1], not clamped
+    pyramid: tuple[Tensor, ...]  # features for the decoders on top, finest first: H/patch … H/16
 
 
 class MainDecoder(nn.Module):
@@ -144,8 +137,9 @@ class HyperAnalysis(nn.Module):
         # z spans several integers from the start: a z within the noise of rounding teaches h_s
         # little, and its rate presses it flat first. One that spans many costs a short training
         # most of its bits.
+        *_, weight, _bias = self.layers.parameters()
         with torch.no_grad():
-            self.layers[-1].weight *= 20
+            weight.mul_(20)
 
     def forward(self, y: Tensor) -> Tensor:
         size = y.abs().log1p()
@@ -181,10 +175,8 @@ class Gain(nn.Module):
 
         g(q) = g_l^{1−t} · g_{l+1}^t,    l = ⌊q⌋, t = q − l
 
-    Args:
-        levels: number of quality levels; q is a real number in [1, levels].
-        channels: size of each vector.
-        log_range: initial log-gain from the first to the last level.
+    q is a real number in [1, levels]; `log_range` is the log-gain of the first and the last level
+    before training.
     """
 
     def __init__(self, levels: int, channels: int, log_range: tuple[float, float]):

@@ -1,7 +1,5 @@
 """Weights: shipped by name or read from a file; safetensors only, nothing is unpickled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -10,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,6 +20,7 @@ from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
 from blurlib.codec.objective import Objective
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.transforms import Gain
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
@@ -50,8 +50,8 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
     metadata, tensors = _parse(data, "codec", name)
     with _fitting(name):
         codec = BlurCodec(CodecConfig.from_dict(metadata["config"]))
-        hyper_latent = codec.entropy.hyper_latent
-        hyper_latent.table = tensors["entropy.hyper_latent.table"]  # its shape is learned
+        # Its shape is learned.
+        codec.entropy.hyper_latent.table = tensors["entropy.hyper_latent.table"]
         codec.load_state_dict(tensors)
         if objective := metadata.get("objective"):
             codec.objective = Objective(**objective)
@@ -63,10 +63,7 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
 
 def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
     """Start `codec` with the tensors of another codec's file: everything if both have the same
-    configuration, else the transforms and gains.
-
-    Raises:
-        WeightsError: not a codec's file, or its transforms have other sizes.
+    configuration, else the transforms and gains. WeightsError: not a codec's file, or other sizes.
     """
     metadata, tensors = _parse(_read(path)[0], "codec", path)
     with _fitting(path):
@@ -74,6 +71,8 @@ def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
     if not same:
         transforms = ("g_a.", "main_decoder.", "gain.", "inverse_gain.")
         tensors = {k: v for k, v in tensors.items() if k.startswith(transforms)}
+    if objective := metadata.get("objective"):
+        tensors |= _gains_of_same_lmbda(codec, Objective(**objective), tensors)
     # Of the finished codec; frozen anew from the new one.
     tables = ("table", "offset", "length", "median")
     tensors = {k: v for k, v in tensors.items() if k.rpartition(".")[2] not in tables}
@@ -81,13 +80,28 @@ def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
         codec.load_state_dict(tensors, strict=False)
 
 
+def _gains_of_same_lmbda(
+    codec: BlurCodec, trained_for: Objective, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A file's gains at the qualities that have the λ of the levels of `codec`, where both weigh
+    the squared error."""
+    wanted, levels = codec.objective, codec.config.levels
+    if not wanted or not all(o.distortion.startswith("mse") for o in (wanted, trained_for)):
+        return {}
+    lmbda = wanted.lmbda(torch.arange(1, levels + 1, dtype=torch.float64), levels)
+    found = {}
+    for name in ("gain.log_gain", "inverse_gain.log_gain"):
+        trained = tensors[name]
+        gain = Gain(len(trained), trained.shape[1], (0.0, 0.0))
+        gain.log_gain.data = trained
+        quality = trained_for.quality(lmbda, len(trained))
+        found[name] = gain(quality)[..., 0, 0].log().float()
+    return found
+
+
 def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike, kind: str) -> None:
     """Start `denoiser` with the tensors of another's file; `kind` is "denoiser" or "deterministic
-    decoder".
-
-    Raises:
-        WeightsError: not a file of this kind, or of another size.
-    """
+    decoder". WeightsError: not a file of this kind, or of another size."""
     _, tensors = _parse(_read(path)[0], kind, path)
     try:
         denoiser.load_state_dict(tensors)
@@ -109,11 +123,7 @@ def name_of(model_id: bytes) -> str | None:
 
 
 def load_by_id(model_id: bytes) -> BlurCodec:
-    """The shipped codec that made a file.
-
-    Raises:
-        WeightsError: no shipped model has this id.
-    """
+    """The shipped codec that made a file; WeightsError where no shipped model has this id."""
     name = name_of(model_id)
     if name is None:
         raise WeightsError(
@@ -123,9 +133,8 @@ def load_by_id(model_id: bytes) -> BlurCodec:
 
 
 def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDecoder:
-    """A diffusion decoder, from a shipped name or a .safetensors file.
-
-    Its `codec_id` names the only codec it can decode for.
+    """A diffusion decoder, from a shipped name or a .safetensors file. Its `codec_id` names the
+    only codec it can decode for.
 
     Raises:
         WeightsError: unknown name, changed or damaged file, or not a denoiser.
@@ -140,11 +149,7 @@ def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDe
 
 
 def load_deterministic(name: str | os.PathLike) -> DeterministicDecoder:
-    """A deterministic decoder, from a shipped name or a .safetensors file.
-
-    Raises:
-        WeightsError: unknown name, changed or damaged file, or not a deterministic decoder.
-    """
+    """Like `load_denoiser`, for a deterministic decoder."""
     metadata, tensors = _parse(_read(name)[0], "deterministic decoder", name)
     with _fitting(name):
         codec_id = bytes.fromhex(metadata["codec_id"])
@@ -152,7 +157,8 @@ def load_deterministic(name: str | os.PathLike) -> DeterministicDecoder:
 
 
 def _unet(metadata: dict, tensors: dict[str, Tensor]) -> Denoiser:
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()}
+    sizes: dict[str, Any] = metadata["config"]
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
     denoiser = Denoiser(DenoiserConfig(**sizes))
     denoiser.load_state_dict(tensors)
     return denoiser.to(memory_format=torch.channels_last)
@@ -164,33 +170,23 @@ def codec_bytes(codec: BlurCodec) -> bytes:
     `codec` itself is changed to what the file holds: its weights are rounded for storage, and its
     hyper-latent tables frozen from them.
     """
-    _round_to_storage(codec)
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.copy_(_storage(parameter))
     codec.entropy.hyper_latent.freeze()
     config = codec.config.to_dict()
     objective = codec.objective and asdict(codec.objective)
     return _serialise(codec, {"kind": "codec", "config": config, "objective": objective})
 
 
-def denoiser_bytes(decoder: DiffusionDecoder) -> bytes:
-    """The file that `load_denoiser` reads."""
-    metadata = {
-        "kind": "denoiser",
-        "config": asdict(decoder.denoiser.config),
-        "schedule": asdict(decoder.process.schedule),
-        "prediction": decoder.process.prediction,
-        "sampling": asdict(decoder.sampling),
-        "codec_id": decoder.codec_id.hex(),
-    }
-    return _serialise(decoder.denoiser, metadata)
-
-
-def deterministic_bytes(decoder: DeterministicDecoder) -> bytes:
-    """The file that `load_deterministic` reads."""
-    metadata = {
-        "kind": "deterministic decoder",
-        "config": asdict(decoder.denoiser.config),
-        "codec_id": decoder.codec_id.hex(),
-    }
+def decoder_bytes(decoder: DiffusionDecoder | DeterministicDecoder) -> bytes:
+    """The file that `load_denoiser` or `load_deterministic` reads."""
+    config, codec_id = asdict(decoder.denoiser.config), decoder.codec_id.hex()
+    metadata = {"kind": "deterministic decoder", "config": config, "codec_id": codec_id}
+    if isinstance(decoder, DiffusionDecoder):
+        how = {"sampling": asdict(decoder.sampling), "prediction": decoder.process.prediction}
+        schedule = asdict(decoder.process.schedule)
+        metadata = {**metadata, "kind": "denoiser", "schedule": schedule, **how}
     return _serialise(decoder.denoiser, metadata)
 
 
@@ -199,12 +195,6 @@ def _storage(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     return tensor.to(torch.float16 if tensor.numel() >= HALF_FROM else torch.float32)
-
-
-def _round_to_storage(module: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(_storage(parameter))
 
 
 def _serialise(module: nn.Module, metadata: dict) -> bytes:
@@ -226,7 +216,7 @@ def _read(name: str | os.PathLike) -> tuple[bytes, bytes]:
     return data, digest.digest()
 
 
-def _parse(data: bytes, kind: str, name) -> tuple[dict, dict[str, Tensor]]:
+def _parse(data: bytes, kind: str, name: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file of the given kind."""
     try:
         tensors = safetensors.torch.load(data)

@@ -9,23 +9,7 @@ from blurlib.diffusion.schedule import BlurSchedule, Spacing
 from blurlib.diffusion.tiling import Tiling, predict_tiled
 
 __all__ = [
-    "BlurDiffusion",
-    "BlurSchedule",
-    "Denoiser",
-    "DenoiserConfig",
-    "Prior",
-    "SamplerState",
-    "Sampling",
-    "Solver",
-    "Spacing",
-    "Tiling",
-    "dct2",
-    "diffusion_loss",
-    "error_spectrum",
-    "error_variance",
-    "frequencies",
-    "idct2",
-    "last_x_hat",
-    "predict_tiled",
-    "sample",
-]
+    "BlurDiffusion", "BlurSchedule", "Denoiser", "DenoiserConfig", "Prior", "SamplerState",
+    "Sampling", "Solver", "Spacing", "Tiling", "dct2", "diffusion_loss", "error_spectrum",
+    "error_variance", "frequencies", "idct2", "last_x_hat", "predict_tiled", "sample",
+]  # fmt: skip

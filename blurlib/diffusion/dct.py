@@ -32,30 +32,16 @@ def dct_matrix(n: int) -> Tensor:
 def dct2(x: Tensor) -> Tensor:
     """DCT-II, u = C_H x C_W^T, orthonormal: `scipy.fft.dctn(x, axes=(-2, -1), norm="ortho")`.
 
-    Args:
-        x: (…, H, W), any floating dtype, pixels.
-
-    Returns:
-        u: same shape, dtype and device, frequencies (k along H, l along W). Differentiable, any
-        number of times. Half precision is transformed in float32; autocast does not lower the
-        precision.
-
-    Raises:
-        ValueError: x is of another kind.
+    Pixels (…, H, W) of any floating dtype to frequencies (k along H, l along W) of the same shape,
+    dtype and device. Differentiable, any number of times. Half precision is transformed in float32;
+    autocast does not lower the precision. Raises ValueError for another kind of x.
     """
     _check(x)
     return _Transform.apply(x, False)
 
 
 def idct2(u: Tensor) -> Tensor:
-    """Inverse of `dct2` (DCT-III): x = C_H^T u C_W.
-
-    Args:
-        u: (…, H, W), any floating dtype, frequencies.
-
-    Returns:
-        x: same shape, dtype and device, pixels.
-    """
+    """Inverse of `dct2` (DCT-III): x = C_H^T u C_W, frequencies to pixels."""
     _check(u)
     return _Transform.apply(u, True)
 
@@ -95,9 +81,8 @@ def _basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _check(x: Tensor) -> None:
     if x.ndim < 2 or not x.is_floating_point() or 0 in x.shape[-2:]:
-        raise ValueError(
-            f"a DCT takes floating-point pixels (…, H, W), got {x.dtype} of shape {tuple(x.shape)}"
-        )
+        kind = f"{x.dtype} of shape {tuple(x.shape)}"
+        raise ValueError(f"a DCT takes floating-point pixels (…, H, W), got {kind}")
 
 
 def frequencies(H: int, W: int) -> Tensor:

@@ -25,14 +25,12 @@ class DenoiserConfig:
         cond_channels: channels of the feature map concatenated at each scale, 0 for none; scales
             left out at the coarse end have none.
         image_channels: of z_t, of base and of the output.
-        residual_to_base: the output is base + what the network computes, so that an untrained
-            network returns base. Meant for x-prediction; what else is predicted is no picture and
-            takes False.
+        residual_to_base: the output is base + what the network computes; for x-prediction only,
+            since anything else that is predicted is no picture.
         gated: the output also gets gate ⊙ z_t, with a gate per value that the network computes:
-            noise need not pass through the layers to be taken away, which hold fewer values than it
-            has.
-        error_levels: qualities of the codec for which the spectrum of base's error is kept with the
-            weights, as `error_spectra`; 0 for none. "residual" needs it.
+            noise then need not pass through layers that hold fewer values than it has.
+        error_levels: qualities of the codec whose error spectra are kept with the weights, as
+            `error_spectra`, for "residual"; 0 for none.
     """
 
     patch: int
@@ -65,16 +63,9 @@ class DenoiserConfig:
 
     @classmethod
     def paper(cls) -> "DenoiserConfig":
-        """Widths 64·(1..6) from full resolution down, conditioned at H/2 … H/16.
-
-        `base` conditions the finest scale; the main decoder's four scales follow it.
-        """
-        return cls(
-            patch=1,
-            widths=(64, 128, 192, 256, 320, 384),
-            blocks=2,
-            cond_channels=(0, 64, 128, 192, 256),
-        )
+        """Widths 64·(1..6) from full resolution down, conditioned at H/2 … H/16: `base` at the
+        finest scale, then the main decoder's four."""
+        return cls(1, (64, 128, 192, 256, 320, 384), 2, cond_channels=(0, 64, 128, 192, 256))
 
     @property
     def multiple(self) -> int:
@@ -94,18 +85,18 @@ class DenoiserConfig:
 
 
 def time_features(t: Tensor, n: int) -> Tensor:
-    """Sinusoids of diffusion time: cos and sin of 1000 t · 10000^(−2i/n), i = 0 … n/2−1.
-
-    Args:
-        t: (B,) in [0, 1].
-        n: how many, an even number.
-
-    Returns:
-        (B, n) (Ho et al. 2020, arXiv 2006.11239).
-    """
+    """(B, n), n even: cos and sin of 1000 t · 10000^(−2i/n), i = 0 … n/2−1, for t (B,) in [0, 1]
+    (Ho et al. 2020, arXiv 2006.11239)."""
     exponents = torch.arange(n // 2, device=t.device, dtype=torch.float32) / (n // 2)
     angles = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def zero(*layers: nn.Module) -> None:
+    """Let layers start as 0, bias included."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -128,9 +119,7 @@ class Block(nn.Module):
         self.film = nn.Linear(time_channels, 2 * channels)
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        for layer in (self.film, self.project):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero(self.film, self.project)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
@@ -158,14 +147,14 @@ class Denoiser(nn.Module):
     scale back: blocks, double, join the skip connection → depth-to-space. The last layer starts at
     zero: an untrained network returns base, or 0 without `residual_to_base`.
 
-    Runs in the precision of its surroundings: under `torch.autocast` the layers do, while input and
-    output stay float32.
+    Under `torch.autocast` the layers run in its precision; input and output stay float32.
 
     Args:
         checkpointing: in training, keep only what enters each scale's blocks and compute the rest
-            again on the way back: the same gradients, less memory, about a third more time. May be
-            set later.
+            again on the way back: the same gradients, less memory, about a third more time.
     """
+
+    error_spectra: Tensor
 
     def __init__(self, config: DenoiserConfig, *, checkpointing: bool = False) -> None:
         super().__init__()
@@ -176,7 +165,7 @@ class Denoiser(nn.Module):
         widths, blocks, patch = config.widths, config.blocks, config.patch
         # One entry per scale, finest first: 0 where nothing is concatenated.
         self.cond_channels = config.cond_channels + (0,) * (len(widths) - len(config.cond_channels))
-        time = 4 * widths[0]
+        self.time_channels = time = 4 * widths[0]
         self.time_mlp = nn.Sequential(nn.Linear(time, time), nn.SiLU(), nn.Linear(time, time))
         pixels = config.image_channels * patch**2
         self.stem = nn.Conv2d(2 * pixels, widths[0], 1)
@@ -192,8 +181,7 @@ class Denoiser(nn.Module):
         self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in scales)
         self.norm = ChannelNorm(widths[0])
         self.head = nn.Conv2d(widths[0], (1 + config.gated) * pixels, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        zero(self.head)
 
     def forward(self, z_t: Tensor, t: Tensor, base: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """The prediction of `BlurDiffusion`, in pixel space.
@@ -209,7 +197,7 @@ class Denoiser(nn.Module):
         multiples of patch · 2^(len(widths)−1).
         """
         self._check(z_t, base, pyramid)
-        time = F.silu(self.time_mlp(time_features(t, self.time_mlp[0].in_features).to(z_t.dtype)))
+        time = F.silu(self.time_mlp(time_features(t, self.time_channels).to(z_t.dtype)))
         conditions = iter(pyramid)
         x = self.stem(F.pixel_unshuffle(torch.cat([z_t, base], dim=1), self.config.patch))
         skips = []
@@ -228,7 +216,7 @@ class Denoiser(nn.Module):
             x = x + gate * z_t
         return (base + x if self.config.residual_to_base else x).to(z_t.dtype)
 
-    def _run(self, blocks: Blocks, x: Tensor, time: Tensor) -> Tensor:
+    def _run(self, blocks: nn.Module, x: Tensor, time: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(blocks, x, time, use_reentrant=False)
         return blocks(x, time)

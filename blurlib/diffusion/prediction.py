@@ -112,6 +112,7 @@ class Residual(Prediction):
     """
 
     needs_prior = True
+    prior: Prior
 
     def input(self, u_t: Tensor) -> Tensor:
         gain, input_std, _ = self._wiener

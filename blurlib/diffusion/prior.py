@@ -27,12 +27,9 @@ class Prior(NamedTuple):
 def error_spectrum(error: Tensor) -> Tensor:
     """Mean power of each band of frequencies, in logarithms: (BANDS,), float64, finest first.
 
-    Args:
-        error: (N, C, H, W), pixels. The mean of the picture is in the last band. Bands of waves
-            longer than the pictures get the power of the longest ones there are.
-
-    Raises:
-        ValueError: the error is 0 throughout a band.
+    The error is (N, C, H, W), pixels; its mean is in the last band. Bands of waves longer than the
+    pictures get the power of the longest ones there are. Raises ValueError where the error is 0
+    throughout a band.
     """
     power = dct2(error).double().square().mean(dim=(0, 1)).flatten()
     band = _band(*error.shape[-2:]).round().long().flatten().to(power.device)
@@ -47,23 +44,16 @@ def error_spectrum(error: Tensor) -> Tensor:
 
 
 def error_variance(spectra: Tensor, quality: Tensor, H: int, W: int) -> Tensor:
-    """The variance of a `Prior` for pictures of H×W, linear in logarithms between the bands and
-    between the qualities.
+    """The variance of a `Prior` for pictures of H×W, (B, 1, H, W), float64: linear in logarithms
+    between the bands and between the qualities.
 
     Args:
         spectra: (levels, BANDS), of `error_spectrum`, one per quality 1 … levels.
-        quality: (B,), from 1 to levels.
-
-    Returns:
-        (B, 1, H, W), float64.
-
-    Raises:
-        ValueError: a quality outside of that.
+        quality: (B,), from 1 to levels; ValueError for any other.
     """
     if not ((quality >= 1) & (quality <= len(spectra))).all():
-        raise ValueError(
-            f"the errors are known for qualities 1 to {len(spectra)}, got {quality.tolist()}"
-        )
+        known = f"qualities 1 to {len(spectra)}"
+        raise ValueError(f"the errors are known for {known}, got {quality.tolist()}")
     by_band = _between(spectra.double(), quality.to(spectra.device).double() - 1)
     band = _band(H, W).to(spectra.device)
     variance = band.new_empty(len(by_band), 1, H, W)

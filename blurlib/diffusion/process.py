@@ -63,9 +63,8 @@ class BlurDiffusion:
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}"
-            )
+            known = ", ".join(PREDICTIONS)
+            raise ValueError(f"prediction must be one of {known}, got {self.prediction!r}")
 
     @property
     def needs_prior(self) -> bool:
@@ -83,15 +82,8 @@ class BlurDiffusion:
     # Forward process
 
     def q_sample(self, x: Tensor, t: Time, eps: Tensor) -> Tensor:
-        """z_t = DCT⁻¹(α_t DCT(x)) + σ_t ε: the picture blurred, then covered with noise.
-
-        Args:
-            x: pixels in [−1, 1], (B, 3, H, W).
-            eps: N(0, I), of the same shape.
-
-        Returns:
-            z_t: pixels, of the same shape.
-        """
+        """z_t = DCT⁻¹(α_t DCT(x)) + σ_t ε: the picture blurred, then covered with noise, in pixels.
+        eps: N(0, I), of the shape of x."""
         alpha, sigma = self.marginal(t, *x.shape[-2:]).like(x)
         return idct2(alpha * dct2(x)) + sigma * eps
 
@@ -185,9 +177,8 @@ class BlurDiffusion:
         Raises ValueError for any other weight and for γ ≤ 0.
         """
         if weight not in get_args(LossWeight):
-            raise ValueError(
-                f"weight must be one of {', '.join(get_args(LossWeight))}, got {weight!r}"
-            )
+            known = ", ".join(get_args(LossWeight))
+            raise ValueError(f"weight must be one of {known}, got {weight!r}")
         if not gamma > 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
         t = self.marginal(t, H, W)
@@ -211,11 +202,9 @@ def diffusion_loss(
 
     Args:
         predict: (`network_input` at t, t) → output.
-        x: (B, 3, H, W), pixels in [−1, 1].
-        t: (B,).
-        eps: N(0, I) like x.
-        weight, gamma: of `BlurDiffusion.loss_weight`; None weighs the errors of the output all
-            alike, which is the weight named like the prediction.
+        x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps: N(0, I) like x.
+        weight, gamma: of `BlurDiffusion.loss_weight`; None weighs all errors of the output alike,
+            as does the weight named like the prediction.
     """
     H, W = x.shape[-2:]
     at = process.at(t, H, W)

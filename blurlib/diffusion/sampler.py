@@ -54,15 +54,12 @@ class Sampling:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if not 0 < self.start_scale < math.inf:
-            raise ValueError(
-                f"start_scale must be above 0, such as 0.8 or 1, got {self.start_scale}"
-            )
+            allowed = "above 0, such as 0.8 or 1"
+            raise ValueError(f"start_scale must be {allowed}, got {self.start_scale}")
         for name, kind in (("solver", Solver), ("spacing", Spacing)):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, "
-                    f"got {getattr(self, name)!r}"
-                )
+                wanted, got = ", ".join(get_args(kind)), getattr(self, name)
+                raise ValueError(f"{name} must be one of {wanted}, got {got!r}")
 
     def but(self, **given: Any) -> "Sampling":
         """The same, except for what is given; None leaves a field as it is."""
@@ -107,8 +104,8 @@ def sample(
         predict: (`process.network_input`, which is z_t unless a prior is used, (B, 3, H, W); t
             (B,)) → network output (B, 3, H, W), all in pixel space.
         shape: (B, 3, H, W).
-        dtype, device: of the chain. Its noise is drawn on the CPU, the same for every device, and
-            the coefficients are computed in float64, once per step.
+        dtype, device: of the chain. Noise is drawn on the CPU, the same for every device, and the
+            coefficients are in float64.
 
     Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
     for a shape that is not 4-D.

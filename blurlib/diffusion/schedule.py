@@ -52,7 +52,7 @@ class BlurSchedule:
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_blur_max < math.inf:
             raise ValueError(
-                f"sigma_blur_max must be 0 (no blur) or more pixels, got {self.sigma_blur_max}"
+                f"sigma_blur_max must be 0 (no blur) or more, got {self.sigma_blur_max}"
             )
         if not 0 < self.d_min <= 1:
             raise ValueError(f"d_min must lie in (0, 1], got {self.d_min}")
@@ -80,10 +80,8 @@ class BlurSchedule:
 
         With i = 0 … steps−1:
             "logsnr"   logSNR(t_i) = logSNR(1) + i/steps · (logSNR(0) − logSNR(1));
-            "uniform"  t_i = 1 − i/steps.
-
-        Uniform times end at t = 1/steps, where a picture's detail is still below the noise and x̂ is
-        a mean without it: a chain that is even in log-SNR misses less of the detail.
+            "uniform"  t_i = 1 − i/steps, which ends where a picture's detail is still below the
+            noise and x̂ a mean without it.
 
         Raises ValueError for steps < 1 and for any other spacing.
         """
@@ -96,9 +94,8 @@ class BlurSchedule:
         """The time after a part r of a chain, from 0 (t = 1) to 1 (t = 0), as in `times`: float64,
         of the shape of r. Raises ValueError for any other spacing."""
         if spacing not in get_args(Spacing):
-            raise ValueError(
-                f"spacing must be one of {', '.join(get_args(Spacing))}, got {spacing!r}"
-            )
+            known = ", ".join(get_args(Spacing))
+            raise ValueError(f"spacing must be one of {known}, got {spacing!r}")
         r = as_time(r)
         if spacing == "uniform":
             return 1 - r

@@ -27,8 +27,8 @@ class Tiling:
         tile: side of the tiles at most, in pixels; None takes the whole picture where it fits into
             `memory`, and else the largest tiles that do.
         overlap: pixels that neighbours share, or more. A tile's outer quarter of it counts nothing,
-            the next two quarters fade in: what the network makes of a tile's cut edge is not seen,
-            and an output that depends on less than overlap/4 pixels around it is the same in tiles.
+            the next two quarters fade in: an output that depends on less than overlap/4 pixels
+            around it is the same in tiles.
 
     Raises ValueError, naming the number, for memory or overlap < 1 and tile < 2 · overlap.
     """
@@ -43,9 +43,8 @@ class Tiling:
         if self.overlap < 1:
             raise ValueError(f"overlap must be at least 1 pixel, got {self.overlap}")
         if self.tile is not None and self.tile < 2 * self.overlap:
-            raise ValueError(
-                f"tile must be at least twice the overlap, {2 * self.overlap}, got {self.tile}"
-            )
+            least = 2 * self.overlap
+            raise ValueError(f"tile must be at least twice the overlap, {least}, got {self.tile}")
 
     def side(self, config: DenoiserConfig, B: int, H: int, W: int) -> int:
         """Side of the tiles for pictures (B, 3, H, W): max(H, W) or more where they need none.
@@ -145,8 +144,5 @@ def predict_tiled(
 def _crop(x: Tensor, rows: Span, columns: Span, W: int) -> Tensor:
     """A tile of a map (B, C, H/stride, W/stride)."""
     stride = W // x.shape[-1]
-    return x[
-        ...,
-        rows.start // stride : rows.stop // stride,
-        columns.start // stride : columns.stop // stride,
-    ]
+    down, across = (slice(a.start // stride, a.stop // stride) for a in (rows, columns))
+    return x[..., down, across]

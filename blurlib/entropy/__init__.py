@@ -15,18 +15,7 @@ from blurlib.entropy.model import (
 )
 
 __all__ = [
-    "ContextConfig",
-    "DecodingError",
-    "EntropyConfig",
-    "Hyperprior",
-    "LaplacianEntropyModel",
-    "Latent",
-    "Noise",
-    "PassCoder",
-    "SymbolDecoder",
-    "SymbolEncoder",
-    "Watch",
-    "even_groups",
-    "uneven_groups",
-    "uniform_noise",
-]
+    "ContextConfig", "DecodingError", "EntropyConfig", "Hyperprior", "LaplacianEntropyModel",
+    "Latent", "Noise", "PassCoder", "SymbolDecoder", "SymbolEncoder", "Watch", "even_groups",
+    "uneven_groups", "uniform_noise",
+]  # fmt: skip

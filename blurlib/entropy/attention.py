@@ -1,7 +1,5 @@
 """Masked window attention on any rectangle (Swin's W-MSA and SW-MSA with a key mask)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,13 +11,8 @@ def partition(x: Tensor, window: int, shift: int) -> Tensor:
     """Cut a map into square windows, zero-padded to whole windows.
 
     A shifted partition pads `shift` rows and columns at the top left instead of rolling the map:
-    windows at the border are then simply smaller, and nothing wraps around.
-
-    Args:
-        x: (B, H, W, C).
-
-    Returns:
-        (B · n_windows, window², C).
+    windows at the border are then simply smaller, and nothing wraps around. (B, H, W, C) to
+    (B · n_windows, window², C).
     """
     B, H, W, C = x.shape
     bottom, right = -(H + shift) % window, -(W + shift) % window
@@ -63,18 +56,12 @@ class WindowAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)  # no bias: "no key" must stay exactly 0
 
     def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
-        """Attend within windows.
-
-        Args:
-            x: (B, H, W, C).
-            admissible: (H, W) bool, True where a key may be looked at.
-            position: positional encoding of the same window.
-        """
+        """x: (B, H, W, C); admissible: (H, W) bool, True where a key may be looked at; position:
+        of the same window."""
         B, H, W, C = x.shape
         windows = partition(x, self.window, self.shift)
-        q, k, v = (
-            self.qkv(windows).unflatten(-1, (3, self.heads, C // self.heads)).permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, C // self.heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)
         bias, has_key = self._bias(admissible, position.bias(), B)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -97,9 +84,8 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
         self.attention = WindowAttention(dim, heads, window, shift)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-        )
+        expand, project = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), expand, nn.GELU(), project)
 
     def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
         x = x + self.attention(self.norm_attention(x), admissible, position)

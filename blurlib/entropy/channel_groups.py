@@ -1,7 +1,5 @@
 """Channel groups of the latent: uneven as in the paper, or even for comparison."""
 
-from __future__ import annotations
-
 UNEVEN_HEAD = (16, 16, 32, 64)  # ELIC (He et al. 2022); the fifth group takes the other M - 128
 
 
@@ -12,13 +10,8 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def uneven_groups(M: int) -> tuple[int, ...]:
-    """Groups (16, 16, 32, 64, M - 128).
-
-    Early groups carry most of the bits, so they are small: what they decode helps all the rest.
-
-    Raises:
-        ValueError: M <= 128 leaves nothing for the fifth group; M is not a whole number.
-    """
+    """Groups (16, 16, 32, 64, M - 128): early ones carry most of the bits, so they are small, and
+    what they decode helps all the rest. ValueError unless M is a whole number above 128."""
     if not isinstance(M, int) or M <= sum(UNEVEN_HEAD):
         raise ValueError(
             f"M is {M!r}: the uneven groups 16, 16, 32, 64, M-128 need M > {sum(UNEVEN_HEAD)}, a "
@@ -29,10 +22,7 @@ def uneven_groups(M: int) -> tuple[int, ...]:
 
 def even_groups(M: int, count: int) -> tuple[int, ...]:
     """`count` groups of M / count channels each; what is left over goes to the first, one each.
-
-    Raises:
-        ValueError: count is not from 1 to M.
-    """
+    ValueError unless count is from 1 to M."""
     if not isinstance(count, int) or not 1 <= count <= M:
         raise ValueError(f"count is {count!r}: there can be 1 to M = {M} even groups")
     size, larger = divmod(M, count)

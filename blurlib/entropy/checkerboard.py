@@ -7,8 +7,6 @@ Anchors are the positions with an even coordinate sum, the parity CompressAI cal
     A N A N      N: decoded second, seeing every anchor
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,10 +33,7 @@ class CheckerboardConv2d(nn.Conv2d):
 
     On an input that is zero outside the anchors, its output at a non-anchor sees every anchor in
     the kernel; its output *at an anchor* is exactly its bias, because every tap falls on a zero.
-
-    Args:
-        in_channels, out_channels: as `torch.nn.Conv2d`.
-        kernel_size: odd; "same" padding keeps the size.
+    `kernel_size` is odd; padding keeps the size.
     """
 
     mask: Tensor

@@ -6,10 +6,9 @@ rounding noise of 1e-15 in the networks almost never reaches it; and the grid is
 rationals, so that it is the same on every machine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
+from typing import Any
 
 import constriction
 import numpy as np
@@ -31,7 +30,7 @@ SIGMA_TABLE = np.round(
 _GAUSSIAN = constriction.stream.model.QuantizedGaussian(-MAX_SYMBOL, MAX_SYMBOL)
 
 
-def _categorical(probabilities: np.ndarray):
+def _categorical(probabilities: np.ndarray) -> Any:
     return constriction.stream.model.Categorical(probabilities, perfect=False)
 
 
@@ -62,13 +61,13 @@ def uniform_noise(like: Tensor) -> Tensor:
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bound = bound
         return x.clamp_min(bound)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         # Descent goes against the gradient: a negative one raises x.
         return gradient * ((x >= ctx.bound) | (gradient < 0)), None
@@ -127,11 +126,8 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads symbols back in the order they were appended.
-
-    Raises:
-        DecodingError: the bytes are impossible under the model.
-    """
+    """Reads symbols back in the order they were appended; DecodingError where the bytes are
+    impossible under the model."""
 
     def __init__(self, data: bytes):
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4")
@@ -147,7 +143,7 @@ class SymbolDecoder:
         """Symbols (count,), all under the same `probabilities` (alphabet,)."""
         return self._decode(_categorical(probabilities), count)
 
-    def _decode(self, model, *arguments) -> np.ndarray:
+    def _decode(self, model: Any, *arguments: Any) -> np.ndarray:
         try:
             return self._coder.decode(model, *arguments)
         except AssertionError as error:  # constriction's word for invalid data

@@ -1,7 +1,5 @@
 """What is known before a symbol is decoded: channel, local and global context of one group."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -56,9 +54,8 @@ class ContextConfig:
             allowed = ", ".join(map(repr, ENCODINGS))
             raise ValueError(f"position is {self.position!r}: it must be one of {allowed}")
         if self.attention % self.heads:
-            raise ValueError(
-                f"attention is {self.attention}: it must be 0 or a multiple of {self.heads} (heads)"
-            )
+            allowed = f"0 or a multiple of {self.heads} (heads)"
+            raise ValueError(f"attention is {self.attention}: it must be {allowed}")
         if self.attention and self.keys == "non-anchors" and not self.local:
             raise ValueError(
                 "keys is 'non-anchors' and local is 0: without local context the non-anchors know "
@@ -77,7 +74,7 @@ class Gaussian(NamedTuple):
     mu: Tensor
     log2_sigma: Tensor
 
-    def scaled(self, gain: Tensor) -> Gaussian:
+    def scaled(self, gain: Tensor) -> "Gaussian":
         """Of gain · y instead of y; gain > 0."""
         return Gaussian(self.mu * gain, self.log2_sigma + gain.log2())
 
@@ -99,12 +96,12 @@ class GlobalContext(nn.Module):
         self.embed_known = nn.Conv2d(known, dim, 1)
         # One for the group: of the Laplacian, A_j and σ_j.
         self.position = ENCODINGS[config.position](window, heads, dim // heads)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2)
-        )
+        blocks = (TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, y_anchor: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
-        anchors = anchor_mask(*y_anchor.shape[-2:], device=y_anchor.device)
+        H, W = y_anchor.shape[-2:]
+        anchors = anchor_mask(H, W, y_anchor.device)
         tokens = self.embed_known(known)
         if self.embed_anchor is not None:
             tokens = tokens + torch.where(anchors, self.embed_anchor(y_anchor), 0)
@@ -120,10 +117,8 @@ class GlobalContext(nn.Module):
 class GroupContext(nn.Module):
     """Everything that predicts one channel group, in two checkerboard passes or in one pass.
 
-    Args:
-        previous: channels of all earlier groups (0 for the first).
-        group: channels of this group.
-        config: which contexts there are; those that are off are None here.
+    `previous` counts the channels of all earlier groups, `group` those of this one. Contexts that
+    are off are None here.
     """
 
     def __init__(self, previous: int, group: int, config: ContextConfig):
@@ -131,7 +126,7 @@ class GroupContext(nn.Module):
         has_channel = previous > 0 and config.channel > 0
         known = config.hyper + (config.channel if has_channel else 0)
         # The paper's g_ch, g_ls, g_gs and g_ep.
-        self.channel = _channel_context(previous, config) if has_channel else None
+        self.channel = _channel_context(previous, config.channel) if has_channel else None
         self.local = CheckerboardConv2d(group, config.local) if config.local else None
         self.global_ = GlobalContext(group, known, config) if config.attention else None
         self.spatial_channels = config.local + config.attention
@@ -164,10 +159,7 @@ class GroupContext(nn.Module):
         return Gaussian(*self.parameters_(torch.cat([known, *spatial], 1)).chunk(2, 1))
 
 
-def _channel_context(previous: int, config: ContextConfig) -> nn.Module:
+def _channel_context(previous: int, width: int) -> nn.Module:
     """g_ch: two 3×3 convolutions over the groups already decoded."""
-    return nn.Sequential(
-        nn.Conv2d(previous, config.channel, 3, padding=1),
-        nn.GELU(),
-        nn.Conv2d(config.channel, config.channel, 3, padding=1),
-    )
+    first = nn.Conv2d(previous, width, 3, padding=1)
+    return nn.Sequential(first, nn.GELU(), nn.Conv2d(width, width, 3, padding=1))

@@ -1,7 +1,5 @@
 """The hyper-latent: a learned density for each channel of z, coded with frozen integer tables."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

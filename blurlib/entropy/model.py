@@ -4,11 +4,9 @@ Training, evaluation, encoding and decoding all take the same walk over the pass
 only in where a pass gets its values from.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -96,14 +94,14 @@ class Latent(NamedTuple):
         y_hat: quantised latent (B, M, H, W).
         bits_y, bits_z: estimated bits per image, (B,).
         passes: the coded passes in order (empty in training).
-        z_symbols: hyper-latent symbols (B, N, h, w), from 0 (None in training).
+        z_symbols: hyper-latent symbols (B, N, h, w), from 0 (empty in training).
     """
 
     y_hat: Tensor
     bits_y: Tensor
     bits_z: Tensor
     passes: tuple[CodedPass, ...] = ()
-    z_symbols: Tensor | None = None
+    z_symbols: Tensor = torch.empty(0)
 
     def bits_per_position(self) -> Tensor:
         """Estimated bits of ŷ at every latent position, all channels together, (B, H, W)."""
@@ -125,7 +123,7 @@ class Hyperprior(NamedTuple):
     """What is known of y before its first symbol is decoded.
 
     Attributes:
-        features: hyperprior features h_s(ẑ), (B, config.context.hyper, H, W).
+        features: h_s(ẑ), (B, config.context.hyper, H, W).
         gain: what y was multiplied with for its quality, (B, M, 1, 1). The context networks work on
             y / gain, whose scale is the same at every quality.
     """
@@ -147,9 +145,10 @@ class LaplacianEntropyModel(nn.Module):
     these parts as the configuration has.
 
     For coding the networks run in float64 (`BlurCodec.code_in`) and their outputs are snapped to a
-    grid of 1/16. How rarely rounding noise gets past that is derived and measured in
-    `experiments.portability.bound`.
+    grid of 1/16, which rounding noise rarely gets past (`experiments.portability.bound`).
     """
+
+    groups: Sequence[GroupContext]
 
     def __init__(self, config: EntropyConfig):
         super().__init__()
@@ -157,28 +156,19 @@ class LaplacianEntropyModel(nn.Module):
         self.hyper_latent = HyperLatent(config.N)
         starts = np.cumsum((0, *config.groups)).tolist()
         self.channels = [slice(a, b) for a, b in itertools.pairwise(starts)]
-        self.groups = nn.ModuleList(
-            GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels
-        )
+        groups = (GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels)
+        self.groups = nn.ModuleList(groups)  # type: ignore[assignment]
 
     def walk(self, hyperprior: Hyperprior, code: PassCoder) -> Tensor:
-        """Visit the passes in coding order: group 1 anchors, group 1 non-anchors, group 2 …
-
-        Without a checkerboard a group is one pass over all positions.
-
-        Args:
-            code: called once per pass.
-
-        Returns:
-            ŷ (B, M, H, W).
+        """ŷ (B, M, H, W), by `code` of one pass after the other: group 1 anchors, group 1
+        non-anchors, group 2 … Without a checkerboard a group is one pass over all positions.
         """
         features, gain = hyperprior
         B, _, H, W = features.shape
         masks = pass_masks(H, W, self.config.context.checkerboard, features.device)
         y_hat = features.new_zeros(B, 0, H, W)
-        for channels, size, group in zip(
-            self.channels, self.config.groups, self.groups, strict=True
-        ):
+        parts = zip(self.channels, self.config.groups, self.groups, strict=True)
+        for channels, size, group in parts:
             own = gain[:, channels]
             known = group.known(features, y_hat / gain[:, : channels.start])
             y_group = features.new_zeros(B, size, H, W)
@@ -271,7 +261,6 @@ class LaplacianEntropyModel(nn.Module):
         watch: Watch = lambda code: code,
     ) -> Latent:
         """The same walk with residuals read from a stream; those of a batch, image after image.
-
         `watch` is called when the walk begins, and what it returns codes every pass.
         """
 
@@ -306,9 +295,8 @@ class LaplacianEntropyModel(nn.Module):
         """One range-coded stream with the passes of one image in order."""
         encoder = SymbolEncoder()
         for coded in latent.passes:
-            encoder.gaussian(
-                coded.residual.cpu().numpy().ravel(), coded.sigma.double().cpu().numpy().ravel()
-            )
+            residual, sigma = coded.residual.cpu(), coded.sigma.double().cpu()
+            encoder.gaussian(residual.numpy().ravel(), sigma.numpy().ravel())
         return encoder.to_bytes()
 
     def encode_z(self, latent: Latent) -> bytes:
@@ -330,9 +318,9 @@ class LaplacianEntropyModel(nn.Module):
     def start_at(self, sigma: Tensor) -> None:
         """Before training: let every channel's σ start near `sigma`, (M,), for a gain of 1."""
         for channels, group in zip(self.channels, self.groups, strict=True):
-            last = group.parameters_[-1]
-            last.bias.zero_()
-            last.bias[channels.stop - channels.start :] = sigma[channels].clamp_min(1e-3).log2()
+            *_, bias = group.parameters_.parameters()
+            bias.zero_()
+            bias[channels.stop - channels.start :] = sigma[channels].clamp_min(1e-3).log2()
 
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""

@@ -4,8 +4,6 @@ An encoding may add to the logits, turn queries and keys before their product, o
 and `rotate(q, k)`. Each channel group has its own, shared by its attention blocks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -14,11 +12,7 @@ from torch import Tensor, nn
 
 
 def window_offsets(window: int) -> Tensor:
-    """Relative positions of every key seen from every query in a square window.
-
-    Returns:
-        (window², window², 2) int64: [query, key] -> (dy, dx), tokens in row-major order.
-    """
+    """(window², window², 2) int64: (dy, dx) of every [query, key], tokens in row-major order."""
     token = window_positions(window)
     return token[None, :, :] - token[:, None, :]
 
@@ -30,10 +24,8 @@ def window_positions(window: int) -> Tensor:
 
 
 class PositionalEncoding(nn.Module):
-    """How attention knows where a key lies. This base adds and turns nothing: the encoding "none".
-
-    Args:
-        window: side of the attention window, in latent positions.
+    """How attention knows where a key lies, in windows of `window` × `window` latent positions.
+    This base adds and turns nothing: the encoding "none".
     """
 
     distance: Tensor
@@ -58,11 +50,8 @@ class LaplacianPosition(PositionalEncoding):
         f(dx, dy) = A_j · exp(−(|dx| + |dy|) / (2 σ_j²))
 
     A_j and σ_j are learned; A_j is not bounded, since a bias re-weights keys by e^{A_j} at most.
-    σ_j is stored as its logarithm and so stays positive. The heads share them.
-
-    Args:
-        window: side of the attention window, in latent positions.
-        amplitude, sigma: initial A_j and σ_j.
+    σ_j is stored as its logarithm and so stays positive. The heads share them; `amplitude` and
+    `sigma` are their values at the start.
     """
 
     def __init__(self, window: int, amplitude: float = 1.0, sigma: float = 1.5):

@@ -17,16 +17,19 @@ Method = Literal["akima", "pchip"]
 
 @dataclass(frozen=True)
 class BdRate:
-    """A BD-rate and what it was averaged over."""
+    """A BD-rate and what it was averaged over.
+
+    Attributes:
+        value: in per cent; negative: the test codec needs fewer bits than the anchor.
+        low, high: the interval of quality averaged over, in the unit of the input.
+        f_anchor, f_test: log₁₀ of the rate over quality; their knots ``x`` are the points.
+    """
 
     value: float
-    """In per cent; negative: the test codec needs fewer bits than the anchor."""
     low: float
     high: float
-    """The interval of quality averaged over, in the unit of the input."""
     f_anchor: PPoly = field(compare=False, repr=False)
     f_test: PPoly = field(compare=False, repr=False)
-    """The smooth curves: log₁₀ of the rate over quality; their knots ``x`` are the points."""
 
 
 def bd_rate(
@@ -55,16 +58,9 @@ def bd_rate(
     rate_t, quality_t = _checked(test, "test")
     span_a, span_t = (quality_a[0], quality_a[-1]), (quality_t[0], quality_t[-1])
     _refuse_apart(span_a, span_t, "")
-    _, f_a, f_t = bjontegaard.bd_rate(
-        rate_a,
-        quality_a,
-        rate_t,
-        quality_t,
-        method=method,
-        require_matching_points=False,
-        interpolators=True,
-        min_overlap=0,
-    )
+    curves = rate_a, quality_a, rate_t, quality_t
+    how = {"require_matching_points": False, "interpolators": True, "min_overlap": 0}
+    _, f_a, f_t = bjontegaard.bd_rate(*curves, method=method, **how)
     if rates is not None:
         span_a = _cut(f_a, rate_a, quality_a, rates, "anchor")
         span_t = _cut(f_t, rate_t, quality_t, rates, "test")
@@ -104,7 +100,9 @@ def _checked(points: ArrayLike, name: str) -> tuple[np.ndarray, np.ndarray]:
     return rate, quality
 
 
-def _cut(f, rate: np.ndarray, quality: np.ndarray, rates: tuple[float, float], name: str):
+def _cut(
+    f: PPoly, rate: np.ndarray, quality: np.ndarray, rates: tuple[float, float], name: str
+) -> tuple[float, float]:
     """The curve's span of quality while its rate is inside ``rates``."""
     low, high = rates
     if not 0 < low < high:

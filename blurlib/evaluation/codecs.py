@@ -6,6 +6,7 @@ use one thread where their number could change the bytes.
 
 import importlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -26,7 +27,7 @@ from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import Sampling, Tiling
 
 Extra = Callable[[Tensor, float, bytes], Mapping[str, Any]]
-"""(image, quality, file) → values worth keeping beside a row, such as a rate estimate."""
+"""(image, quality, file) → values worth keeping beside a row."""
 
 
 class MissingCodecError(ValueError):
@@ -51,16 +52,13 @@ class Codec(Protocol):
     def decode(self, data: bytes) -> Tensor: ...
 
 
-# ---------------------------------------------------------------- other people's
-
-
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(ABC):
     """A codec that is not ours, with fixed options.
 
     Attributes:
         library: what encodes, inside the Python package.
-        qualities: the usual ones; they span about 0.1 to 1.5 bpp on photographs.
+        qualities: the usual ones, about 0.1 to 1.5 bpp on photographs.
         scale: all that its integer quality can be.
     """
 
@@ -71,20 +69,22 @@ class Baseline:
     scale: range = range(101)
     package: ClassVar[str] = "pillow"
 
+    @abstractmethod
+    def has_library(self) -> bool: ...
+
+    @abstractmethod
+    def encode(self, image: Tensor, quality: float) -> bytes: ...
+
     def prepare(self) -> None:
         """MissingCodecError, with what would help, where this codec cannot run."""
-        if not self._has_library():
-            raise MissingCodecError(
-                f"{self.name}: this {self.package} was built without {self.library}: "
-                f"pip install --upgrade {self.package}"
-            )
+        if not self.has_library():
+            missing = f"this {self.package} was built without {self.library}"
+            raise MissingCodecError(f"{self.name}: {missing}: pip install --upgrade {self.package}")
 
     def _checked(self, quality: float) -> int:
         if quality not in self.scale:
-            raise ValueError(
-                f"{self.name}: quality is an integer in {self.scale[0]}..{self.scale[-1]}, "
-                f"got {quality}"
-            )
+            scale = f"{self.scale[0]}..{self.scale[-1]}"
+            raise ValueError(f"{self.name}: quality is an integer in {scale}, got {quality}")
         return int(quality)
 
     def _module(self) -> ModuleType:
@@ -100,7 +100,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class PillowCodec(Baseline):
-    """A format of Pillow. ``library`` is what is behind it, by its name in PIL.features."""
+    """A format of Pillow; ``library`` is by its name in PIL.features."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -108,8 +108,8 @@ class PillowCodec(Baseline):
         library = f"{self.library} {features.version(self.library)}"
         return {**self.options, "library": library, "package": f"pillow {PIL.__version__}"}
 
-    def _has_library(self) -> bool:
-        return features.check(self.library)
+    def has_library(self) -> bool:
+        return bool(features.check(self.library))
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self._save(image, quality=self._checked(quality))
@@ -128,8 +128,8 @@ class PillowCodec(Baseline):
 class Jpeg2000Codec(PillowCodec):
     """JPEG 2000 by OpenJPEG: 9/7 wavelet and colour transform; a bare codestream, without boxes.
 
-    ``quality`` is the target in bits per pixel, a real number in (0, 24]. OpenJPEG's other
-    target, a PSNR, took about half as many bytes again on Kodak photos at equal mean PSNR.
+    ``quality`` is the target in bits per pixel, in (0, 24]. OpenJPEG's other target, a PSNR, took
+    about half as many bytes again on Kodak photos at equal mean PSNR.
     """
 
     @property
@@ -166,15 +166,13 @@ class JpegXlCodec(Baseline):
             "package": f"imagecodecs {imagecodecs.__version__}",
         }
 
-    def _has_library(self) -> bool:
+    def has_library(self) -> bool:
         return self._module().JPEGXL.available
 
     def encode(self, image: Tensor, quality: float) -> bytes:
-        level = self._checked(quality)
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
-        options = {**self.options, "lossless": False, "usecontainer": False}
-        encode = self._module().jpegxl_encode
-        return encode(pixels, level=level, numthreads=1, **options)
+        pixels, level = image.permute(1, 2, 0).contiguous().numpy(), self._checked(quality)
+        options = {**self.options, "lossless": False, "usecontainer": False, "numthreads": 1}
+        return self._module().jpegxl_encode(pixels, level=level, **options)
 
     def decode(self, data: bytes) -> Tensor:
         pixels = self._module().jpegxl_decode(data, numthreads=1)
@@ -189,30 +187,25 @@ class HeicCodec(Baseline):
     """
 
     package = "pillow-heif"
-    chroma = 420
 
     @property
     def settings(self) -> Mapping[str, Any]:
         info = self._module().libheif_info()
         return {
             **self.options,
-            "chroma": self.chroma,
+            "chroma": 420,
             "encoder": info["HEIF"],
             "library": f"libheif {info['libheif']}",
             "package": f"pillow-heif {metadata.version('pillow-heif')}",
         }
 
-    def _has_library(self) -> bool:
+    def has_library(self) -> bool:
         return self.library in self._module().libheif_info()["HEIF"]
 
     def encode(self, image: Tensor, quality: float) -> bytes:
-        quality, (height, width) = self._checked(quality), image.shape[-2:]
-        pixels = image.permute(1, 2, 0).contiguous().numpy().tobytes()
-        heif = self._module()
-        picture = heif.from_bytes(mode="RGB", size=(width, height), data=pixels)
-        buffer = io.BytesIO()
-        # pillow-heif writes into the options it is given.
-        picture.save(buffer, quality=quality, chroma=self.chroma, enc_params=dict(self.options))
+        picture, buffer = self._module().from_pillow(images.to_pillow(image)), io.BytesIO()
+        own = dict(self.options)  # which pillow-heif writes into
+        picture.save(buffer, quality=self._checked(quality), chroma=420, enc_params=own)
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> Tensor:
@@ -221,36 +214,27 @@ class HeicCodec(Baseline):
 
 
 JPEG = PillowCodec(
-    "jpeg",
-    "libjpeg_turbo",
-    (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88),
-    {"subsampling": "4:2:0", "optimize": True},
-    range(1, 101),
-)
+    "jpeg", "libjpeg_turbo", (5, 8, 12, 18, 26, 36, 48, 60, 70, 80, 88),
+    {"subsampling": "4:2:0", "optimize": True}, range(1, 101),
+)  # fmt: skip
 JPEG_2000 = Jpeg2000Codec(
-    "jpeg2000",
-    "jpg_2000",
-    (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5),
+    "jpeg2000", "jpg_2000", (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5),
     {"irreversible": True, "mct": 1, "no_jp2": True, "quality_mode": "rates"},
-)
+)  # fmt: skip
 WEBP = PillowCodec("webp", "webp", (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88), {"method": 6})
+# One thread each: AVIF's bytes may depend on how many there are, and x265 codes other bytes with a
+# pool of them (wavefronts) than without.
 AVIF = PillowCodec(
-    "avif",
-    "avif",
-    (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82),
-    # One thread, because the number of threads may change AVIF's bytes.
+    "avif", "avif", (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82),
     {"speed": 6, "subsampling": "4:2:0", "max_threads": 1},
-)
+)  # fmt: skip
 JPEG_XL = JpegXlCodec(
     "jpegxl", "libjxl", (5, 10, 15, 20, 30, 42, 55, 65, 74, 80, 84), {"effort": 7}, range(100)
 )
 HEIC = HeicCodec(
-    "heic",
-    "x265",
-    (8, 13, 18, 23, 28, 33, 38, 42, 46, 50, 53),
-    # One thread; x265 codes other bytes with a pool of them (wavefronts) than without.
+    "heic", "x265", (8, 13, 18, 23, 28, 33, 38, 42, 46, 50, 53),
     {"preset": "slow", "tune": "ssim", "x265:pools": "none", "x265:frame-threads": "1"},
-)
+)  # fmt: skip
 
 KNOWN = (
     *(JPEG, JPEG_2000, WEBP, AVIF, JPEG_XL, HEIC),
@@ -265,7 +249,7 @@ BASELINES = (JPEG, WEBP, AVIF)
 
 
 class Match(NamedTuple):
-    """A file found by `match_bytes`; ``fits`` says whether it is within the target."""
+    """A file found by `match_bytes`, and whether it is within the target."""
 
     quality: int
     data: bytes
@@ -275,8 +259,7 @@ class Match(NamedTuple):
 def match_bytes(codec: Baseline, image: Tensor, target_bytes: int) -> Match:
     """The largest file of at most ``target_bytes``; if none is so small, the smallest file.
 
-    Bisection over the integer qualities: at most eight encodings for a scale of 101. Sizes grow
-    with quality but for steps of a few bytes, and the answer is the best of the files tried.
+    By bisection, and the best of the files tried: sizes may step back by a few bytes.
     """
     tried: list[Match] = []
     low, high = codec.scale[0], codec.scale[-1]
@@ -285,13 +268,9 @@ def match_bytes(codec: Baseline, image: Tensor, target_bytes: int) -> Match:
         data = codec.encode(image, quality)
         tried.append(Match(quality, data, len(data) <= target_bytes))
         low, high = (quality + 1, high) if tried[-1].fits else (low, quality - 1)
-    fitting = [match for match in tried if match.fits]
-    if fitting:
+    if fitting := [match for match in tried if match.fits]:
         return max(fitting, key=lambda match: (len(match.data), match.quality))
     return min(tried, key=lambda match: len(match.data))
-
-
-# ---------------------------------------------------------------- ours
 
 
 @dataclass(frozen=True)
@@ -301,10 +280,9 @@ class BlurlibCodec:
     Attributes:
         model: name of the codec's weights, for the name of the results file.
         codec: in eval mode.
-        on_top: the decoder that goes on from the direct one; None is the direct one alone.
-        on_top_sha256: of its weights.
-        sampling: how it is run, if it is a diffusion decoder; None is what suits its weights.
-        tiling: the memory it may take.
+        on_top, on_top_sha256: the decoder that goes on from the direct one, if any; its weights'.
+        sampling: how a diffusion decoder is run; None is what suits its weights.
+        tiling: the memory that `on_top` may take.
         effort: of the encoder.
     """
 
@@ -323,25 +301,24 @@ class BlurlibCodec:
     @property
     def decoder(self) -> str:
         """ "direct", "deterministic" or "diffusion"."""
-        if self.on_top is None:
-            return "direct"
-        return "diffusion" if isinstance(self.on_top, DiffusionDecoder) else "deterministic"
+        names = {DiffusionDecoder: "diffusion", DeterministicDecoder: "deterministic"}
+        return names.get(type(self.on_top), "direct")
 
     @property
     def name(self) -> str:
-        """Isotropic diffusion goes by a name of its own, to stand beside that with blur; so does
-        an effort other than the usual one."""
-        isotropic = self.decoder == "diffusion" and not self.on_top.process.schedule.sigma_blur_max
-        effort = "" if self.effort == 1 else f"-effort{self.effort}"
-        return f"{self.model}-{'isotropic' if isotropic else self.decoder}{effort}"
+        """Isotropic diffusion has a name of its own, and so has an effort other than usual."""
+        decoder, effort = self.decoder, "" if self.effort == 1 else f"-effort{self.effort}"
+        if isinstance(self.on_top, DiffusionDecoder):
+            decoder = "diffusion" if self.on_top.process.schedule.sigma_blur_max else "isotropic"
+        return f"{self.model}-{decoder}{effort}"
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        how = {"decoder": self.decoder, "effort": self.effort}
+        how: dict[str, Any] = {"decoder": self.decoder, "effort": self.effort}
         if self.on_top is None:
             objective = self.codec.objective
             return {**how, "objective": objective and objective.distortion}
-        sampling = asdict(self.sampling) if self.decoder == "diffusion" else {}
+        sampling = asdict(self.sampling) if self.sampling else {}
         weights = {"denoiser": self.on_top_sha256, "memory": self.tiling.memory}
         return {**how, **weights, **sampling}
 
@@ -349,8 +326,7 @@ class BlurlibCodec:
         return self.codec.compress(images.to_float(image)[None], quality, effort=self.effort)
 
     def decode(self, data: bytes) -> Tensor:
-        output = self.codec.decompress(data)
-        return images.to_uint8(self.picture(output)[0])
+        return images.to_uint8(self.picture(self.codec.decompress(data))[0])
 
     def picture(self, output: CodecOutput) -> Tensor:
         """(B, 3, H, W), about [0, 1], of what the codec decoded."""
@@ -366,9 +342,6 @@ class BlurlibCodec:
         return {"estimated_bytes": round((latent.bits_y + latent.bits_z).item() / 8, 2)}
 
 
-# ---------------------------------------------------------------- by name
-
-
 class Selection(NamedTuple):
     """A codec, its usual qualities, and what goes with them into a results file."""
 
@@ -381,7 +354,7 @@ class Selection(NamedTuple):
 
 def available() -> dict[str, str | None]:
     """Every codec of `KNOWN` → None, or why it cannot run here and what would help."""
-    reasons: dict[str, str | None] = dict.fromkeys(codec.name for codec in KNOWN)
+    reasons: dict[str, str | None] = {codec.name: None for codec in KNOWN}
     for codec in KNOWN:
         try:
             codec.prepare()
@@ -403,9 +376,8 @@ def select(
     Args:
         decoder: of our models: "direct", "diffusion", or "deterministic".
         denoiser: weights of the latter two, by name or file.
-        sampling: what is to differ from the `Sampling` that suits a diffusion decoder's weights.
-        tiling: the memory that either may take.
-        effort: of our encoder.
+        sampling: fields of `Sampling` to differ from those that suit the diffusion's weights.
+        tiling, effort: as of `BlurlibCodec`.
 
     Raises:
         MissingCodecError: a baseline that cannot run here; the message says what to install.
@@ -418,11 +390,9 @@ def select(
     try:
         codec = zoo.load(name)
     except zoo.WeightsError as error:
-        raise ValueError(
-            f"no codec {name!r}: there are {', '.join(baselines)}; or {error}"
-        ) from error
-    how = {"tiling": tiling or Tiling(), "effort": effort}
-    ours = BlurlibCodec(Path(name).stem, codec, **how)
+        known = ", ".join(baselines)
+        raise ValueError(f"no codec {name!r}: there are {known}; or {error}") from error
+    ours = BlurlibCodec(Path(name).stem, codec, tiling=tiling or Tiling(), effort=effort)
     if decoder != "direct":
         load = zoo.load_denoiser if decoder == "diffusion" else zoo.load_deterministic
         on_top = load(denoiser)
@@ -431,9 +401,9 @@ def select(
                 f"{denoiser} was trained for codec {on_top.codec_id.hex()}, and {name} is "
                 f"{codec.model_id.hex()}: name the denoiser of that codec"
             )
-        if decoder == "diffusion":
-            how["sampling"] = on_top.sampling.but(**sampling or {})
-        ours = BlurlibCodec(ours.model, codec, on_top, zoo.sha256(denoiser), **how)
+        ours = replace(ours, on_top=on_top, on_top_sha256=zoo.sha256(denoiser))
+    if ours.sampling:
+        ours = replace(ours, sampling=ours.sampling.but(**sampling or {}))
     seed = ours.sampling.seed if ours.sampling else None
     qualities = [float(level) for level in range(1, codec.config.levels + 1)]
     return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)

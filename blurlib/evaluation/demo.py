@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,36 +11,29 @@ from torch import Tensor
 from blurlib import checkpoints, images
 from blurlib.codec import zoo
 from blurlib.evaluation.codecs import BASELINES, BlurlibCodec, match_bytes
-from blurlib.evaluation.measure import compare
+from blurlib.evaluation.measure import Comparison, compare
 from blurlib.files import atomic_write
 
 NAMES = ("blurlib direct", "blurlib diffusion", *(b.name.upper() for b in BASELINES))
 
 
 class Entry(NamedTuple):
-    """One way to code the photo: its file's size, its picture, and how close that is."""
+    """One way to code the photo: its picture, its file's size and how close it is."""
 
     name: str
-    bytes: int
     image: Tensor
-    bpp: float
-    psnr: float
-    ms_ssim: float
+    found: Comparison
 
     @property
     def similarity(self) -> str:
         """MS-SSIM as text; n/a where the photo is too small for it."""
-        return "n/a" if math.isnan(self.ms_ssim) else f"{self.ms_ssim:.4f}"
+        return "n/a" if math.isnan(self.found.ms_ssim) else f"{self.found.ms_ssim:.4f}"
 
     def row(self) -> dict[str, str | int]:
         """A line of the demo's table."""
-        return {
-            "codec": self.name,
-            "bytes": self.bytes,
-            "bpp": f"{self.bpp:.3f}",
-            "PSNR": f"{self.psnr:.2f} dB",
-            "MS-SSIM": self.similarity,
-        }
+        size, bpp, psnr, *_ = self.found
+        numbers = {"bpp": f"{bpp:.3f}", "PSNR": f"{psnr:.2f} dB", "MS-SSIM": self.similarity}
+        return {"codec": self.name, "bytes": size, **numbers}
 
 
 def outputs(out: Path) -> list[Path]:
@@ -53,10 +47,8 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
 
     steps: of the diffusion decoder; None is what suits its weights.
     """
-    codec, diffusion = zoo.load(), zoo.load_denoiser()
-    direct = BlurlibCodec(checkpoints.CODEC, codec)
-    how = diffusion.sampling.but(steps=steps)
-    perceptual = BlurlibCodec(checkpoints.CODEC, codec, diffusion, sampling=how)
+    direct, diffusion = BlurlibCodec(checkpoints.CODEC, zoo.load()), zoo.load_denoiser()
+    perceptual = replace(direct, on_top=diffusion, sampling=diffusion.sampling.but(steps=steps))
     data = direct.encode(image, quality)
     atomic_write(out / "photo.blur", data, overwrite=True)
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):
@@ -69,16 +61,12 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
 
 def panels(original: Tensor, entries: Sequence[Entry], size: int = 288) -> list[tuple]:
     """The same crop of the photo and of every entry: (title, caption, image) each."""
-    height, width = original.shape[1:]
-    top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
-
-    def crop(image: Tensor) -> Tensor:
-        return image[:, top : top + size, left : left + size]
-
-    shown = [("original", f"{height * width * 3:,} bytes", crop(original))]
+    height, width = (min(size, side) for side in original.shape[1:])
+    shown = [("original", f"{original.numel():,} bytes", images.centre(original, height, width))]
     for entry in entries:
-        caption = f"{entry.bytes:,} bytes, {entry.psnr:.1f} dB, MS-SSIM {entry.similarity}"
-        shown.append((entry.name, caption, crop(entry.image)))
+        quality = f"{entry.found.psnr:.1f} dB, MS-SSIM {entry.similarity}"
+        crop = images.centre(entry.image, height, width)
+        shown.append((entry.name, f"{entry.found.bytes:,} bytes, {quality}", crop))
     return shown
 
 
@@ -88,5 +76,4 @@ def _picture(out: Path, name: str) -> Path:
 
 def _entry(name: str, data: bytes, image: Tensor, decoded: Tensor, out: Path) -> Entry:
     images.write_image(_picture(out, name), decoded, overwrite=True)
-    found = compare(image, data, decoded)
-    return Entry(name, found.bytes, decoded, found.bpp, found.psnr, found.ms_ssim)
+    return Entry(name, decoded, compare(image, data, decoded))

@@ -13,11 +13,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,6 @@ from blurlib.evaluation.results import (
 )
 from blurlib.files import atomic_write
 
-# ---------------------------------------------------------------- one image
-
 
 class Comparison(NamedTuple):
     """What a file costs and how near its picture is; ``nan`` is "not applicable"."""
@@ -52,7 +50,7 @@ class Comparison(NamedTuple):
     ms_ssim: float
     lpips: float
 
-    def rounded(self, psnr: int, ms_ssim: int, lpips: int) -> dict[str, float]:
+    def rounded(self, psnr: int, ms_ssim: int, lpips: int) -> dict[str, Any]:
         """Columns of a row, with so many digits after the point."""
         digits = {"bpp": 6, "psnr": psnr, "ms_ssim": ms_ssim, "lpips": lpips}
         return {k: round(v, digits[k]) if k in digits else v for k, v in self._asdict().items()}
@@ -61,10 +59,8 @@ class Comparison(NamedTuple):
 def compare(
     image: Tensor, data: bytes, decoded: Tensor, lpips: nn.Module | None = None
 ) -> Comparison:
-    """An image with what its file decodes to, both ``uint8`` ``(3, H, W)``.
-
-    ``lpips`` is a distance on ``(1, 3, H, W)`` in [0, 1] such as `metrics.Lpips`. ValueError when
-    the sizes differ.
+    """An image with what its file decodes to, both ``uint8`` ``(3, H, W)``, by ``lpips`` such as
+    `metrics.Lpips` too. ValueError when the sizes differ.
     """
     if decoded.shape != image.shape:
         (height, width), (H, W) = decoded.shape[-2:], image.shape[-2:]
@@ -83,10 +79,8 @@ class Instruments:
     """The codec and what it is measured with; a worker process gets a copy of its own.
 
     Attributes:
-        lpips: see `compare`; without one, and for images smaller than it takes, the column is
-            ``nan``.
-        features: a network for distances between sets; None for none.
-        extra: (image, quality, file) → values worth keeping beside a row.
+        lpips: see `compare`; without one, or for too small an image, the column is ``nan``.
+        features: a network for distances between sets.
     """
 
     codec: Codec
@@ -96,19 +90,16 @@ class Instruments:
 
 
 class Measured(NamedTuple):
-    """An image at some qualities: its rows, and, if they were asked for, features ``(n, dim)`` of
-    the "original" and of what was decoded at each quality, by `_key`."""
+    """An image at some qualities: its rows, and features ``(n, dim)``, if asked for, of the
+    "original" and of what was decoded at each quality, by `_key`."""
 
     rows: tuple[Row, ...]
     features: Mapping[str, np.ndarray]
 
 
 def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) -> Measured:
-    """Encode, decode and compare one image at every quality.
-
-    Whatever the codec raises becomes a ResultsError of one line that names the image; so does a
-    decoded image of another size.
-    """
+    """Encode, decode and compare one image at every quality. Whatever the codec raises becomes a
+    ResultsError of one line that names the image; so does a decoded image of another size."""
     image = images.read_image(path)
     network = instruments.features
     rows, features = [], {} if network is None else {"original": _features(network, image)}
@@ -117,9 +108,8 @@ def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) ->
             row, decoded = _row(instruments, path.name, image, quality)
         except Exception as error:  # codecs are other people's libraries: they raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ResultsError(
-                f"{path}: {instruments.codec.name} at quality {quality:g}: {reason}"
-            ) from error
+            what = f"{instruments.codec.name} at quality {quality:g}"
+            raise ResultsError(f"{path}: {what}: {reason}") from error
         rows.append(row)
         if network is not None:
             features[_key(quality)] = _features(network, decoded)
@@ -153,9 +143,6 @@ def _key(quality: float) -> str:
     return str(float(quality))
 
 
-# ---------------------------------------------------------------- a set of images
-
-
 def evaluate(
     dataset: str | os.PathLike,
     codec: Codec,
@@ -170,21 +157,19 @@ def evaluate(
     extra: Extra | None = None,
     jobs: int = 1,
     overwrite: bool = False,
-) -> Iterator[Row]:
+) -> Generator[Row]:
     """Measure ``codec`` on `datasets.dataset` into ``out_dir/<set>/<codec>.json``; yields each row.
 
     With ``features``, distances of the whole set join the file for each quality that all its images
-    have. The features wait in ``out_dir/<set>/.features``, in a folder named by a digest of
-    `Results.identity`; it may be deleted at any time, at the price of decoding again.
+    have. The features wait in ``out_dir/<set>/.features``, which may be deleted at any time, at the
+    price of decoding again.
 
     ``jobs`` processes share the images, each computing with one thread; the codec and networks must
     be picklable. 1 works in this process, with PyTorch's own number of threads.
 
     The file is rewritten after each image. Rows it already has are kept and come first, if they
-    agree in all that decides numbers: codec, settings, weights, seed, LPIPS network, library
-    versions, protocol. Otherwise ResultsError says what differs, and ``overwrite`` starts afresh.
-    Commit, number of jobs and machine may change on the way: the header then lists them all. Nor do
-    qualities or ``features`` matter: what they add joins the rest.
+    agree in `Results.identity`: codec, settings, weights, seed, LPIPS network, library versions,
+    protocol. Otherwise ResultsError says what differs, and ``overwrite`` starts afresh.
 
     Raises:
         ImageError: no such set, no images in it, or one that cannot be read.
@@ -213,7 +198,7 @@ def evaluate(
     file.parent.mkdir(parents=True, exist_ok=True)
 
     rows = {(row.image, row.quality): row for row in results.rows}
-    missing = {path: [] for path in paths}
+    missing: dict[Path, list[float]] = {path: [] for path in paths}
     for path in paths:
         stored = store.read(path.name) if store else {}
         for quality in qualities:
@@ -254,23 +239,19 @@ def _resumed(file: Path, fresh: Results, paths: Sequence[Path]) -> Results:
     differing = [name for name in old if old[name] != new[name]]
     strangers = {row.image for row in present.rows} - {path.name for path in paths}
     if differing:
-        name = differing[0]
+        there, here = (of[differing[0]] for of in (old, new))
         reason = f"was measured with another {', '.join(differing)} "
-        reason += f"({name}: {old[name]} there, {new[name]} here)"
+        reason += f"({differing[0]}: {there} there, {here} here)"
     elif strangers:
         reason = f"has rows of {min(strangers)}, which is not in the set"
     else:
-        device, commit = (
-            _listed(present.device, fresh.device),
-            _listed(present.commit, fresh.commit),
-        )
-        return replace(present, device=device, commit=commit)
+        commit = _listed(present.commit or "", fresh.commit or "") or None
+        return replace(present, device=_listed(present.device, fresh.device), commit=commit)
     raise ResultsError(f"{file}: {reason}; move it away or overwrite it (--force)")
 
 
-def _listed(old: str | None, new: str | None) -> str | None:
-    parts = old.split("; ") if old else []
-    return "; ".join([*parts, new]) if new and new not in parts else old
+def _listed(old: str, new: str) -> str:
+    return "; ".join(dict.fromkeys(part for part in (*old.split("; "), new) if part))
 
 
 def _joined(results: Results, rows: Sequence[Row], file: Path) -> Results:
@@ -314,7 +295,7 @@ class _Store:
     def add(self, image: str, features: Mapping[str, np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
-        np.savez(data, **self.read(image) | features)
+        np.savez(data, **{**self.read(image), **features})
         atomic_write(self.folder / f"{image}.npz", data.getvalue(), overwrite=True)
         # Not for version control, wherever the results are.
         atomic_write(self.folder.parents[1] / ".gitignore", b"*\n", overwrite=True)
@@ -327,12 +308,7 @@ class _Store:
         """Over all images."""
         stored = [self.read(name) for name in names]
         sets = (np.concatenate([s[key] for s in stored]) for key in ("original", _key(quality)))
-        found = perception.distances(*map(torch.from_numpy, sets))
-        return Distance(
-            quality=quality,
-            network=self.network.name,
-            sha256=self.network.sha256,
-            frechet=float(f"{found.frechet:.8g}"),
-            kernel=float(f"{found.kernel:.8g}"),
-            patches=found.patches,
-        )
+        *both, patches = perception.distances(*map(torch.from_numpy, sets))
+        frechet, kernel = (float(f"{value:.8g}") for value in both)
+        network = self.network
+        return Distance(quality, network.name, network.sha256, frechet, kernel, patches)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pooch
 import torch
@@ -23,18 +23,13 @@ from blurlib.metrics import Lpips, lpips_file
 
 PATCH = 256
 """Side of a patch in pixels."""
-
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The weights of the 2015 TensorFlow Inception as torch-fidelity distributes them."""
-
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 _BATCH = 16  # patches that a network sees at once; bounds its memory
 # KID of more than 1000 patches: number and size of the subsets, torch-fidelity's own.
 _SUBSETS, _SUBSET, _SUBSET_SEED = 100, 1000, 2020
-
-
-# ---------------------------------------------------------------- patches
 
 
 def patch_count(height: int, width: int, size: int = PATCH) -> int:
@@ -57,17 +52,18 @@ def patches(image: Tensor, size: int = PATCH) -> Tensor:
 
     The non-overlapping grid from the top left, row by row, then the grid that starts at
     (size/2, size/2): HiFiC (Mentzer et al., 2020, arXiv 2006.09965, appendix A.7). As in MS-ILLM's
-    code (Muckley et al., 2023) the second grid holds all that fits. HiFiC's text counts
-    (⌊H/s⌋ − 1)·(⌊W/s⌋ − 1) there, which is less where the remainder of H or W is s/2 or more.
+    code (Muckley et al., 2023) the second grid holds all that fits; HiFiC's text counts
+    (⌊H/s⌋ − 1)·(⌊W/s⌋ − 1) there, which may be less.
 
     ValueError for another type or shape, or an image smaller than one patch.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
-    patch_count(*image.shape[1:], size)  # refuses what has none
+    _, height, width = image.shape
+    patch_count(height, width, size)  # refuses what has none
     grids = [_grid(image, size)]
     half = size // 2
-    if min(image.shape[1:]) >= half + size:
+    if min(height, width) >= half + size:
         grids.append(_grid(image[:, half:, half:], size))
     return torch.cat(grids)
 
@@ -75,9 +71,6 @@ def patches(image: Tensor, size: int = PATCH) -> Tensor:
 def _grid(image: Tensor, size: int) -> Tensor:
     tiles = image.unfold(1, size, size).unfold(2, size, size)  # (3, rows, columns, size, size)
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
-
-
-# ---------------------------------------------------------------- features
 
 
 @dataclass(frozen=True)
@@ -99,23 +92,17 @@ class Features:
             return torch.cat([self.module(batch) for batch in patches.split(_BATCH)])
 
 
-class _Inception(nn.Module):
+class _Inception(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
     """The 2048 features before Inception's last layer; resizes to 299 × 299 itself."""
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__()
-        self.extractor = feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
-        )
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.extractor(x)[0]
+        return super().forward(x)[0]
 
 
 class _AlexNet(nn.Module):
     """Mean over space of AlexNet's last convolution (256 channels, after its ReLU)."""
 
-    def __init__(self, lpips: nn.Module) -> None:
+    def __init__(self, lpips: Any) -> None:
         super().__init__()
         self.scaling, self.backbone = lpips.scaling_layer, lpips.net
 
@@ -128,13 +115,15 @@ def inception(path: str | os.PathLike | None = None) -> Features:
     """torch-fidelity's Inception, 2048 features: the network of FID and KID.
 
     Weights: ``path``, or `INCEPTION_FILE` in the cache (`datasets.cached_weights`), or
-    torch-fidelity's own download. ValueError when their SHA-256 is not `INCEPTION_SHA256`, which is
-    checked before they are loaded; OSError when they can neither be read nor fetched.
+    torch-fidelity's own download. ValueError when their SHA-256 is not `INCEPTION_SHA256`; OSError
+    when they can neither be read nor fetched.
     """
     path = path or datasets.cached_weights(INCEPTION_FILE) or _fetch_inception()
     if pooch.file_hash(str(path)) != INCEPTION_SHA256:
         raise ValueError(f"{path}: is not {INCEPTION_FILE} (SHA-256 differs); delete or replace it")
-    return Features("Inception", INCEPTION_SHA256, _Inception(path))
+    return Features(
+        "Inception", INCEPTION_SHA256, _Inception("inception-v3-compat", ["2048"], str(path))
+    )
 
 
 def _fetch_inception() -> Path:
@@ -153,22 +142,19 @@ def _fetch_inception() -> Path:
 def alexnet(path: str | os.PathLike | None = None) -> Features:
     """LPIPS's AlexNet, 256 features: for FD-AlexNet and KD-AlexNet, where there is no Inception.
 
-    ``path`` is a complete LPIPS state dict; without one it is looked for in the cache
-    (`datasets.cached_weights`), then `metrics.Lpips.load` downloads it. ``sha256`` is over the
-    backbone's tensors, so that it does not depend on where they came from. Errors: as `Lpips.load`.
+    ``path`` and errors are as for `metrics.Lpips.load`, which is also given what the cache has
+    (`datasets.cached_weights`). ``sha256`` is over the backbone's tensors, wherever they came from.
     """
-    lpips = Lpips.load("alex", path or datasets.cached_weights(lpips_file("alex"))).network
+    found = Lpips.load("alex", path or datasets.cached_weights(lpips_file("alex")))
+    lpips: Any = found.network
     digest = hashlib.sha256()
     for name, tensor in lpips.net.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     return Features("AlexNet", digest.hexdigest(), _AlexNet(lpips))
 
 
-# ---------------------------------------------------------------- distances
-
-
 class Names(NamedTuple):
-    """What the two distances are called."""
+    """Of the two distances."""
 
     frechet: str
     kernel: str
@@ -176,9 +162,8 @@ class Names(NamedTuple):
 
 def names(network: str) -> Names:
     """Inception → FID, KID; any other network → FD-<network>, KD-<network>."""
-    if network == "Inception":
-        return Names("FID", "KID")
-    return Names(f"FD-{network}", f"KD-{network}")
+    inception = network == "Inception"
+    return Names("FID", "KID") if inception else Names(f"FD-{network}", f"KD-{network}")
 
 
 class Distances(NamedTuple):
@@ -203,16 +188,14 @@ def distances(reference: Tensor, decoded: Tensor) -> Distances:
     over one subset of all m = N when N ≤ 1000, else the mean over 100 subsets of m = 1000, drawn
     alike at every call. It is unbiased for independent sets: around 0, thus also negative, when
     both have one distribution. Photos and their own reconstructions are not independent, and the
-    terms k(x_i, y_i) lower it by up to 2(E k(x, x) − E k(x, x′))/N, which is its value for two
-    equal sets. The computation is torch-fidelity's.
+    terms k(x_i, y_i) lower it by up to 2(E k(x, x) − E k(x, x′))/N, its value for two equal sets.
+    The computation is torch-fidelity's.
 
     ValueError for sets of different shapes, fewer than two patches, or values that are not finite.
     """
     if reference.ndim != 2 or reference.shape != decoded.shape:
-        raise ValueError(
-            "expected two sets of features (N, dim), as many in both, got "
-            f"{tuple(reference.shape)} and {tuple(decoded.shape)}"
-        )
+        got = f"{tuple(reference.shape)} and {tuple(decoded.shape)}"
+        raise ValueError(f"expected two sets of features (N, dim), as many in both, got {got}")
     n = len(reference)
     if n < 2:
         raise ValueError(f"a distance between distributions needs two patches or more, got {n}")
@@ -221,12 +204,8 @@ def distances(reference: Tensor, decoded: Tensor) -> Distances:
         raise ValueError("the features contain NaN or infinity")
     statistics = (metric_fid.fid_features_to_statistics(features) for features in (x, y))
     frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+    subsets = {"kid_subsets": 1 if n <= _SUBSET else _SUBSETS, "kid_subset_size": min(n, _SUBSET)}
     kernel = metric_kid.kid_features_to_metric(
-        x,
-        y,
-        kid_subsets=1 if n <= _SUBSET else _SUBSETS,
-        kid_subset_size=min(n, _SUBSET),
-        rng_seed=_SUBSET_SEED,
-        verbose=False,
+        x, y, **subsets, rng_seed=_SUBSET_SEED, verbose=False
     )
     return Distances(frechet[metric_fid.KEY_METRIC_FID], kernel[metric_kid.KEY_METRIC_KID_MEAN], n)

@@ -29,10 +29,7 @@ def share(
     """Each task with its result as it is done; what ends the iteration early stops all workers.
 
     1 job works in this process. More are new processes with one thread each, which get ``work`` by
-    pickle; what it raises is raised here.
-
-    Raises:
-        WorkerError: ``work`` cannot be pickled, or a worker died.
+    pickle; what it raises is raised here. WorkerError: it cannot be pickled, or a worker died.
     """
     if jobs == 1:
         yield from ((task, work(task)) for task in tasks)

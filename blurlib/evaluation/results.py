@@ -1,9 +1,8 @@
 """Results: one JSON file per (data set, codec), one row per image and quality.
 
-A file carries everything a number needs to be believed and measured again: settings, hash of the
-weights, commit, device, library versions, seed and the version of the measuring protocol. It is
-written with one row per line, in order, so that two versions of it can be compared by eye.
-`blurlib.evaluation.measure` fills it.
+A file carries what a number needs to be measured again: settings, hash of the weights, commit,
+device, library versions, seed and version of the protocol. It has one row per line, in order, so
+that two versions can be compared by eye. `blurlib.evaluation.measure` fills it.
 """
 
 import json
@@ -56,9 +55,8 @@ class Distance:
 
     Attributes:
         network, sha256: what the features come from, and the hash of its weights.
-        frechet, kernel: Fréchet distance and kernel distance (MMD²) of the features; from
-            Inception they are FID and KID, from AlexNet FD-AlexNet and KD-AlexNet.
-        patches: how many patches of 256 × 256 the distance is over.
+        frechet, kernel: distances of the features (`perception.names`), MMD² the latter.
+        patches: how many of 256 × 256 pixels.
     """
 
     quality: float
@@ -73,8 +71,8 @@ class Distance:
 class Results:
     """A results file: how the rows were measured, the rows, and distances of the whole set.
 
-    ``device`` and ``commit`` are circumstances: a run that went on under others lists them all,
-    separated by "; ". Everything else in the header decides the numbers (see `identity`).
+    A run that went on under another ``device`` or ``commit`` lists them all, separated by "; ".
+    Everything else in the header decides the numbers (`identity`).
     """
 
     dataset: str
@@ -96,21 +94,14 @@ class Results:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
 
     def identity(self) -> dict[str, Any]:
-        """The part of the header that decides the numbers: all but ``device`` and ``commit``.
-
-        Rows may stand in one file only if they agree in it.
-        """
+        """The part of the header that decides the numbers, in which all rows of a file agree: all
+        but ``device`` and ``commit``."""
         return {k: v for k, v in self.header().items() if k not in ("device", "commit")}
-
-
-# ---------------------------------------------------------------- files
 
 
 def write(path: str | os.PathLike, results: Results, overwrite: bool = False) -> None:
     """Write ``results``, rows sorted by image and quality; the same results, the same bytes.
-
-    Raises FileExistsError when ``path`` exists and ``overwrite`` is False.
-    """
+    FileExistsError when ``path`` exists and ``overwrite`` is False."""
     header = json.dumps(results.header(), indent=1, sort_keys=True, ensure_ascii=False)
     distances = sorted(results.distances, key=lambda d: (d.network, d.sha256, d.quality))
     rows = sorted(results.rows, key=lambda row: (row.image, row.quality))
@@ -128,19 +119,16 @@ def read(path: str | os.PathLike) -> Results:
         raise ResultsError(f"{path}: is not JSON ({error}); {again}") from None
     if not isinstance(content, dict) or "protocol" not in content:
         raise ResultsError(f"{path}: is not a results file of blurlib")
-    if content["protocol"] != PROTOCOL:
-        raise ResultsError(
-            f"{path}: measured by protocol {content['protocol']}, this blurlib reads {PROTOCOL}; "
-            + again
-        )
+    if (protocol := content["protocol"]) != PROTOCOL:
+        reads = f"this blurlib reads {PROTOCOL}"
+        raise ResultsError(f"{path}: measured by protocol {protocol}, {reads}; {again}")
     try:
         rows = tuple(_from_json(Row, values) for values in content.pop("rows"))
         distances = tuple(_from_json(Distance, values) for values in content.pop("distances"))
         results = Results(**content, rows=rows, distances=distances)
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(
-            f"{path}: a field is missing, unknown or of the wrong type ({error}); {again}"
-        ) from None
+        wrong = f"a field is missing, unknown or of the wrong type ({error})"
+        raise ResultsError(f"{path}: {wrong}; {again}") from None
     if len({(row.image, row.quality) for row in rows}) < len(rows):
         raise ResultsError(f"{path}: an image has two rows of the same quality; {again}")
     if len({(d.network, d.sha256, d.quality) for d in distances}) < len(distances):
@@ -174,9 +162,6 @@ def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
     values = {k: math.nan if v is None and k in _NULLABLE else v for k, v in values.items()}
     numbers = {f.name: f.type(values[f.name]) for f in fields(kind) if f.type in (int, float)}
     return kind(**{**values, **numbers})
-
-
-# ---------------------------------------------------------------- headers
 
 
 def results_file(out_dir: str | os.PathLike, dataset: str | os.PathLike, codec: Codec) -> Path:
@@ -237,28 +222,24 @@ def commit() -> str | None:
         return None
 
 
-# ---------------------------------------------------------------- tables
-
-
 def averages(results: Results) -> pd.DataFrame:
     """One line per quality: the mean over the images of every column, in order of quality.
 
-    PSNR and MS-SSIM are measured per image, then averaged; ``ms_ssim_db`` = −10·log₁₀(1 − m) is of
-    that mean. A column that is not applicable to one of the images is ``nan``. ``images`` counts
-    them. Raises ResultsError when the qualities were not measured on the same images.
+    ``ms_ssim_db`` = −10·log₁₀(1 − m) is of the mean MS-SSIM. A column that is not applicable to one
+    of the images is ``nan``. ``images`` counts them. Raises ResultsError when the qualities were
+    not measured on the same images.
     """
     if not results.rows:
         raise ResultsError(f"the results of {results.codec} on {results.dataset} have no rows")
     table = pd.DataFrame([asdict(row) for row in results.rows]).drop(columns="extra")
-    by_quality = table.groupby("quality")
-    counts = by_quality["image"].count()
+    counts = table.groupby("quality")["image"].count()
     if counts.nunique() > 1 or counts.iloc[0] != table["image"].nunique():
         raise ResultsError(
             f"the results of {results.codec} on {results.dataset} lack images at some qualities "
             f"(between {counts.min()} and {counts.max()} images); finish measuring"
         )
-    numbers = table.drop(columns="image")
-    means = numbers.groupby("quality").agg(lambda column: column.mean(skipna=False))
+    by_quality = table.drop(columns="image").groupby("quality")
+    means = by_quality.agg(lambda column: column.mean(skipna=False))
     means["ms_ssim_db"] = means["ms_ssim"].map(metrics.ms_ssim_db)
     means["images"] = counts
     return means

@@ -1,7 +1,5 @@
 """What a training run is: a frozen dataclass that is also a TOML file."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import sys
@@ -41,11 +39,7 @@ PartBelow1 = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
-
-    Raises:
-        ValueError: a value that cannot be, or two that do not go together.
-    """
+    """One training run. ValueError: a value that cannot be, or two that do not go together."""
 
     # What is trained
     #
@@ -60,10 +54,13 @@ class TrainConfig:
     #: Of a codec without init: its transforms as the Karhunen–Loève transform of training photos
     #: (blurlib.codec.klt), or random
     start: Literal["klt", "random"] = "klt"
-    #: Distortion of a codec: 1 − MS-SSIM, or 255² · MSE; a joint run has the denoiser's loss for it
-    objective: Literal["ms-ssim", "mse"] = "ms-ssim"
+    #: Distortion of a codec: 1 − MS-SSIM, 255² · MSE, or that + 430 · LPIPS; a joint run has the
+    #: denoiser's loss for it
+    objective: Literal["ms-ssim", "mse", "mse+lpips"] = "ms-ssim"
     lmbda_min: PositiveFloat = 1.5  #: λ at the first quality level
     lmbda_max: PositiveFloat = 300.0  #: λ at the last; geometric in between
+    #: Weight of the grid of blocks in a codec's distortion (blurlib.training.losses.distortion)
+    grid: NonNegativeFloat = 0.0
     #: Of the denoiser. "residual" is measured against the usual errors of a finished codec
     #: (blurlib.diffusion.BlurDiffusion). A deterministic decoder predicts "x", or "residual": the
     #: same in units of those errors
@@ -77,9 +74,7 @@ class TrainConfig:
     #: Log of signal over noise (power) where a chain starts, t = 1. −10 hides a photo; of a
     #: "residual", whose power is a hundredth of a photo's, 0 hides nearly all
     logsnr_min: float = -10.0
-    #: Weight ρ of LPIPS: (1 − ρ) · 5 · diffusion + ρ · LPIPS; MSE in place of diffusion in a
-    #: deterministic decoder. For "residual", 1 stands for 5, and LPIPS is in units of that of the
-    #: direct picture
+    #: Weight ρ of LPIPS beside diffusion or MSE (blurlib.training.losses.perceptual)
     rho: Part = 0.3
     #: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. With "eps" it is
     #: refused where x̂ magnifies the errors of ε̂ more than tenfold
@@ -94,9 +89,7 @@ class TrainConfig:
     #: A set of at most so many GB decoded is cropped in the memory of the training device; a larger
     #: one is read again for every crop
     bank_gb: NonNegativeFloat = 4.0
-    workers: NonNegativeInt = (
-        4  #: processes that read a larger set; 0 reads in the training process
-    )
+    workers: NonNegativeInt = 4  #: processes that read a larger set; 0: the training process
     batch: PositiveInt = 4  #: photos per step and process
     crop: Annotated[int, Field(ge=64, multiple_of=64)] = 256  #: side of a photo in pixels
 
@@ -119,9 +112,7 @@ class TrainConfig:
     z_warmup: PositiveInt = 1000  #: steps until the hyper-latent pays its rate in full
     clip: PositiveFloat = 1.0  #: of the norm of the gradient
     ema: PartBelow1 = 0.998  #: decay of the averaged weights
-    seed: NonNegativeInt = (
-        0  #: of weights and draws; photo i of step s draws from (seed, s, i) alone
-    )
+    seed: NonNegativeInt = 0  #: of weights and draws; photo i of step s draws from (seed, s, i)
 
     # Machine
     checkpoint_every: NonNegativeFloat = 120.0  #: seconds
@@ -190,12 +181,9 @@ class TrainConfig:
         return tomli_w.dumps(asdict(self))
 
     @classmethod
-    def from_toml(cls, text: str, **overrides) -> TrainConfig:
-        """Read a recipe; `overrides` win over it, None leaves the recipe's value.
-
-        Raises:
-            ValueError: not TOML, an unknown field, a value that cannot work, or the objective
-                "mse" with the λ of MS-SSIM, which are the defaults.
+    def from_toml(cls, text: str, **overrides: Any) -> "TrainConfig":
+        """Read a recipe; `overrides` win over it, None leaves the recipe's value. ValueError: not
+        TOML, an unknown field, a value that cannot work, or "mse" with the default λ, MS-SSIM's.
         """
         try:
             values = tomllib.loads(text)
@@ -207,8 +195,7 @@ class TrainConfig:
             near = difflib.get_close_matches(unknown, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(names)}"
             raise ValueError(f"unknown field {unknown!r} in the recipe: {hint}")
-        of_codec = values.get("stage", "codec") == "codec"
-        mse = of_codec and values.get("objective") == "mse"
+        mse = (values.get("stage", "codec"), values.get("objective")) == ("codec", "mse")
         if mse and not {"lmbda_min", "lmbda_max"} <= values.keys():
             raise ValueError(
                 "objective is 'mse' without lmbda_min and lmbda_max, whose defaults are for "
@@ -217,7 +204,7 @@ class TrainConfig:
         return cls(**values)
 
     @classmethod
-    def recipe(cls, name_or_path: str, **overrides) -> TrainConfig:
+    def recipe(cls, name_or_path: str, **overrides: Any) -> "TrainConfig":
         """A shipped recipe by name, or a TOML file by path."""
         shipped = RECIPES / f"{name_or_path}.toml"
         path = shipped if shipped.is_file() else Path(name_or_path)
@@ -229,11 +216,7 @@ class TrainConfig:
 
 def assigned(changes: Sequence[str]) -> dict[str, Any]:
     """Fields by name from texts such as "lr=1e-3" or "stage=denoiser": a value is one of TOML, or
-    else a string as it stands.
-
-    Raises:
-        ValueError: a text without "=".
-    """
+    else a string as it stands. ValueError for a text without "="."""
     found = {}
     for change in changes:
         name, given, text = change.partition("=")

@@ -14,8 +14,6 @@ two machines see the photos that one uninterrupted process would have seen, whic
 cannot promise. The price: shards must be on mounted disks, and uncompressed.
 """
 
-from __future__ import annotations
-
 import functools
 import glob
 import io
@@ -23,7 +21,7 @@ import itertools
 import os
 import signal
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,15 +69,9 @@ class Skipped(NamedTuple):
 _Drawn = tuple[Tensor | None, list[Skipped]]
 
 
-# Where photos are
-
-
 def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
-    """The photos of `config.data` to train on, or those held out.
-
-    Raises:
-        ValueError: no place is given, or it has no photos, or none but those held out.
-    """
+    """The photos of `config.data` to train on, or those held out. ValueError: no place is given, or
+    it has no photos, or none but those held out."""
     if not config.data:
         raise ValueError("data is empty: name a folder of training photos")
     groups = _groups(config.data)
@@ -87,10 +79,8 @@ def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
     kept = (i for i in range(len(groups)) if (config.held_out > 0 and i % every == 0) == held_out)
     entries = [entry for i in kept for entry in groups[i]]
     if not entries and not held_out:
-        raise ValueError(
-            f"{config.data}: all it has is held out (every {every}th from the first); held_out 0 "
-            "trains on all"
-        )
+        all_out = f"all it has is held out (every {every}th from the first)"
+        raise ValueError(f"{config.data}: {all_out}; held_out 0 trains on all")
     return entries
 
 
@@ -131,9 +121,6 @@ def _shard(path: str) -> list[Entry]:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from None
 
 
-# Reading them
-
-
 def read_photo(entry: Entry, crop: int) -> Tensor | str:
     """A photo as uint8 (3, H, W), or why it cannot be trained on."""
     try:
@@ -147,13 +134,9 @@ def read_photo(entry: Entry, crop: int) -> Tensor | str:
     return photo
 
 
-def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -> Photos:
+def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -> "Photos":
     """In the memory of the device where `config.bank_gb` allows it, else read from disk for every
-    crop, by `config.workers` processes that work ahead.
-
-    Raises:
-        ValueError: all are decoded, and nothing is left to train on.
-    """
+    crop, by `config.workers` processes that work ahead. ValueError: nothing can be trained on."""
     read = functools.partial(read_photo, crop=config.crop)
     # By their headers, and of no more of them than has to be looked at.
     sizes = itertools.accumulate(map(_decoded_size, entries))
@@ -167,9 +150,8 @@ def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -
             else:
                 skipped.append(Skipped(entry, result))
     if not images:
-        raise ValueError(
-            f"none of the {len(entries)} files is a colour photo of at least {config.crop} px"
-        )
+        wanted = f"a colour photo of at least {config.crop} px"
+        raise ValueError(f"none of the {len(entries)} files is {wanted}")
     return Photos(_Crops(images, lambda image: image, config), device, 0, skipped)
 
 
@@ -183,24 +165,18 @@ def _decoded_size(entry: Entry) -> int:
 
 
 class Photos:
-    """A set of photos to crop.
-
-    Attributes:
-        skipped: what could not be used, as far as it is known.
-    """
+    """A set of photos to crop; `skipped` is what could not be used, as far as it is known."""
 
     def __init__(
-        self, crops: _Crops, device: Device, workers: int, skipped: Sequence[Skipped] = ()
+        self, crops: "_Crops", device: Device, workers: int, skipped: Sequence[Skipped] = ()
     ):
         self.crops, self.device, self.workers = crops, torch.device(device), workers
         self.skipped = list(skipped)
 
-    def batches(self, first: int, samples: range) -> Iterator[Tensor]:
+    def batches(self, first: int, samples: range) -> Generator[Tensor]:
         """For the steps from `first` on without end: random crops, half of them mirrored, of the
         given samples of the global batch, uint8 (len(samples), 3, crop, crop) on the device.
-
-        Raises:
-            ValueError: `TRIES` photos in a row could not be used.
+        ValueError: `TRIES` photos in a row could not be used.
         """
         loader = DataLoader(
             self.crops,
@@ -222,10 +198,8 @@ class Photos:
 
 
 class _Crops(Dataset):
-    """(step, sample) → its crop, and the photos that were drawn before it and cannot be used.
-
-    No crop after `TRIES` of those: an exception in a worker would arrive as a page of text.
-    """
+    """(step, sample) → its crop, and the photos that were drawn before it and cannot be used; no
+    crop after `TRIES` of those: an exception in a worker would arrive as a page of text."""
 
     def __init__(self, photos: Sequence, read: Callable[[Any], Tensor | str], config: TrainConfig):
         self.photos, self.read, self.crop, self.seed = photos, read, config.crop, config.seed
@@ -255,9 +229,9 @@ def _draw(n: int, own: torch.Generator) -> int:
 
 
 def _collate(items: list[_Drawn]) -> _Drawn:
-    crops = [crop for crop, _ in items]
+    crops = [crop for crop, _ in items if crop is not None]
     skipped = [s for _, found in items for s in found]
-    return None if any(crop is None for crop in crops) else torch.stack(crops), skipped
+    return torch.stack(crops) if len(crops) == len(items) else None, skipped
 
 
 def _outlive_sigterm(worker: int) -> None:

@@ -1,11 +1,9 @@
 """Random numbers keyed by what they are for: seed, step and sample.
 
-A sample of the global batch draws the same numbers whichever process it is computed in and
-whatever was computed before it. So two processes repeat one with the doubled batch, and a resumed
-run repeats an uninterrupted one, without any generator's state being stored.
+A sample of the global batch draws the same numbers whichever process it is computed in and whatever
+was computed before it. So two processes repeat one with the doubled batch, and a resumed run an
+uninterrupted one, without a generator's state being stored.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a run will take, from a few of its own steps."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

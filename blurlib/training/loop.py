@@ -1,7 +1,5 @@
 """The training loop: a generator that yields after every step and can always be resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -13,7 +11,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +47,12 @@ class Terminated(SystemExit):
         self.message = f"stopped after step {step}"
 
 
-def train(config: TrainConfig, run: Path, resume: bool = False) -> Iterator[Step]:
+def train(config: TrainConfig, run: Path, resume: bool = False) -> Generator[Step]:
     """Train in a folder of its own, which `blurlib.training.run` describes.
 
     A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
-    resumed run repeats what an uninterrupted one would have done. The checkpoint is also written
-    when the generator is closed early, on an error, and at the end. On SIGTERM the step in hand is
-    finished and saved.
-
+    resumed run repeats an uninterrupted one. The checkpoint is also written when the generator is
+    closed early, on an error, and at the end. On SIGTERM the step in hand is finished and saved.
     With several devices or machines every process runs this; only the first writes.
 
     Raises:
@@ -84,12 +80,8 @@ class _InputsAsTheyAre(MixedPrecision):
 
 
 def launch(config: TrainConfig) -> Fabric:
-    """Fabric as configured, its processes started.
-
-    Raises:
-        ValueError: there is no GPU where one is asked for; a launcher such as torchrun started
-            another number of processes.
-    """
+    """Fabric as configured, its processes started. ValueError: there is no GPU where one is asked
+    for, or a launcher such as torchrun started another number of processes."""
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.accelerator == "cuda" and not on_gpu:
         raise ValueError("accelerator is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
@@ -134,7 +126,7 @@ def _termination() -> Iterator[threading.Event]:
     """Meanwhile SIGTERM sets the event instead of ending the process; a second one kills."""
     requested = threading.Event()
 
-    def note(*_) -> None:
+    def note(*_: Any) -> None:
         requested.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -231,7 +223,8 @@ class _Run:
         stop = torch.full((), float(terminated.is_set()), device=x.device)
         numbers = [loss.total, gradient, stop, *loss.parts.values()]
         means = self.fabric.all_reduce(torch.stack([n.detach().float() for n in numbers]))
-        total, norm, stop, *parts = means.tolist()  # the one time a GPU is waited for
+        # The one time a GPU is waited for.
+        total, norm, stopping, *parts = means.tolist()  # type: ignore[union-attr]
         self.updating = True
         finite = math.isfinite(total) and math.isfinite(norm)
         if finite:
@@ -250,7 +243,7 @@ class _Run:
             self.step, self.steps, total, dict(zip(loss.parts, parts, strict=True)), norm, lr,
             seconds, self.total, self.not_finite,
         )  # fmt: skip
-        return step, stop > 0
+        return step, stopping > 0
 
     def _steps_left(self) -> int:
         """How many steps still fit into the time box, at the speed in the log (of resumed runs
@@ -315,15 +308,13 @@ def _held_out(config: TrainConfig) -> list[Tensor]:
     """The middle of the first usable held-out photos, uint8; sides are multiples of 64."""
     read = (read_photo(entry, 64) for entry in find_photos(config, held_out=True))
     usable = itertools.islice((p for p in read if isinstance(p, Tensor)), HELD_OUT)
-    return [
-        centre(p, *(min(side // 64 * 64, PREVIEW_SIDE) for side in p.shape[1:])) for p in usable
-    ]
+    return [centre(p, *(min(s // 64 * 64, PREVIEW_SIDE) for s in p.shape[1:])) for p in usable]
 
 
 @torch.no_grad()
 def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Exponential moving average of the weights; buffers are copied."""
-    ours, theirs = list(average.parameters()), list(module.parameters())
+    ours, theirs = tuple(average.parameters()), tuple(module.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - decay)
     for a, b in zip(average.buffers(), module.buffers(), strict=True):
         a.copy_(b)

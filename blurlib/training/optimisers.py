@@ -1,7 +1,5 @@
 """Muon and Adam, and which parameters each takes at what part of the learning rate."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 
@@ -27,11 +25,8 @@ class Muon(torch.optim.Optimizer):
     every direction learns alike; √max(m, n) gives the update the root mean square of Adam's. The
     weight of a convolution (out, in, h, w) is the matrix (out, in·h·w).
 
-    Args:
-        params: weights of at least two dimensions, or groups of them.
-        lr: learning rate, to be compared with Adam's.
-        momentum: μ, in [0, 1).
-        iterations: of Newton–Schulz; 5 are usual, and 3 taught these networks as much in less time.
+    `params` are weights of at least two dimensions, or groups of them; `momentum` is μ. Of the
+    `iterations` of Newton–Schulz 5 are usual; 3 taught these networks as much in less time.
     """
 
     def __init__(
@@ -40,7 +35,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -67,7 +62,7 @@ def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
     return x.T if tall else x
 
 
-def matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+def matrices(module: nn.Module) -> Iterator[Tensor]:
     """The weights that Muon takes: of linear layers and of convolutions that mix channels."""
     for part in module.modules():
         if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.groups == 1):

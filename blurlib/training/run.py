@@ -4,8 +4,6 @@ config.toml, log.jsonl (one line per step), skipped.txt (photos that cannot be u
 validation.png and, at the end, the model files.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json
@@ -102,10 +100,8 @@ class RunFolder:
 
 
 def read_log(run: Path) -> list[Step]:
-    """The steps of a run so far; where it was resumed, the later line of a step counts.
-
-    A line that a kill cut short is left out.
-    """
+    """The steps of a run so far; where it was resumed, the later line of a step counts. A line that
+    a kill cut short is left out."""
     steps: dict[int, Step] = {}
     with open(Path(run) / "log.jsonl") as log:
         for line in log:

@@ -1,11 +1,10 @@
 """What is trained: the codec, a denoiser or its deterministic rival on a frozen codec, or both."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -15,37 +14,29 @@ from blurlib.codec import BlurCodec, CodecConfig, CodecOutput, zoo
 from blurlib.codec.klt import start_from_klt
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.datasets import cached_weights
-from blurlib.diffusion import (
-    BlurDiffusion,
-    BlurSchedule,
-    Denoiser,
-    DenoiserConfig,
-    error_spectrum,
-)
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
+from blurlib.diffusion.prior import error_spectrum
 from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
-from blurlib.training.losses import (
-    Loss,
-    draw_quality,
-    held_out_loss,
-    perceptual,
-    rate_distortion,
-)
+from blurlib.training.losses import Loss, draw_quality, held_out_loss, perceptual, rate_distortion
 
 KLT_CROPS, ERROR_CROPS = 128, 48  # of training photos, for the start of a run
 PREVIEW_STEPS = 8  # of the diffusion decoder, for a look at it
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
-class Stage(ABC):
+class Stage(ABC, Generic[Trained]):
     """A module, its loss and its files.
 
     Attributes:
         module: all that is trained; trained_codec: the codec in it, if there is one.
+        network: the module as Fabric wraps it for precision and processes.
     """
 
-    module: nn.Module
+    module: Trained
     trained_codec: BlurCodec | None = None
+    network: Any
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -57,66 +48,69 @@ class Stage(ABC):
 
     def start(self, photos: Tensor) -> None:
         """What is taken from training photos (N, 3, H, W) in [0, 1] instead of being learned."""
-        start_from_klt(self.trained_codec, photos.cpu())
+        if self.trained_codec is not None:
+            start_from_klt(self.trained_codec, photos.cpu())
 
-    @abstractmethod
     def setup(self, fabric: Fabric) -> None:
-        """Move to the device, and let Fabric wrap the networks for precision and processes."""
+        """Move to the device, and let Fabric wrap the networks."""
+        self.network = fabric.setup_module(self.module)
 
     @abstractmethod
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0; means over the batch."""
 
     @abstractmethod
-    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+    def preview(self, average: Trained, x: Tensor) -> Tensor:
         """What the averaged weights make of a photo (1, 3, H, W), H and W multiples of 64."""
 
-    def held_out(self, average: nn.Module, photos: Sequence[Tensor]) -> float | None:
+    def held_out(self, average: Trained, photos: Sequence[Tensor]) -> float | None:
         """Loss of the averaged weights on photos (3, H, W) in [0, 1] as if they were coded; None
         where a stage has no such loss. `average` may be changed."""
         return None
 
     @abstractmethod
-    def files(self, average: nn.Module) -> dict[str, bytes]:
+    def files(self, average: Trained) -> dict[str, bytes]:
         """The model files for the averaged weights, by name; `average` may be changed."""
 
 
 def make(config: TrainConfig) -> Stage:
     """The stage that `config` names."""
-    kinds = {
-        "codec": CodecStage,
-        "denoiser": DenoiserStage,
-        "deterministic": DeterministicStage,
-        "joint": JointStage,
-    }
-    return kinds[config.stage](config)
+    if config.stage == "codec":
+        return CodecStage(config)
+    if config.stage == "joint":
+        return JointStage(config)
+    return DenoiserStage(config) if config.stage == "denoiser" else DeterministicStage(config)
 
 
-class CodecStage(Stage):
+class CodecStage(Stage[BlurCodec]):
     """R + λ·D over all qualities at once."""
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
         self.module = self.network = self.trained_codec = _new_codec(config)
+        self.lpips = _load_lpips() if config.objective == "mse+lpips" else None
 
     def setup(self, fabric: Fabric) -> None:
-        self.network = fabric.setup_module(self.module)
+        super().setup(fabric)
+        if self.lpips:
+            self.lpips.to(fabric.device)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        return rate_distortion(self.network, x, self.config, draws, _z_weight(step, self.config))
+        z_weight = _z_weight(step, self.config)
+        return rate_distortion(self.network, x, self.config, draws, z_weight, lpips=self.lpips)
 
-    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
+    def preview(self, average: BlurCodec, x: Tensor) -> Tensor:
         return average(x, _middle(average)).x_hat
 
     def held_out(self, average: BlurCodec, photos: Sequence[Tensor]) -> float:
         average.entropy.hyper_latent.freeze()
-        return held_out_loss(average.eval(), photos, self.config)
+        return held_out_loss(average.eval(), photos, self.config, self.lpips)
 
-    def files(self, average: nn.Module) -> dict[str, bytes]:
+    def files(self, average: BlurCodec) -> dict[str, bytes]:
         return {"model.safetensors": zoo.codec_bytes(average)}
 
 
-class DenoiserStage(Stage):
+class DenoiserStage(Stage[Denoiser]):
     """(1 − ρ) · diffusion + ρ · LPIPS, scaled as in `losses`, on what a frozen codec decodes at all
     its qualities."""
 
@@ -147,8 +141,9 @@ class DenoiserStage(Stage):
             self.module.error_spectra[i] = error_spectrum(torch.cat(error))
 
     def setup(self, fabric: Fabric) -> None:
-        self.network = fabric.setup_module(self.module)
-        self.codec, self.lpips = fabric.to_device(self.codec), fabric.to_device(self.lpips)
+        super().setup(fabric)
+        for frozen in (self.codec, self.lpips):
+            frozen.to(fabric.device)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
         with torch.no_grad():
@@ -156,13 +151,13 @@ class DenoiserStage(Stage):
         decoder = self._decoder(self.network)
         return perceptual(decoder, output, x, self.lpips, self.config, draws).mean()
 
-    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
-        return _sampled(self._decoder(average), self.codec(x, _middle(self.codec)))
+    def preview(self, average: Denoiser, x: Tensor) -> Tensor:
+        return _preview(self._decoder(average), self.codec(x, _middle(self.codec)))
 
-    def files(self, average: nn.Module) -> dict[str, bytes]:
-        return {"model.safetensors": zoo.denoiser_bytes(self._decoder(average))}
+    def files(self, average: Denoiser) -> dict[str, bytes]:
+        return {"model.safetensors": zoo.decoder_bytes(self._decoder(average))}
 
-    def _decoder(self, denoiser: nn.Module) -> DiffusionDecoder:
+    def _decoder(self, denoiser: Denoiser) -> DiffusionDecoder | DeterministicDecoder:
         return DiffusionDecoder(denoiser, self.process, self.codec.model_id)
 
 
@@ -170,17 +165,19 @@ class DeterministicStage(DenoiserStage):
     """(1 − ρ) · MSE + ρ · LPIPS, scaled as in `losses`: the network of a denoiser, in one
     evaluation without noise."""
 
-    def preview(self, average: nn.Module, x: Tensor) -> Tensor:
-        return self._decoder(average).decode(self.codec(x, _middle(self.codec)))
-
-    def files(self, average: nn.Module) -> dict[str, bytes]:
-        return {"model.safetensors": zoo.deterministic_bytes(self._decoder(average))}
-
-    def _decoder(self, denoiser: nn.Module) -> DeterministicDecoder:
+    def _decoder(self, denoiser: Denoiser) -> DeterministicDecoder:
         return DeterministicDecoder(denoiser, self.codec.model_id)
 
 
-class JointStage(Stage):
+class CodecAndDenoiser(nn.Module):
+    """What a joint stage trains."""
+
+    def __init__(self, codec: BlurCodec, denoiser: Denoiser):
+        super().__init__()
+        self.codec, self.denoiser = codec, denoiser
+
+
+class JointStage(Stage[CodecAndDenoiser]):
     """R + λ·[(1 − ρ) · 5 · diffusion + ρ · LPIPS], codec and denoiser at once: the paper's.
 
     The direct decoder's picture is trained as what the denoiser starts from, and as nothing else.
@@ -188,33 +185,34 @@ class JointStage(Stage):
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
-        self.codec = self.trained_codec = _new_codec(config)
-        self.denoiser = _new_denoiser(config, 0)
-        self.module = nn.ModuleDict({"codec": self.codec, "denoiser": self.denoiser})
+        self.trained_codec = _new_codec(config)
+        self.module = CodecAndDenoiser(self.trained_codec, _new_denoiser(config, 0))
+        self.network = self.trained_codec, self.module.denoiser
         self.process = _process(config)
         self.lpips = _load_lpips()
 
     def setup(self, fabric: Fabric) -> None:
-        self.codec, self.denoiser = map(fabric.setup_module, (self.codec, self.denoiser))
-        self.lpips = fabric.to_device(self.lpips)
+        self.network = tuple(map(fabric.setup_module, self.network))
+        self.lpips.to(fabric.device)
 
     def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        decoder, config = DiffusionDecoder(self.denoiser, self.process, bytes(4)), self.config
+        (codec, denoiser), config = self.network, self.config
+        decoder = DiffusionDecoder(denoiser, self.process, bytes(4))
 
         def distance(output: CodecOutput) -> Loss:
             return perceptual(decoder, output, x, self.lpips, config, draws)
 
-        return rate_distortion(self.codec, x, config, draws, _z_weight(step, config), distance)
+        return rate_distortion(codec, x, config, draws, _z_weight(step, config), distance)
 
-    def preview(self, average: nn.ModuleDict, x: Tensor) -> Tensor:
+    def preview(self, average: CodecAndDenoiser, x: Tensor) -> Tensor:
         output = average.codec(x, _middle(average.codec))
-        return _sampled(DiffusionDecoder(average.denoiser, self.process, output.model_id), output)
+        return _preview(DiffusionDecoder(average.denoiser, self.process, output.model_id), output)
 
-    def files(self, average: nn.ModuleDict) -> dict[str, bytes]:
+    def files(self, average: CodecAndDenoiser) -> dict[str, bytes]:
         codec = zoo.codec_bytes(average.codec)
         model_id = hashlib.sha256(codec).digest()[:4]
         decoder = DiffusionDecoder(average.denoiser, self.process, model_id)
-        return {"model.safetensors": codec, "denoiser.safetensors": zoo.denoiser_bytes(decoder)}
+        return {"model.safetensors": codec, "denoiser.safetensors": zoo.decoder_bytes(decoder)}
 
 
 def _new_codec(config: TrainConfig) -> BlurCodec:
@@ -253,9 +251,10 @@ def _load_lpips() -> Lpips:
     return Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
 
 
-def _sampled(decoder: DiffusionDecoder, output: CodecOutput) -> Tensor:
-    *_, last = decoder.sample(output, steps=PREVIEW_STEPS)
-    return last.x_hat
+def _preview(decoder: DiffusionDecoder | DeterministicDecoder, output: CodecOutput) -> Tensor:
+    if isinstance(decoder, DeterministicDecoder):
+        return decoder.decode(output)
+    return decoder.decode(output, Sampling(steps=PREVIEW_STEPS))
 
 
 def _z_weight(step: int, config: TrainConfig) -> float:

@@ -1,28 +1,14 @@
 """`python -m experiments.entropy` and `python -m experiments.diffusion`, as people type them."""
 
 import pkgutil
-import sys
 from importlib import import_module
 
 import pytest
 
 import experiments
-from blurlib import cli
+from conftest import one_line_error
 from experiments.diffusion.__main__ import app as diffusion
 from experiments.entropy.__main__ import app as entropy
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Of a command with arguments: exit code, stdout and stderr."""
-
-    def run(app, *arguments):
-        monkeypatch.setattr(sys, "argv", ["experiment", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.run(app)
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -37,16 +23,13 @@ def run(monkeypatch, capsys):
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_trained(run, tmp_path, app, arguments, words):
     folder = "--runs" if app is diffusion else "--cache"
-    code, _, error = run(app, *arguments, "--data", tmp_path, folder, tmp_path / "runs")
-    assert code == 2
-    assert error.startswith("blurlib: ")
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    result = run(*arguments, "--data", tmp_path, folder, tmp_path / "runs", app=app)
+    one_line_error(result, *words)
     assert not (tmp_path / "runs").exists()
 
 
 def test_diffusion_says_what_it_takes(run, tmp_path):
-    code, out, _ = run(diffusion, "--data", tmp_path, "--steps", 7, "--dry-run")
+    code, out, _ = run("--data", tmp_path, "--steps", 7, "--dry-run", app=diffusion)
     assert code == 0
     assert "12 runs of 7 steps and 4 of" in out.replace("\n", " ")
 

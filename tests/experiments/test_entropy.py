@@ -1,6 +1,5 @@
 """The ablation of the entropy model: latents, variants, real bytes, going on, reports."""
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -22,7 +21,7 @@ from experiments.entropy.latents import Latents
 from experiments.entropy.variants import FULL, HYPERPRIOR, LOCAL, variants
 from experiments.record import Spread
 
-STEPS = 30
+STEPS = 8
 SECONDS = ["encode_s", "decode_s"]
 
 
@@ -79,24 +78,15 @@ def test_every_variant_is_the_default_with_parts_left_out():
     found = variants(default)
     assert len(found) == 13
     assert found[FULL].config == default
+    sizes = {}
     for name, variant in found.items():
-        assert variant.name == name
         assert sum(variant.config.groups) == default.M
-    counts = {name: len(variant.config.groups) for name, variant in found.items()}
-    assert [counts[n] for n in (HYPERPRIOR, "even-2", "even-5", "even-10", LOCAL)] == [
-        1,
-        2,
-        5,
-        10,
-        5,
-    ]
-    sizes = {
-        n: (c.channel, c.local, c.attention)
-        for n, c in ((n, v.config.context) for n, v in found.items())
-    }
-    assert sizes[HYPERPRIOR] == (0, 0, 0)
-    assert sizes["uneven"] == (64, 0, 0)
-    assert sizes[LOCAL] == (64, 64, 0)
+        context = variant.config.context
+        sizes[name] = (context.channel, context.local, context.attention)
+    for name, count in {HYPERPRIOR: 1, "even-2": 2, "even-5": 5, "even-10": 10, LOCAL: 5}.items():
+        assert len(found[name].config.groups) == count
+    parts = {HYPERPRIOR: (0, 0, 0), "uneven": (64, 0, 0), LOCAL: (64, 64, 0), FULL: (64, 64, 64)}
+    assert parts.items() <= sizes.items()
     assert {sizes[name] for name in found if name.startswith(FULL)} == {(64, 64, 64)}
 
 
@@ -125,24 +115,14 @@ def test_training_learns_and_counts_its_steps(setup, finished, cache, tiny_codec
     assert (record["steps"], record["batch"], record["skipped_steps"]) == (STEPS, 2, 0)
     stored = np.load(next(cache.glob("latents-*.npy")), mmap_mode="r")
     codec = ablation.new_codec(tiny_codec, variants(tiny_codec.config.entropy)[HYPERPRIOR], 0)
-    bpp = list(ablation.train(codec, stored, setup.training(0)))
-    assert len(bpp) == STEPS
+    bpp = list(ablation.train(codec, stored, dataclasses.replace(setup, steps=25).training(0)))
+    assert len(bpp) == 25
     assert np.mean(bpp[-5:]) < 0.9 * np.mean(bpp[:5])
 
 
-def test_the_rate_that_is_trained_on_is_the_size_of_the_file(trained, photos):
-    x = images.to_float(images.read_image(photos / "coded" / "0.png"))[None]
-    x = x[..., :192, :192]
-    size = len(trained.compress(x, 2.0))
-    torch.manual_seed(0)
-    in_training = copy.deepcopy(trained).float().train()
-    with torch.no_grad():
-        bits = [in_training(x, 2.0).estimated_bits.item() for _ in range(20)]
-    assert np.mean(bits) / 8 == pytest.approx(size, rel=0.1)
-
-
-def test_rows_are_real_files(finished, trained, photos):
-    rows = report.read(finished).kodak
+def test_rows_are_real_files_and_their_bits_add_up(finished, trained, photos):
+    ablated = report.read(finished)
+    rows = ablated.kodak
     assert len(rows) == 2 * 2 * 4  # variants, photos, qualities
     assert sorted(rows["quality"].unique()) == [1, 1.75, 2.25, 3]
     for row in rows[rows["variant"] == FULL].itertuples():
@@ -150,48 +130,31 @@ def test_rows_are_real_files(finished, trained, photos):
         assert row.bytes == len(trained.compress(x, row.quality))
         assert row.bpp == pytest.approx(8 * row.bytes / x[0, 0].numel(), abs=1e-6)
     assert (rows[SECONDS] > 0).to_numpy().all()
-
-
-def test_bits_of_channels_and_groups_add_up_to_the_files(finished):
-    ablated = report.read(finished)
     for run in ablated.runs:
-        rows = ablated.kodak[ablated.kodak["variant"] == run["variant"]]
+        mine = rows[rows["variant"] == run["variant"]]
         for bits in run["bits"]:
-            size = rows[rows["quality"] == bits["quality"]]["bytes"].mean()
+            size = mine[mine["quality"] == bits["quality"]]["bytes"].mean()
             assert sum(bits["groups"]) == pytest.approx(sum(bits["channels"]), abs=10)
-            assert bits["z"] + sum(bits["groups"]) == pytest.approx(
-                8 * (size - 28), rel=0.02, abs=64
-            )
+            total = bits["z"] + sum(bits["groups"])
+            assert total == pytest.approx(8 * (size - 28), rel=0.02, abs=64)
             assert len(bits["groups"]) == len(run["config"]["groups"])
             assert len(bits["channels"]) == 160
-
-
-def test_the_learned_encoding_is_recorded(finished, trained):
-    runs = {run["variant"]: run for run in report.read(finished).runs}
-    assert runs[HYPERPRIOR]["positions"] == []
-    assert [row["group"] for row in runs[FULL]["positions"]] == [1, 2, 3, 4, 5]
-    for row, group in zip(runs[FULL]["positions"], trained.entropy.groups, strict=True):
-        assert row["amplitude"] == pytest.approx(group.global_.position.amplitude.item(), abs=1e-4)
-        # f falls to A/2 at the half-width
-        fall = np.exp(-row["half_width"] / (2 * row["sigma"] ** 2))
-        assert fall == pytest.approx(0.5, abs=1e-3)
 
 
 def test_zeroing_changes_bytes_and_is_undone(finished, trained, photos):
     x = images.to_float(images.read_image(photos / "coded" / "0.png"))[None]
     before = trained.compress(x, 3.0)
-    with ablation.without(trained, "transformer"):
-        group = trained.entropy.groups[0]
-        tokens = torch.randn(1, 16, 6, 6, dtype=torch.float64)
-        assert not group.global_(tokens, torch.randn(1, 8, 6, 6).double(), tokens).any()
-        assert trained.compress(x, 3.0) != before
-    assert trained.compress(x, 3.0) == before
     zeroed = report.read(finished).zeroed
     assert set(zeroed["variant"]) == {FULL}
     assert len(zeroed) == 2 * 2 * 4  # ways, photos, qualities
     first = zeroed[(zeroed["zeroed"] == "transformer") & (zeroed["image"] == "0.png")]
     with ablation.without(trained, "transformer"):
+        group = trained.entropy.groups[0]
+        tokens = torch.randn(1, 16, 6, 6, dtype=torch.float64)
+        assert not group.global_(tokens, torch.randn(1, 8, 6, 6).double(), tokens).any()
+        assert trained.compress(x, 3.0) != before
         assert first["bytes"].tolist() == [len(trained.compress(x, q)) for q in first["quality"]]
+    assert trained.compress(x, 3.0) == before
 
 
 # Going on
@@ -205,6 +168,7 @@ def test_what_is_there_is_not_done_again(setup, finished, cache, monkeypatch):
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_stopped_ablation_goes_on_and_gives_the_same_rows(setup, finished, tmp_path):
     out, cache = tmp_path / "out", tmp_path / "cache"
     stopped = ablation.ablate(setup, out, cache, [HYPERPRIOR, FULL], seeds=1)
@@ -221,16 +185,8 @@ def test_a_stopped_ablation_goes_on_and_gives_the_same_rows(setup, finished, tmp
 
 
 @pytest.mark.slow
-def test_two_jobs_give_the_rows_of_one(setup, finished, cache, tmp_path):
-    out = tmp_path / "two"
-    *_, last = ablation.ablate(setup, out, tmp_path / "c", [HYPERPRIOR, FULL], seeds=1, jobs=2)
-    assert last.done == 2
-    ours, theirs = (pd.read_csv(f / "kodak.csv").drop(columns=SECONDS) for f in (out, finished))
-    pd.testing.assert_frame_equal(ours, theirs)
-
-
 def test_minutes_become_steps_that_the_folder_keeps(setup, cache, tmp_path):
-    short = dataclasses.replace(setup, steps=0, minutes=0.01, large="")
+    short = dataclasses.replace(setup, steps=0, minutes=0.002, large="")
     list(ablation.ablate(short, tmp_path, cache, [HYPERPRIOR], seeds=1))
     steps = json.loads((tmp_path / "setup.json").read_text())["steps"]
     assert 2 <= steps < 600
@@ -244,24 +200,25 @@ def test_minutes_become_steps_that_the_folder_keeps(setup, cache, tmp_path):
 # What is refused
 
 
-def test_a_quality_that_the_codec_does_not_have_is_refused_before_anything_is_written(
-    setup, cache, tmp_path
+@pytest.mark.parametrize(
+    ("qualities", "names", "words"),
+    [
+        ((1.0, 2.0, 3.0, 9.0), [FULL], "qualities has 9: they are from 1 to "),
+        ((1.0, 2.0, 2.5, 3.0), ["swin", FULL], "no variant 'swin': there are hyperprior, even-2"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_is_written(
+    setup, cache, tmp_path, qualities, names, words
 ):
-    wrong = dataclasses.replace(setup, qualities=(1.0, 2.0, 3.0, 9.0))
-    with pytest.raises(ValueError, match="qualities has 9: they are from 1 to "):
-        list(ablation.ablate(wrong, tmp_path / "out", cache))
+    wrong = dataclasses.replace(setup, qualities=qualities)
+    with pytest.raises(ValueError, match=words):
+        next(ablation.ablate(wrong, tmp_path / "out", cache, names))
     assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_variant_is_refused_with_those_that_there_are(setup, cache, tmp_path):
-    with pytest.raises(ValueError, match=r"no variant 'swin': there are hyperprior, even-2.*full$"):
-        next(ablation.ablate(setup, tmp_path, cache, ["swin", FULL]))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_another_setup_is_refused(setup, finished, cache):
     other = dataclasses.replace(setup, steps=STEPS + 1)
-    with pytest.raises(ValueError, match=r"another steps \(30 there, 31 here\).*another --out"):
+    with pytest.raises(ValueError, match=r"another steps \(8 there, 9 here\).*another --out"):
         list(ablation.ablate(other, finished, cache, [HYPERPRIOR]))
 
 
@@ -332,17 +289,6 @@ def test_bd_rate_of_known_curves(made_up):
     assert (table["decode_s"] == 2).all()
 
 
-def test_the_verdict_follows_from_the_numbers(made_up):
-    assert (
-        "-25.0 ± 7.1 % over the hyperprior alone (-20.0, -30.0 by seed): the mark of -10 % is "
-        "reached" in (report.verdicts(report.read(made_up))[0])
-    )
-    table = pd.read_csv(made_up / "kodak.csv")
-    table.loc[table["variant"] == FULL, "bpp"] *= 1.25
-    table.to_csv(made_up / "kodak.csv", index=False)
-    assert "is missed" in report.verdicts(report.read(made_up))[0]
-
-
 def test_a_mean_is_certain_by_the_t_test():
     """Against SciPy's own test."""
     generator = np.random.default_rng(0)
@@ -355,30 +301,10 @@ def test_a_mean_is_certain_by_the_t_test():
     assert {True, False} == {bool(x) for x in found}
 
 
-def test_a_run_without_a_record_does_not_count(made_up):
+def test_a_run_without_a_record_does_not_count(made_up, tmp_path):
     (made_up / "runs" / f"{FULL}-1.json").unlink()
     ablated = report.read(made_up)
     assert len(ablated.kodak) == 12
     assert report.against(ablated, FULL, HYPERPRIOR).mean == pytest.approx(-20, abs=1e-6)
-
-
-def test_zeroing_and_sizes_are_per_cent_of_all_bytes(made_up):
-    table = pd.read_csv(made_up / "kodak.csv")
-    zeroed = table[table["variant"] == FULL][["variant", "seed", "image", "quality", "bytes"]]
-    zeroed = zeroed.assign(zeroed="transformer", bytes=1.1 * zeroed["bytes"])
-    zeroed.to_csv(made_up / "zeroed.csv", index=False)
-    sizes = table[["variant", "seed", "image", "quality", "bytes"]]
-    sizes = sizes.assign(megapixels=0.1, width=100, height=100)
-    sizes.to_csv(made_up / "resolution.csv", index=False)
-    ablated = report.read(made_up)
-    zeroing = report.zeroing(ablated)
-    assert [spread.mean for spread in zeroing["more"]] == pytest.approx([10] * 4)
-    assert zeroing["grown"].tolist() == zeroing["files"].tolist() == [2] * 4
-    row = report.sizes(ablated).loc[0.1]
-    assert row["over_hyperprior"].mean == pytest.approx(-25)
-    assert row["over_local"].seeds == 0
-
-
-def test_an_empty_folder_has_no_report(tmp_path):
     with pytest.raises(ValueError, match="holds no finished runs"):
-        report.read(tmp_path)
+        report.read(tmp_path / "none")

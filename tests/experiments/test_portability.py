@@ -67,46 +67,26 @@ def test_an_impossible_stream_harms_only_itself():
     assert not impossible[2000:].any()
 
 
-def test_a_photo_takes_ten_passes_and_the_hyper_pass(own_codec, files):
-    runs = {"h_s": 0, "g_ep": 0}
-
-    def count(name):
-        def hook(*_):
-            runs[name] += 1
-
-        return hook
-
-    own_codec.h_s.register_forward_hook(count("h_s"))
-    for group in own_codec.entropy.groups:
-        group.parameters_.register_forward_hook(count("g_ep"))
-    own_codec.decompress(files[0])
-    assert runs == {"h_s": 1, "g_ep": 10}
-
-
 # Noise
 
 
 @pytest.mark.parametrize("ulps", [1, 2**20])
 def test_noise_moves_a_layer_by_so_many_units_in_the_last_place(own_codec, ulps):
     layer = own_codec.entropy.groups[0].parameters_[-1]
+    position = own_codec.entropy.groups[1].global_.position  # what is added to logits, too
     features = torch.randn(2, layer.in_channels, 3, 5, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    exact = layer(features).detach().numpy()
-    with portability.rounding_noise(own_codec, generator, ulps):
-        moved = layer(features).detach().numpy()
-    steps = (moved - exact) / np.spacing(np.abs(exact))
-    assert (np.abs(steps) == ulps).all()
-    assert 0.4 < (steps > 0).mean() < 0.6
-    np.testing.assert_array_equal(layer(features).detach().numpy(), exact)
 
+    def results():
+        return [x.detach().numpy() for x in (layer(features), position.bias())]
 
-def test_noise_moves_what_positions_add_to_logits(own_codec):
-    position = own_codec.entropy.groups[1].global_.position
-    exact = position.bias().detach().numpy()
-    with portability.rounding_noise(own_codec, torch.Generator().manual_seed(0)):
-        moved = position.bias().detach().numpy()
-    assert (np.abs(moved - exact) == np.spacing(np.abs(exact))).all()
-    np.testing.assert_array_equal(position.bias().detach().numpy(), exact)
+    exact = results()
+    with portability.rounding_noise(own_codec, torch.Generator().manual_seed(0), ulps):
+        moved = results()
+    for before, noisy, after in zip(exact, moved, results(), strict=True):
+        steps = (noisy - before) / np.spacing(np.abs(before))
+        assert (np.abs(steps) == ulps).all()
+        assert 0.3 < (steps > 0).mean() < 0.7
+        np.testing.assert_array_equal(after, before)
 
 
 def test_noise_of_1_ulp_changes_no_symbol_and_loud_noise_is_caught(own_codec, files):
@@ -122,22 +102,6 @@ def test_noise_of_1_ulp_changes_no_symbol_and_loud_noise_is_caught(own_codec, fi
 
 
 # The checksum
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    ["h_s.layers.6.bias", "entropy.groups.0.parameters_.4.bias", "entropy.groups.4.channel.2.bias"],
-)
-def test_one_changed_weight_is_caught(own_codec, files, name):
-    weight = own_codec.get_parameter(name)
-    before = weight[0].item()
-    weight[0] += 1.0
-    for file in files:
-        with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
-            own_codec.decode_latent(file)
-    weight[0] = before
-    own_codec.decode_latent(files[1])
 
 
 @pytest.mark.parametrize("index", range(10))
@@ -171,17 +135,14 @@ def test_decisions_are_what_becomes_mu_and_sigma(tiny_codec, files):
         assert log2_sigma.min() >= LOG2_SIGMA_MIN
 
 
-def test_the_margin_is_the_distance_to_the_next_half():
-    u = torch.tensor([0.0, 0.5, -0.5, 1.25, -3.6, 7.499])
-    expected = [0.5, 0.0, 0.0, 0.25, 0.1, 0.001]
-    torch.testing.assert_close(portability.margin(u), torch.tensor(expected), atol=1e-6, rtol=0)
-
-
 def test_decisions_flip_as_often_as_the_bound_says_and_never_beyond_the_margin():
     rng = torch.Generator().manual_seed(0)
     u = 100 * torch.rand(2_000_000, generator=rng, dtype=torch.float64)
     other = u + 0.01 * torch.randn(u.shape, generator=rng, dtype=torch.float64)
     flipped = u.round() != other.round()
+    few = torch.tensor([0.0, 0.5, -0.5, 1.25, -3.6, 7.499])
+    expected = torch.tensor([0.5, 0.0, 0.0, 0.25, 0.1, 0.001])  # to the next half
+    torch.testing.assert_close(portability.margin(few), expected, atol=1e-6, rtol=0)
     measured = Sensitivity.between(u, other)
     assert flipped.sum().item() == pytest.approx(measured.total, rel=0.03)
     assert not flipped[portability.margin(u) > measured.largest].any()
@@ -195,41 +156,12 @@ def test_decisions_flip_as_often_as_the_bound_says_and_never_beyond_the_margin()
 
 
 def test_the_committed_decodes_had_no_mismatch():
+    """Of every golden file, and with the oldest PyTorch that is allowed."""
     checks = json.loads((CHECKS / "portability.json").read_text())
     rows = checks["matrix"] + checks["elsewhere"]
     assert sum(row["decodes"] for row in rows) >= 1000
-    for row in rows:
-        assert row["mismatches"] == row["checksum_errors"] == 0
+    assert not any(row["mismatches"] or row["checksum_errors"] for row in rows)
     for row in checks["elsewhere"]:
-        assert row["golden_errors"] == 0
-        assert row["golden"] == len(list(GOLDEN.glob("*.blur")))
+        assert (row["golden"], row["golden_errors"]) == (len(list(GOLDEN.glob("*.blur"))), 0)
     oldest = re.search(r'"torch>=([\d.]+)', (ROOT / "pyproject.toml").read_text())[1]
     assert any(row["torch"].startswith(f"{oldest}.") for row in checks["elsewhere"])
-    settings = [
-        {k: row[k] for k in ("threads", "batch", "channels_last", "onednn")} for row in rows[:32]
-    ]
-    assert all(len({s[k] for s in settings}) == 2 for k in settings[0])
-
-
-def test_the_committed_noise_spares_float64_and_the_checksum_misses_nothing():
-    rows = json.loads((CHECKS / "rounding-noise.json").read_text())["noise"]
-    at_1_ulp = {row["precision"]: row for row in rows if row["ulps"] == 1}
-    assert at_1_ulp["float64"]["decodes"] >= 1000
-    assert all(r["decodes"] + r["failures_without_noise"] >= 1000 for r in at_1_ulp.values())
-    assert at_1_ulp["float64"]["failures"] == 0
-    assert at_1_ulp["float32"]["failures"] > 0
-    assert all(row["unnoticed"] == 0 for row in rows)
-    double = at_1_ulp["float64"]
-    assert double["bound_768x512"] < 1e-6
-    assert double["largest_delta"] < double["nearest_boundary"] / 100
-    for row in rows:  # the bound is one, and not an empty one
-        assert row["failures"] <= row["expected"] + 4 * np.sqrt(row["expected"]) + 1
-        assert row["failures"] >= 0.3 * row["expected"] - 4 * np.sqrt(row["expected"])
-
-
-def test_the_committed_decode_takes_ten_passes_and_a_tenth_of_the_time():
-    checks = json.loads((CHECKS / "decode-speed.json").read_text())
-    assert checks["ours"]["runs_of"] == {"h_s": 1, "g_ep": 10}
-    assert checks["mbt2018"]["runs_of"] == {"h_s": 1, "g_ep": 48 * 32}
-    assert checks["ours"]["symbols"] == checks["mbt2018"]["symbols"]
-    assert checks["ratio_y_hat"] >= 10

@@ -1,5 +1,6 @@
 """The published points and their reader, against values typed in from the literature."""
 
+import itertools
 import json
 import math
 import shutil
@@ -31,24 +32,18 @@ LITERATURE = [
     ("bmshj2018-factorized", "ms-ssim", 247.5, -24.3),
     ("bmshj2018-hyperprior", "mse", 30.5, 7.3),
     ("bmshj2018-hyperprior", "ms-ssim", 238.2, -35.6),
-    ("bmshj2018-hyperprior@paper", "mse", 34.0, 13.2),
-    ("bmshj2018-hyperprior@paper", "ms-ssim", 219.9, -30.0),
     ("mbt2018-mean", "mse", 21.3, 3.1),
     ("mbt2018-mean", "ms-ssim", 185.1, -38.5),
     ("mbt2018", "mse", 11.0, -2.1),
     ("mbt2018", "ms-ssim", 173.0, -41.4),
-    ("mbt2018@paper", "mse", 11.0, -4.4),
-    ("mbt2018@paper", "ms-ssim", 192.6, -36.2),
     ("cheng2020-anchor", "mse", 3.7, -7.5),
     ("cheng2020-anchor", "ms-ssim", 151.0, -45.7),
     ("cheng2020-attn", "mse", 5.5, -8.2),
     ("cheng2020-attn", "ms-ssim", 142.2, -45.1),
     ("cheng2020-checkerboard-6M", "mse", 3.9, -7.0),
     ("cheng2020-checkerboard-6M", "ms-ssim", None, -41.8),
-    ("cheng2020-parallel", "mse", 4.1, -7.0),
     ("minnen2018-checkerboard", "mse", 19.0, 4.0),
     ("minnen2018-checkerboard", "ms-ssim", None, -34.3),
-    ("minnen2018-parallel", "mse", 20.2, 4.4),
     ("ChARM", "mse", 1.1, None),
     ("ELIC", "mse", -7.0, -12.8),
     ("MLIC++", "mse", -15.0, None),
@@ -128,18 +123,12 @@ def test_ms_ssim_becomes_db_after_averaging():
     assert linear[0] == pytest.approx([0.221153, 0.803071], abs=1e-6)
     in_db = POINTS.curve("JPEG", "ms_ssim_db")
     np.testing.assert_allclose(in_db[:, 1], -10 * np.log10(1 - linear[:, 1]))
-    assert in_db[0, 1] == pytest.approx(-10 * math.log10(0.196929), abs=1e-4)
-
-
-def test_vvenc_is_the_mean_of_its_images():
     content = json.loads((published.FOLDER / "vvenc_kodak.json").read_text())
     rows = [row for row in content["rows"] if row["qp"] == 27]
-    assert len(rows) == 24
     bpp, ms_ssim = (sum(row[name] for row in rows) / 24 for name in ("bpp", "ms_ssim"))
     curve = POINTS.curve("VVenC", "ms_ssim_db")
-    assert len(curve) == 8
+    assert (len(rows), len(curve), len(POINTS.curve("VVenC", "lpips"))) == (24, 8, 8)
     assert curve[-1] == pytest.approx([bpp, -10 * math.log10(1 - ms_ssim)])
-    assert len(POINTS.curve("VVenC", "lpips")) == 8
 
 
 def test_a_caution_must_be_accepted_by_name():
@@ -153,25 +142,21 @@ def test_a_caution_must_be_accepted_by_name():
 
 
 def test_codecs_are_those_that_have_a_curve():
-    for metric in ("psnr", "ms_ssim_db", "lpips", "fid", "kid"):
-        for dataset in ("kodak", "clic2020"):
-            for entry in POINTS.codecs(metric, dataset):
-                assert len(POINTS.curve(entry.codec, metric, dataset, entry.variant)) > 0
-    names = POINTS.codecs("ms_ssim_db")
-    assert ("cheng2020-attn", "ms-ssim") in names
-    assert ("ELIC", "mse") not in names
+    for metric, dataset in itertools.product(
+        ("psnr", "ms_ssim_db", "lpips", "fid", "kid"), ("kodak", "clic2020")
+    ):
+        for entry in POINTS.codecs(metric, dataset):
+            assert len(POINTS.curve(entry.codec, metric, dataset, entry.variant)) > 0
+    assert ("cheng2020-attn", "ms-ssim") in POINTS.codecs("ms_ssim_db")
+    assert ("ELIC", "mse") not in POINTS.codecs("ms_ssim_db")
     assert ("ELIC", "mse") in POINTS.codecs("ms_ssim_db", accept=("relabelled",))
     assert POINTS.codecs("fid") == ()  # 24 images are too few
-    assert ("HiFiC", "perceptual") in POINTS.codecs("fid", "clic2020")
-    with pytest.raises(ValueError, match="no published points on 'tecnick'"):
-        POINTS.codecs("psnr", "tecnick")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("elik", "psnr"), r"no published codec 'elik' on kodak; near matches: ELIC"),
-        (("cheng2020", "psnr"), "near matches: .*cheng2020-attn"),
         (("§", "psnr"), "there are AV1, BPG-444"),
         (("ELIC", "psnr", "imagenet"), "no published points on 'imagenet'; there are clic2020"),
         (("ELIC", "lpips"), "ELIC has no lpips on kodak; it has ms_ssim_db, psnr_rgb"),
@@ -206,22 +191,18 @@ def test_points_that_a_cheaper_one_beats_are_dropped(tmp_path):
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"points\.csv is missing; pass the folder"):
         published.read(tmp_path)
-    table = table_of(tmp_path, [("psnr_rgb", 0.1, "much")]) / "points.csv"
-    with pytest.raises(ResultsError, match=r"points\.csv: is not a table"):
-        published.read(tmp_path)
-    table.write_text("codec,bpp,value\na,1,2\n")
-    with pytest.raises(ResultsError, match=r"points\.csv: has no column variant"):
-        published.read(tmp_path)
-    table_of(tmp_path, [("psnr_rgb", 0.1, 30)])
-    table.write_text(table.read_text().replace("k,,n", "k,beware,n"))
-    with pytest.raises(ResultsError, match="unknown caution beware"):
-        published.read(tmp_path)
-    table_of(tmp_path, [("psnr_rgb", 0.1, 30)])
-    vvenc = tmp_path / "vvenc_kodak.json"
+    table = table_of(tmp_path, [("psnr_rgb", 0.1, 30)]) / "points.csv"
+    vvenc, good = tmp_path / "vvenc_kodak.json", table.read_text()
     content = json.loads(vvenc.read_text())
-    vvenc.write_text(json.dumps(content | {"rows": content["rows"][1:]}))
-    with pytest.raises(ResultsError, match=r"vvenc_kodak\.json: lacks images at some QPs"):
-        published.read(tmp_path)
-    vvenc.write_text("{}")
-    with pytest.raises(ResultsError, match=r"vvenc_kodak\.json: is not a file of VVenC"):
-        published.read(tmp_path)
+    few = json.dumps(content | {"rows": content["rows"][1:]})
+    for path, text, message in (
+        (table, good.replace("30", "much"), r"points\.csv: is not a table"),
+        (table, "codec,bpp,value\na,1,2\n", r"points\.csv: has no column variant"),
+        (table, good.replace("k,,n", "k,beware,n"), "unknown caution beware"),
+        (vvenc, few, r"vvenc_kodak\.json: lacks images at some QPs"),
+        (vvenc, "{}", r"vvenc_kodak\.json: is not a file of VVenC"),
+    ):
+        table.write_text(good)
+        path.write_text(text)
+        with pytest.raises(ResultsError, match=message):
+            published.read(tmp_path)

@@ -81,45 +81,6 @@ def test_where_there_is_no_bd_rate_the_table_says_why(folder, vtm):
     assert str(apart) == "n/a (no shared quality)"
 
 
-def test_training_objectives_come_from_the_results(folder):
-    codecs = {codec.label: codec for codec in report.measured("kodak", folder)}
-    assert codecs["WebP"].training == ""
-    assert codecs["msssim-small, direct"].training == "ms-ssim"
-    point, settings = (0.1, 25.0, 0.9, 0.2), {"decoder": "diffusion"}
-    write_codec(folder, "msssim-small-diffusion", [point], "c0ffee", settings)
-    found = {codec.label: codec.training for codec in report.measured("kodak", folder)}
-    assert found["msssim-small, diffusion"] == "perceptual"
-
-
-def test_distances_join_the_table_under_their_own_names(folder):
-    table = next(c for c in report.measured("kodak", folder) if c.label == "WebP").table
-    assert table.loc[1, "FD-AlexNet"] == 12.5
-    assert table.loc[1, "KD-AlexNet"] == 0.1
-    assert math.isnan(table.loc[2, "FD-AlexNet"])
-    assert not any("FID" in column for column in table.columns)
-
-
-def test_between_points_a_column_is_linear_in_log_rate_and_nan_outside(folder):
-    table = next(c for c in report.measured("kodak", folder) if c.label == "WebP").table
-    low, high = table.iloc[0], table.iloc[1]
-    middle = math.sqrt(low["bpp"] * high["bpp"])
-    expected = (low["lpips"] + high["lpips"]) / 2
-    assert report.at_rate(table, "lpips", middle) == pytest.approx(expected)
-    assert report.at_rate(table, "lpips", low["bpp"]) == pytest.approx(low["lpips"])
-    assert math.isnan(report.at_rate(table, "lpips", 0.99 * low["bpp"]))
-    frame = report.at_rates(["lpips"], [middle], folder)
-    assert frame.loc["WebP", ("lpips", middle)] == pytest.approx(expected)
-
-
-def test_lines_mark_ours_and_the_published_ones(folder):
-    lines = report.lines("psnr", report.BESIDE_PSNR, folder)
-    assert [line.label for line in lines if line.ours] == ["msssim-small, direct"]
-    assert [line.label for line in lines if line.published] == [
-        "VTM-9.1", "mbt2018-mean (mse)", "ELIC (mse)",
-    ]  # fmt: skip
-    assert report.lines("FD-AlexNet", (), folder)[0].label == "WebP"
-
-
 def test_a_set_without_results_says_what_to_do(folder):
     with pytest.raises(ResultsError, match="clic: holds no results; measure a codec on clic first"):
         report.measured("clic", folder)
