@@ -31,7 +31,7 @@ demo: $(CORE)
 
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
-	  --nbval-lax --nbval-current-env tests notebooks
+	  -m 'not site' --nbval-lax --nbval-current-env tests notebooks
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -50,6 +50,7 @@ book: $(BOOK)
 tables: $(BASELINES)
 	$(BIN)/python tools/tables.py
 	$(BIN)/python tools/sheets.py
+	$(BIN)/python tools/front.py
 
 # In Chromium, without a network; skipped where there is no browser.
 site: $(DEV) book

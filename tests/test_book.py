@@ -12,6 +12,8 @@ import pytest
 import yaml
 from docutils.core import publish_parts
 
+from blurlib import checkpoints
+from blurlib.codec import zoo
 from blurlib.training.config import tomllib
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +80,13 @@ def test_nobody_installs_from_a_named_registry():
     host = re.compile(r"(pypi|pythonhosted|anaconda)\.(org|com)|download\.pytorch", re.IGNORECASE)
     for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "environment.yml", *NOTEBOOKS]:
         assert not host.search(path.read_text(encoding="utf-8")), path.name
+
+
+def test_the_first_pages_show_what_the_shipped_weights_do():
+    front = (ROOT / "book/_static/front/front.js").read_text(encoding="utf-8")
+    made_with = json.loads(front.partition(" = ")[2].rstrip(";\n"))["weights"]
+    shipped = {name: zoo.sha256(name) for name in (checkpoints.CODEC, checkpoints.DENOISER)}
+    assert made_with == shipped, "python tools/front.py makes them anew"
 
 
 @each_notebook
@@ -195,3 +204,12 @@ def test_docstrings_become_restructured_text(monkeypatch):
     assert '<pre class="literal-block">f(x) = |x|</pre>' in html
     assert "<dt>x</dt>\n<dd><p>any\nlength.</p>" in html
     assert "<p>(B,).</p>" in html
+
+
+def test_a_formula_is_typeset_and_a_wrong_one_is_refused_by_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    from formulae import typeset
+
+    assert "katex-html" in typeset(r"\alpha_t x", display=False)
+    with pytest.raises(ValueError, match=r"Undefined control sequence: \\foo"):
+        typeset(r"\foo{x}", display=True)

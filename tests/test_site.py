@@ -20,6 +20,7 @@ pytestmark = pytest.mark.site
 
 SITE = Path(os.environ.get("BLURLIB_SITE", Path(__file__).parents[1] / "_build" / "html"))
 DESK, PHONE = 1400, 390
+RULES = ["wcag2a", "wcag2aa", "best-practice"]
 SAMPLE = ("book/intro", "book/play", "book/glossary", "book/api_codec", "notebooks/00_quickstart")
 PLAYED = {"book/intro": ["compare"], "book/play": ["diffuse", "laplacian", "passes", "curves"]}
 
@@ -47,9 +48,11 @@ INSPECT = r"""(width) => {
   }
   // A phone's innerWidth grows with the page, so the width is told.
   const wide = document.documentElement.scrollWidth > width;
+  const scrolls = (e) => getComputedStyle(e).overflowX !== "visible";
+  const boxed = (e) => e && e !== article && (scrolls(e) || boxed(e.parentElement));
   if (wide)
     for (const e of article.querySelectorAll("*"))
-      if (e.getBoundingClientRect().right > width + 1 && !e.closest(".katex"))
+      if (e.getBoundingClientRect().right > width + 1 && !e.childElementCount && !boxed(e))
         faults.push(["width", name(e)]);
   const links = [...document.querySelectorAll("a[href]")].map((a) => a.href);
   const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
@@ -118,11 +121,20 @@ class Watched:
         """Open a page; its faults, and what it links to and can be linked at."""
         self.faults.clear()
         self.page.goto(path.as_uri())
+        return self.inspect()
+
+    def inspect(self):
         found = self.page.evaluate(INSPECT, self.page.viewport_size["width"])
-        self.faults += map(tuple, found["faults"])
-        if found["wide"] and not any(kind == "width" for kind, _ in self.faults):
-            self.faults.append(("width", "the whole page"))
-        return list(self.faults), found["links"], set(found["ids"])
+        seen = [*self.faults, *map(tuple, found["faults"])]
+        if found["wide"] and not any(kind == "width" for kind, _ in seen):
+            seen.append(("width", "the whole page"))
+        return seen, found["links"], set(found["ids"])
+
+    def turn(self, width, scheme):
+        """The same page at another width, in the light or the dark theme."""
+        self.faults.clear()
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.set_viewport_size({"width": width, "height": 900})
 
 
 def dead(links, ids):
@@ -141,7 +153,7 @@ def dead(links, ids):
 def unusable(axe, page, unread=()):
     """What axe-core calls serious or critical, each with the first place. unread: selectors of what
     is left out, as formulae are: they are large, and all alike."""
-    options = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "best-practice"]}
+    options = {"resultTypes": ["violations"], "runOnly": RULES, "preload": False}
     context = {"exclude": [[selector] for selector in (".katex", *unread)]}
     for found in axe.run(page, context=context, options=options).response["violations"]:
         if found["impact"] in ("serious", "critical"):
@@ -157,18 +169,22 @@ def faults(browser, axe):
     code and signatures, whose colours are the same everywhere, and a sample of pages in whole.
     """
     found, links, ids = defaultdict(list), {}, {}
-    for width, scheme in ((DESK, "light"), (PHONE, "dark")):
-        tab = Watched(browser, width, scheme)
-        for path in pages(SITE):
-            name = path.relative_to(SITE).with_suffix("").as_posix()
-            seen, links[path], ids[path] = tab.look(path)
-            for kind, place in seen:
-                found[kind].append(f"{name} at {width}: {place}")
-            if width == PHONE or name in SAMPLE:
-                unread = ("pre", ".sig") if width == PHONE else ()
-                lines = unusable(axe, tab.page, unread)
-                found["axe"] += [f"{name} at {width}: {line}" for line in lines]
-        tab.context.close()
+    tab = Watched(browser, DESK)
+    for path in pages(SITE):
+        name = path.relative_to(SITE).with_suffix("").as_posix()
+        tab.turn(PHONE, "dark")
+        seen, links[path], ids[path] = tab.look(path)
+        lines = [(kind, f"{name} at {PHONE}: {place}") for kind, place in seen]
+        unread = unusable(axe, tab.page, ("pre", ".sig"))
+        lines += [("axe", f"{name} at {PHONE}: {line}") for line in unread]
+        tab.turn(DESK, "light")
+        lines += [(kind, f"{name} at {DESK}: {place}") for kind, place in tab.inspect()[0]]
+        if name in SAMPLE:
+            tab.page.wait_for_timeout(500)  # the theme answers to a new width after 0.3 s
+            lines += [("axe", f"{name} at {DESK}: {line}") for line in unusable(axe, tab.page)]
+        for kind, line in lines:
+            found[kind].append(line)
+    tab.context.close()
     for path in links:
         name = path.relative_to(SITE)
         found["link"] += sorted({f"{name}: {line}" for line in dead(links[path], ids)})

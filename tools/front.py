@@ -46,7 +46,7 @@ class Shown(NamedTuple):
 
 
 PHOTOS = (
-    Shown("china", "temple", "a temple roof with carved eaves in front of trees", 300, 60),
+    Shown("china", "pagoda", "a pagoda with four painted roofs above a lake", 60, 100),
     Shown("coffee", "coffee", "a cup of coffee with a spoon on a wooden table", 60, 60),
     Shown("cat", "cat", "the face of a tabby cat", 90, 40),
 )
@@ -238,7 +238,13 @@ def main() -> None:
         if shown is STILL:
             stills(pictures, photos[shown.photo])
     stands_in()
-    content = {"photos": photos, "passes": ten_passes(), "laplacian": laplacian()}
+    weights = {name: zoo.sha256(name) for name in (checkpoints.CODEC, checkpoints.DENOISER)}
+    content = {
+        "weights": weights,
+        "photos": photos,
+        "passes": ten_passes(),
+        "laplacian": laplacian(),
+    }
     save({**content, "photo": small_photo()})
 
 

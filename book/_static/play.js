@@ -360,3 +360,12 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   for (const list of document.querySelectorAll(".citation-list")) list.removeAttribute("role");
 });
+
+/** A formula that has to be scrolled can be reached by the keyboard. */
+function reachable() {
+  for (const box of document.querySelectorAll(".katex-display"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+}
+addEventListener("load", reachable);
+addEventListener("resize", reachable);

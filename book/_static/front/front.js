@@ -1,9 +1,13 @@
 // Made by tools/front.py.
 const FRONT = {
+ "weights": {
+  "msssim-small": "9975ac122cfb03ec860bd06cd5da91d6c8d259f1bac66bd6acbc862b81f53a92",
+  "isotropic-small": "912f7c4256a1d6324e483157b117f1b661ae39d9141b768d48413adb1622b8b3"
+ },
  "photos": {
   "china": {
-   "title": "temple",
-   "description": "a temple roof with carved eaves in front of trees",
+   "title": "pagoda",
+   "description": "a pagoda with four painted roofs above a lake",
    "width": 640,
    "height": 427,
    "pictures": {
@@ -144,8 +148,8 @@ const FRONT = {
   }
  },
  "passes": {
-  "width": 384,
-  "height": 256,
+  "width": 480,
+  "height": 320,
   "groups": [
    16,
    16,
