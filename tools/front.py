@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from blurlib import checkpoints, datasets, images, plotting
-from blurlib.codec import zoo
+from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.diffusion.process import BlurDiffusion
 from blurlib.diffusion.schedule import BlurSchedule
@@ -65,14 +65,12 @@ def write(name: str, data: bytes) -> None:
     atomic_write(FRONT / name, data, overwrite=True)
 
 
-def compared(shown: Shown) -> tuple[dict, dict[str, Tensor]]:
-    """Writes the pictures of one photo; its numbers by codec, and the pictures as tensors."""
+def compared(shown: Shown, ours: dict[str, BlurlibCodec]) -> tuple[dict, dict[str, Tensor]]:
+    """Writes the pictures of one photo; its numbers by codec, and the pictures as tensors.
+
+    ours: both decoders, the direct one first.
+    """
     photo = datasets.embedded(shown.photo)
-    codec = zoo.load()
-    ours = {
-        "direct": BlurlibCodec(checkpoints.CODEC, codec),
-        "perceptual": BlurlibCodec(checkpoints.CODEC, codec, zoo.load_denoiser()),
-    }
     data = ours["direct"].encode(photo, QUALITY)
     entries, pictures = {}, {"original": photo}
     raw = {"file": f"{shown.photo}-original.webp", "bytes": photo.numel()}
@@ -108,11 +106,10 @@ def numbers(photo: Tensor, data: bytes, picture: Tensor, file: str) -> dict:
 
 
 @torch.inference_mode()
-def ten_passes(name: str = "coffee") -> dict:
+def ten_passes(codec: BlurCodec, name: str = "coffee") -> dict:
     """Writes pass-00.webp to pass-10.webp: the direct picture when the values of the first passes
     are known and all others are at the mean that the entropy model expects of them."""
     photo = datasets.embedded(name)
-    codec = zoo.load()
     data = codec.compress(images.to_float(photo)[None], QUALITY)
     file = BlurFile.from_bytes(data)
     latent = codec.decode_latent(file)
@@ -140,34 +137,34 @@ def ten_passes(name: str = "coffee") -> dict:
     return {"width": size[0], "height": size[1], "groups": groups, "frames": frames}
 
 
-def laplacian() -> list[dict]:
+def laplacian(codec: BlurCodec) -> list[dict]:
     """A and σ as learned, of each group that attends."""
-    learned = [group.global_.position for group in zoo.load().entropy.groups]
+    learned = [group.global_.position for group in codec.entropy.groups]
     return [{"A": round(p.amplitude.item(), 2), "sigma": round(p.sigma.item(), 2)} for p in learned]
 
 
-def square_photo() -> Image.Image:
-    return images.to_pillow(datasets.embedded("astronaut")).resize((DIFFUSED, DIFFUSED))
+def square_photo() -> Tensor:
+    photo = images.to_pillow(datasets.embedded("astronaut"))
+    return images.from_pillow(photo.resize((DIFFUSED, DIFFUSED)))
 
 
 def small_photo() -> str:
     """A square photo as an address that holds it: a page from the disk may not read a file."""
-    picture, file = square_photo(), io.BytesIO()
-    picture.save(file, "webp", quality=90, method=6)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    data = webp(square_photo(), quality=90)
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def stands_in() -> None:
+def stands_in(learned: list[dict]) -> None:
     """The stills of what scripts draw: the learned bumps, and a photo on its way into noise."""
     distance = torch.linspace(0, 7, 71)
     bumps = {
         f"group {j + 1}": (a["A"] * torch.exp(-distance / (2 * a["sigma"] ** 2))).tolist()
-        for j, a in enumerate(laplacian())
+        for j, a in enumerate(learned)
     }
     panel = plotting.Lines(distance.tolist(), bumps, "|Δx| + |Δy|", "added to the logit")
     write("laplacian.svg", plots.to_svg(plotting.lines([panel]), "Learned bumps").encode())
     process = BlurDiffusion(BlurSchedule(sigma_blur_max=12.0))
-    x = 2 * images.to_float(images.from_pillow(square_photo()))[None] - 1
+    x = 2 * images.to_float(square_photo())[None] - 1
     drawn = torch.Generator().manual_seed(1)
     eps = torch.randn(x.shape, generator=drawn)
     frames = [process.q_sample(x, t, eps)[0] / 2 + 0.5 for t in (0.0, 0.25, 0.5, 0.75)]
@@ -232,18 +229,23 @@ def save(content: dict) -> None:
 
 
 def main() -> None:
-    photos = {}
+    photos, codec = {}, zoo.load()
+    ours = {
+        "direct": BlurlibCodec(checkpoints.CODEC, codec),
+        "perceptual": BlurlibCodec(checkpoints.CODEC, codec, zoo.load_denoiser()),
+    }
     for shown in track(PHOTOS, "photos at equal bytes"):
-        photos[shown.photo], pictures = compared(shown)
+        photos[shown.photo], pictures = compared(shown, ours)
         if shown is STILL:
             stills(pictures, photos[shown.photo])
-    stands_in()
+    learned = laplacian(codec)
+    stands_in(learned)
     weights = {name: zoo.sha256(name) for name in (checkpoints.CODEC, checkpoints.DENOISER)}
     content = {
         "weights": weights,
         "photos": photos,
-        "passes": ten_passes(),
-        "laplacian": laplacian(),
+        "passes": ten_passes(codec),
+        "laplacian": learned,
     }
     save({**content, "photo": small_photo()})
 

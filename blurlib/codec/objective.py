@@ -50,11 +50,10 @@ class Objective:
         Raises:
             ValueError: the distortion is "perceptual", or "mse+lpips" and no `lpips` is given.
         """
-        squares = 255**2 * (x_hat - x).square().mean((1, 2, 3))
         if self.distortion == "mse":
-            return squares
+            return _squared_error(x_hat, x)
         if self.distortion == "mse+lpips" and lpips:
-            return squares + LPIPS_WEIGHT * lpips(x_hat, x)
+            return _squared_error(x_hat, x) + LPIPS_WEIGHT * lpips(x_hat, x)
         if self.distortion == "ms-ssim":
             times = [-(-MS_SSIM_MIN_SIDE // side) for side in x.shape[-2:]]
             return MsSsimLoss()(*(photo.repeat(1, 1, *times) for photo in (x_hat, x)))
@@ -67,3 +66,7 @@ class Objective:
     def rate_weight(self) -> float:
         """What rounding gives for a bit where it weighs the rate."""
         return RATE_WEIGHTS.get(self.distortion, 0.0)
+
+
+def _squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    return 255**2 * (x_hat - x).square().mean((1, 2, 3))
