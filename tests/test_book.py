@@ -76,6 +76,7 @@ def test_every_citation_has_its_entry_and_every_entry_is_printed():
     assert ":all:" in (ROOT / "book" / "references.md").read_text()
 
 
+@pytest.mark.slow
 def test_nobody_installs_from_a_named_registry():
     host = re.compile(r"(pypi|pythonhosted|anaconda)\.(org|com)|download\.pytorch", re.IGNORECASE)
     for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "environment.yml", *NOTEBOOKS]:
@@ -145,6 +146,7 @@ def test_every_address_is_the_one_in_the_configuration():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_wrong_addresses_are_found_and_set_right(checkout):
     wrong = {
         "README.md": "[![x](y)](https://mybinder.org/v2/gh/someone/else/main?labpath=n.ipynb)\n"

@@ -51,6 +51,7 @@ def decode(run, blur, tmp_path):
     return decode
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_decode_is_of_the_files_seed_or_the_one_given(
     run, picture, blur, decode, denoisers
 ):
@@ -80,6 +81,7 @@ def denoisers(tmp_path) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.safetensors" for name in files}
 
 
+@pytest.mark.slow
 def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(decode, denoisers):
     def chain(*options, weights="ours", steps=("--steps", 3)):
         return decode("--decoder", "diffusion", "--denoiser", denoisers[weights], *steps, *options)
@@ -92,6 +94,7 @@ def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(decode, denoiser
     assert chain(weights="multistep", steps=()) == pictures[0]  # what its file says
 
 
+@pytest.mark.slow
 def test_the_deterministic_decoder_knows_neither_seed_nor_steps(run, blur, decode, denoisers):
     command = ("--decoder", "deterministic", "--denoiser")
     one = decode(*command, denoisers["deterministic"])
@@ -135,6 +138,7 @@ def test_info_accounts_for_every_byte_and_all_ten_passes(run, blur):
     assert run("info", blur)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_target_rate_is_met_and_effort_makes_another_file(run, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "ITERATIONS", (0, 0, 3) + 7 * (3,))
     files = []
@@ -270,6 +274,7 @@ def test_a_photo_that_runs_out_of_memory_is_called_too_large(run, picture, tmp_p
         run("compress", picture, tmp_path / "p.blur")
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_bdrate(run, three_photos, tmp_path):
     run_folder = tmp_path / "run"
     arguments = ("train", "tiny", "--run", run_folder, "--data", three_photos, "--steps", 1)

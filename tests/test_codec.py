@@ -138,6 +138,7 @@ def bpp(data: bytes, x: torch.Tensor) -> float:
     return 8 * len(data) / (x.shape[-2] * x.shape[-1])
 
 
+@pytest.mark.slow
 def test_a_target_is_never_exceeded_and_nearly_met(tiny_codec, photo):
     x = photo(64, 64)
     smallest, largest = (bpp(tiny_codec.compress(x, q), x) for q in (1, 3))
@@ -205,6 +206,7 @@ def test_a_forged_checksum_or_size_is_caught(tiny_codec, file):
             tiny_codec.decompress(forged)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_forged_streams_are_caught_and_never_crash(tiny_codec, file):
     rng = np.random.default_rng(0)

@@ -80,6 +80,7 @@ def test_the_first_scale_is_the_principal_subspace_that_scikit_learn_finds(photo
     np.testing.assert_allclose(stage.variance, expected[np.argsort(-expected)], rtol=1e-3)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [8, 2])
 def test_the_decoder_is_the_inverse_of_what_keeps_everything(photos, patch):

@@ -141,6 +141,7 @@ def test_a_row_is_what_the_metrics_say(photos, astronaut):
     assert large.extra == {"estimated_bits": 8 * large.bytes - 5}
 
 
+@pytest.mark.slow
 def test_a_codec_that_fails_or_returns_another_size_is_named_with_the_image(
     photos, large, tmp_path
 ):
@@ -224,6 +225,7 @@ def brightness_of_patches(folder, bits):
     return np.array(values)
 
 
+@pytest.mark.slow
 def test_distances_are_over_the_patches_of_all_images(large, tmp_path):
     list(m.evaluate(large, Shift(), [2, 5], tmp_path, features=Brightness()))
     distances = res.read(tmp_path / "large" / "shift.json").distances
@@ -240,6 +242,7 @@ def test_distances_are_over_the_patches_of_all_images(large, tmp_path):
         assert distance.frechet == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_features_wait_for_the_whole_set_without_decoding_again(large, tmp_path):
     codec = Shift()
     rows = m.evaluate(large, codec, [2, 3], tmp_path, features=Brightness())
@@ -255,6 +258,7 @@ def test_features_wait_for_the_whole_set_without_decoding_again(large, tmp_path)
     assert without_times(whole) == without_times(res.read(tmp_path / "other/large/shift.json"))
 
 
+@pytest.mark.slow
 def test_features_of_another_header_or_network_are_not_used(large, tmp_path):
     def distances(codec, network, **more):
         list(m.evaluate(large, codec, [2], tmp_path, features=network, **more))
@@ -272,6 +276,7 @@ def test_features_of_another_header_or_network_are_not_used(large, tmp_path):
     assert other.encoded == 4
 
 
+@pytest.mark.slow
 def test_a_new_image_makes_a_new_distance(large, tmp_path, astronaut):
     codec = Shift()
     list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
@@ -284,6 +289,7 @@ def test_a_new_image_makes_a_new_distance(large, tmp_path, astronaut):
     assert codec.encoded == 6  # the new image twice: once without features
 
 
+@pytest.mark.slow
 def test_a_codec_that_changed_is_found_when_it_decodes_again(large, tmp_path):
     class Longer(Shift):
         def encode(self, image, quality):

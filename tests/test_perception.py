@@ -113,6 +113,7 @@ def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
     assert torch.equal(pickle.loads(pickle.dumps(network))(x), found)  # as it travels to a worker
 
 
+@pytest.mark.slow
 @lpips_package
 def test_the_hash_of_alexnet_is_of_its_weights(alexnet_file, tmp_path):
     weights = torch.load(alexnet_file)

@@ -121,6 +121,7 @@ def run(process, n, steps, solver="ancestral", predict=lambda z, t: torch.zeros_
     return last.u_x_hat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_network_that_says_nothing_samples_the_prior(schedule):
     """Mean and variance of every frequency, in many small steps."""

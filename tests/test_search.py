@@ -68,6 +68,7 @@ def test_cold_annealing_rounds_to_the_nearest(codec):
     torch.testing.assert_close(cold, entropy.walk(hyperprior, code), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_hot_annealing_draws_the_neighbours_by_their_distance(codec):
     y, hyperprior = _latent(codec)
     drawn = torch.Generator().manual_seed(0)
@@ -131,6 +132,7 @@ def test_a_searched_file_decodes_and_is_never_worse(
         assert loss(codec, x, data) <= loss(codec, x, codec.compress(x, 2.5)) + 1e-3
 
 
+@pytest.mark.slow
 def test_a_search_finds_better_files_and_the_same_again(codec, photo):
     """And leaves the codec as it was."""
     x, before = photo(64, 64), {k: v.clone() for k, v in codec.state_dict().items()}

@@ -233,6 +233,7 @@ def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
         stage.config.target.distance(x, x)
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
     """R + λ·D over √(λ/λ_mid), from the bytes of files and the pictures they decode to."""
     config = replace(config, lmbda_min=2e-4, lmbda_max=5e-3)
@@ -433,6 +434,7 @@ def test_views_are_all_ways_to_look_at_a_picture():
 # The loop
 
 
+@pytest.mark.slow
 def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, photo):
     steps, folder = finished
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
@@ -452,6 +454,7 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, p
     torch.testing.assert_close(codec.state_dict()[name], average, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_model_learns(config, tmp_path):
     config = replace(
         config, steps=20, start="random", lr=2e-2, lr_transforms=1.0, lr_blocks=1.0,
@@ -460,6 +463,7 @@ def test_the_model_learns(config, tmp_path):
     assert statistics.mean(distortion[-5:]) < 0.5 * statistics.mean(distortion[:3])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
     expected, whole = finished
     cut = tmp_path / "cut"
@@ -506,6 +510,7 @@ def altered(monkeypatch, change) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch):
     """Seen in the checkpoints, which are written on the way."""
     altered(
@@ -581,6 +586,7 @@ def ticking(seconds: float) -> SimpleNamespace:
     return SimpleNamespace(monotonic=lambda: seconds * next(looks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [3, 7])
 def test_the_time_box_fixes_the_number_of_steps_once(config, tmp_path, monkeypatch, interrupted):
     """5 seconds at half a second each; an interruption does not change that."""
@@ -594,6 +600,7 @@ def test_the_time_box_fixes_the_number_of_steps_once(config, tmp_path, monkeypat
     assert steps[-1].lr < steps[6].lr < steps[2].lr
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_not_touched(config, finished, tmp_path):
     _, folder = finished
     before = {path: path.read_bytes() for path in folder.iterdir()}

@@ -230,6 +230,7 @@ def test_plans_that_cannot_be_are_refused(plan, changes, word):
         dataclasses.replace(plan, **changes)
 
 
+@pytest.mark.slow
 def test_a_network_that_reads_the_noisy_picture_misses_its_own(tiny_codec, astronaut):
     """One that returns what it is shown, and one that says nothing."""
 

@@ -110,6 +110,7 @@ def test_cached_latents_are_what_the_analysis_transform_says(setup, tiny_codec, 
 # Training and coding
 
 
+@pytest.mark.slow
 def test_training_learns_and_counts_its_steps(setup, finished, cache, tiny_codec):
     record = json.loads((finished / "runs" / f"{FULL}-0.json").read_text())["training"]
     assert (record["steps"], record["batch"], record["skipped_steps"]) == (STEPS, 2, 0)
@@ -120,6 +121,7 @@ def test_training_learns_and_counts_its_steps(setup, finished, cache, tiny_codec
     assert np.mean(bpp[-5:]) < 0.9 * np.mean(bpp[:5])
 
 
+@pytest.mark.slow
 def test_rows_are_real_files_and_their_bits_add_up(finished, trained, photos):
     ablated = report.read(finished)
     rows = ablated.kodak
@@ -141,6 +143,7 @@ def test_rows_are_real_files_and_their_bits_add_up(finished, trained, photos):
             assert len(bits["channels"]) == 160
 
 
+@pytest.mark.slow
 def test_zeroing_changes_bytes_and_is_undone(finished, trained, photos):
     x = images.to_float(images.read_image(photos / "coded" / "0.png"))[None]
     before = trained.compress(x, 3.0)
@@ -160,6 +163,7 @@ def test_zeroing_changes_bytes_and_is_undone(finished, trained, photos):
 # Going on
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_done_again(setup, finished, cache, monkeypatch):
     monkeypatch.setattr(ablation, "_run", None)  # nothing may run
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
@@ -216,6 +220,7 @@ def test_what_does_not_exist_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_setup_is_refused(setup, finished, cache):
     other = dataclasses.replace(setup, steps=STEPS + 1)
     with pytest.raises(ValueError, match=r"another steps \(8 there, 9 here\).*another --out"):
@@ -275,6 +280,7 @@ def made_up(finished, tmp_path) -> Path:
     return tmp_path / "entropy"
 
 
+@pytest.mark.slow
 def test_bd_rate_of_known_curves(made_up):
     ablated = report.read(made_up)
     for column in ("ms_ssim_db", "psnr"):
@@ -301,6 +307,7 @@ def test_a_mean_is_certain_by_the_t_test():
     assert {True, False} == {bool(x) for x in found}
 
 
+@pytest.mark.slow
 def test_a_run_without_a_record_does_not_count(made_up, tmp_path):
     (made_up / "runs" / f"{FULL}-1.json").unlink()
     ablated = report.read(made_up)
