@@ -12,6 +12,8 @@ palette                its colours
 16-bit colour          its high byte (Pillow decodes nothing else), at most one level from rounding
 CMYK                   through its ICC profile; without one, Pillow's plain conversion
 ICC profile            converted to sRGB; a broken profile, or one for other channels, is ignored
+gAMA, cHRM (PNG)       converted, unless they are sRGB's or nearly
+cICP (PNG), nclx       primaries and power laws converted; PQ, HLG and what is rarer refused by name
 EXIF orientation       applied; EXIF that cannot be parsed is ignored
 opaque alpha           dropped
 transparent pixels     refused: there is no right background
@@ -23,7 +25,10 @@ several frames         refused (a phone's MPO is its main photo)
 import contextlib
 import io
 import os
+import re
+import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,25 +135,25 @@ def from_pillow(picture: Image.Image) -> Tensor:
         raise ImageError(
             f"has {frames} frames ({picture.format}); export the one you want as a still image"
         )
+    profile = _profile(picture)  # of an open file: loading closes it
     picture.load()
-    return torch.from_numpy(np.array(_to_srgb(picture))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(_to_srgb(picture, profile))).permute(2, 0, 1).contiguous()
 
 
-def _to_srgb(picture: Image.Image) -> Image.Image:
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Any decoded picture → mode RGB in sRGB, upright; ImageError where that would be a guess."""
-    profile, tags = picture.info.get("icc_profile"), getattr(picture, "tag_v2", {})
-    picture_format = picture.format
+    picture_format, tags = picture.format, getattr(picture, "tag_v2", {})
     with contextlib.suppress(SyntaxError):  # EXIF that cannot be parsed says nothing
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         picture = _grey16_to_8(picture, picture_format, tags)
     if picture.has_transparency_data:
         picture = _drop_opaque_alpha(picture)
-    if picture.mode in ("1", "P"):
-        picture = picture.convert("RGB" if picture.mode == "P" else "L")
-    if picture.mode not in ("L", "RGB", "CMYK", "YCbCr"):
+    if picture.mode in ("1", "P", "YCbCr"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    if picture.mode not in ("L", "RGB", "CMYK"):
         raise ImageError(f"pixels of type {picture.mode!r} are not supported; save it as 8-bit RGB")
-    return _apply_profile(picture, profile).convert("RGB")
+    return (_apply_profile(picture, profile) if profile else picture).convert("RGB")
 
 
 def _grey16_to_8(picture: Image.Image, picture_format: str | None, tags: Any) -> Image.Image:
@@ -175,18 +180,115 @@ def _drop_opaque_alpha(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if grey else "RGB")
 
 
-def _apply_profile(picture: Image.Image, icc: bytes | None) -> Image.Image:
-    space = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}.get(picture.mode)
-    if not icc or space is None:
-        return picture
+# What Pillow leaves unread. The first of an AVIF file is that of its main picture.
+_STATED = {
+    "PNG": re.compile(rb"\0\0\0\x04cICP(.)(.)", re.S),
+    "AVIF": re.compile(rb"colrnclx\0(.)\0(.)", re.S),
+    "JPEG2000": re.compile(rb"(....)colr\x02..", re.S),  # length of the box; a profile follows
+}
+# By their codes in ITU-T H.273: x and y of red, green, blue and white; exponents. Viewers take the
+# curves of television for sRGB's, and so do we.
+_XY = {
+    1: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329),
+    5: (0.64, 0.33, 0.29, 0.6, 0.15, 0.06, 0.3127, 0.329),
+    6: (0.63, 0.34, 0.31, 0.595, 0.155, 0.07, 0.3127, 0.329),
+    9: (0.708, 0.292, 0.17, 0.797, 0.131, 0.046, 0.3127, 0.329),
+    12: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329),
+}
+_XY[2] = _XY[1]  # not stated
+_EXPONENTS = {1: None, 2: None, 6: None, 13: None, 14: None, 15: None, 4: 2.2, 5: 2.8, 8: 1.0}
+_HDR = {16: "PQ", 18: "HLG"}
+
+
+def _profile(picture: Image.Image) -> bytes | None:
+    """The ICC profile of a picture, or one of what its file states instead; None stands for sRGB.
+    ImageError where there is no profile of that."""
+    info, file = picture.info, getattr(picture, "fp", None)
+    icc, head = info.get("icc_profile"), b""
+    if picture.format in _STATED and file:
+        at = file.tell()
+        file.seek(0)
+        head = file.read(2**20)
+        file.seek(at)
+    stated = _STATED[picture.format].search(head.partition(b"IDAT")[0]) if head else None
+    if stated and picture.format == "JPEG2000":
+        return head[stated.end() :][: int.from_bytes(stated[1], "big") - 11]
+    if stated and not (icc and picture.format == "AVIF"):
+        primaries, transfer = stated[1][0], stated[2][0]
+        if primaries in _XY and transfer in _EXPONENTS:
+            xy, exponent = _XY[primaries], _EXPONENTS[transfer]
+            return None if (xy, exponent) == (_XY[1], None) else _rgb_profile(xy, exponent)
+        curve = _HDR.get(transfer, f"of code {transfer}")
+        raise ImageError(f"its curve is {curve}, its primaries {primaries}; export it as sRGB")
+    if icc or "srgb" in info:
+        return icc
+    gamma, xy = info.get("gamma", 0), info.get("chromaticity")
+    xy = (*xy[2:], *xy[:2]) if xy and picture.mode in ("RGB", "RGBA", "P") else _XY[1]
+    exponent = 1 / gamma if 1 / 6250 < gamma < 6250 else None
+    # libpng's tolerances: what is so near was meant to be sRGB.
+    usual = exponent is None or abs(2.2 * gamma - 1) < 0.05
+    if usual and np.allclose(xy, _XY[1], rtol=0, atol=0.01):
+        return None
+    return _rgb_profile(xy, exponent)
+
+
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+_D50 = 0.9642, 1.0, 0.8249
+
+
+def _rgb_profile(xy: Sequence[float], exponent: float | None) -> bytes | None:
+    """A minimal ICC profile (version 4): x and y of red, green, blue and white; a power law, or for
+    None sRGB's curve. None for chromaticities that cannot be."""
+    curve = (0, exponent) if exponent else (3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    try:
+        with np.errstate(all="ignore"):
+            x, y = np.reshape(xy, (4, 2)).T
+            *rgb, white = (np.array([x, y, 1 - x - y]) / y).T
+            rgb = np.transpose(rgb) * np.linalg.solve(np.transpose(rgb), white)
+            gains = _BRADFORD @ _D50 / (_BRADFORD @ white)  # white becomes D50
+            rgb = np.linalg.solve(_BRADFORD, gains[:, None] * (_BRADFORD @ rgb))
+        trc = struct.pack(">4s4xHH", b"para", curve[0], 0) + _s15(*curve[1:])
+        tags = {b"rTRC": trc, b"gTRC": trc, b"bTRC": trc}
+        for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), rgb.T, strict=True):
+            tags[name] = b"XYZ \0\0\0\0" + _s15(*xyz)
+    except (np.linalg.LinAlgError, struct.error, OverflowError, ValueError):
+        return None
+    at, table = 132 + 12 * len(tags), struct.pack(">I", len(tags))
+    for name, value in tags.items():
+        table += struct.pack(">4sII", name, at, len(value))
+        at += len(value)
+    head = struct.pack(">I4xI12s12x4s", at, 0x04200000, b"mntrRGB XYZ ", b"acsp")
+    head = (head.ljust(68, b"\0") + _s15(*_D50)).ljust(128, b"\0")
+    return head + table + b"".join(tags.values())
+
+
+def _s15(*values: float) -> bytes:
+    """Signed numbers of ICC, with 16 bits after the point."""
+    return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
+
+
+_PROBE = Image.fromarray(np.indices((18, 18, 18), np.uint8).reshape(3, -1, 18).T * np.uint8(15))
+
+
+def _apply_profile(picture: Image.Image, icc: bytes) -> Image.Image:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        described = ImageCms.getProfileDescription(profile)
-        # A round trip from sRGB to sRGB would move some values by one level.
-        if profile.profile.xcolor_space.strip() != space or "sRGB" in described:
+        space = profile.profile.xcolor_space.strip()
+        if space == "RGB" and picture.mode == "L":
+            picture = picture.convert("RGB")
+        if space != {"L": "GRAY"}.get(picture.mode, picture.mode):
             return picture
         srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, profile, srgb, outputMode="RGB") or picture
+        to_srgb = ImageCms.buildTransform(profile, srgb, picture.mode, "RGB")
+        probe = _PROBE.convert(picture.mode)
+        seen = ImageCms.applyTransform(probe, to_srgb)
+        change = np.subtract(seen, probe.convert("RGB"), dtype=np.int16)
+        # A profile of sRGB, or as good as that, would move some values by a level for nothing.
+        if np.abs(change).max() <= 2:
+            return picture
+        return ImageCms.applyTransform(picture, to_srgb) or picture
     except (OSError, ImageCms.PyCMSError):
         return picture  # a broken profile says nothing; image viewers ignore it too
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from blurlib import images
 from blurlib.images import ImageError
@@ -237,22 +237,120 @@ def test_a_profile_of_srgb_changes_nothing_and_an_unusable_one_neither(tmp_path)
         assert (pixels(images.read_image(path)) == levels).all()
 
 
-def linear_rgb_profile():
-    """The profile of sRGB with another name, and no gamma in place of its transfer curve."""
+def linear_rgb_profile(name):
+    """The profile of sRGB with a name of four letters, and no gamma in place of its curve."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = data.replace("sRGB".encode("utf-16-be"), "line".encode("utf-16-be"))
+    data = data.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
     assert data.count(b"para") == 1  # all three channels share it
     at = data.index(b"para")
     return data[:at] + b"curv" + bytes(8) + data[at + 12 :]
 
 
-def test_profile_is_converted_to_srgb(tmp_path):
-    levels = np.array([0, 10, 55, 128, 200, 255])
-    grey = np.repeat(levels.astype(np.uint8)[None, :, None], 3, axis=2)
-    path = save(tmp_path / "l.png", Image.fromarray(grey), icc_profile=linear_rgb_profile())
-    linear = levels / 255  # the transfer function of IEC 61966-2-1
+LEVELS = np.array([0, 10, 55, 128, 200, 255])
+FROM_P3 = np.array([[1.2249, -0.2249, 0], [-0.0420, 1.0420, 0], [-0.0196, -0.0786, 1.0979]])
+
+
+def encoded(linear):
+    """The transfer function of IEC 61966-2-1, in levels."""
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    assert np.abs(pixels(images.read_image(path))[0] - 255 * srgb[:, None]).max() <= 1.5
+    return 255 * srgb
+
+
+@pytest.mark.parametrize("name", ["line", "sRGB"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_profile_is_known_by_its_curves_and_not_by_its_name(tmp_path, name, mode):
+    picture = Image.fromarray(LEVELS.astype(np.uint8)[None]).convert(mode)
+    path = save(tmp_path / "l.png", picture, icc_profile=linear_rgb_profile(name))
+    image = pixels(images.read_image(path))[0]
+    assert np.abs(image - encoded(LEVELS / 255)[:, None]).max() <= 1.5
+
+
+def test_a_profile_in_jpeg_2000_is_converted(tmp_path):
+    path = save(tmp_path / "a.jp2", Image.new("RGB", (8, 8), (128, 128, 128)), irreversible=False)
+    data, icc = path.read_bytes(), linear_rgb_profile("line")
+    head, colour, rest = data.partition(struct.pack(">I", 15) + b"colr\1\0\0" + bytes(3) + b"\x10")
+    assert colour
+    box = struct.pack(">I", 11 + len(icc)) + b"colr\2\0\0" + icc
+    at = head.index(b"jp2h") - 4
+    grown = struct.unpack_from(">I", head, at)[0] - len(colour) + len(box)
+    path.write_bytes(head[:at] + struct.pack(">I", grown) + head[at + 4 :] + box + rest)
+    assert (images.read_image(path) == 188).all()
+
+
+XY = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000
+XY_P3 = 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000
+
+
+def of_srgb(v):
+    return 255 * v
+
+
+def of_linear(v):
+    return encoded(v)
+
+
+def of_p3(v):
+    """By the matrix of CSS Color 4."""
+    return encoded(FROM_P3 @ np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4))
+
+
+def chunks(gamma=None, xy=None, srgb=None, codes=None):
+    """What a PNG can state about its colours."""
+    info = PngImagePlugin.PngInfo()
+    for name, form, values in (
+        (b"gAMA", ">I", gamma), (b"cHRM", ">8I", xy), (b"sRGB", "B", srgb), (b"cICP", "4B", codes)
+    ):  # fmt: skip
+        if values is not None:
+            info.add(name, struct.pack(form, *values))
+    return info
+
+
+def stated(tmp_path, kind, codes=None, **others):
+    """A picture of one colour, 150 120 90, whose file states its colours in this way."""
+    picture = Image.new("RGB", (8, 8), (150, 120, 90))
+    if kind == "png":
+        codes = codes and (*codes, 0, 1)
+        return save(tmp_path / "a.png", picture, pnginfo=chunks(codes=codes, **others))
+    path = save(tmp_path / "a.avif", picture, quality=100, subsampling="4:4:4")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"colrnclx") + 8
+    data[at : at + 4] = struct.pack(">HH", *codes)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("of", "how"),
+    [
+        (of_srgb, {"gamma": (45455,)}),
+        (of_srgb, {"gamma": (45000,), "xy": (*XY[:7], 6001)}),  # nearly, as many tools write it
+        (of_srgb, {"gamma": (100000,), "xy": XY_P3, "srgb": (0,)}),
+        (of_srgb, {"gamma": (0,), "xy": 8 * (0,)}),
+        (of_srgb, {"xy": 8 * (2**32 - 1,)}),
+        (of_linear, {"gamma": (100000,)}),
+        (of_p3, {"xy": XY_P3}),
+        (of_p3, {"codes": (12, 13), "gamma": (100000,), "srgb": (0,)}),
+        *((of_srgb, {"codes": codes}) for codes in ((1, 13), (1, 1), (2, 2), (1, 6))),
+        (of_linear, {"codes": (1, 8)}),
+    ],
+)
+def test_colours_that_a_png_or_avif_states_are_converted(tmp_path, of, how):
+    expected = of(np.array([150, 120, 90]) / 255)
+    for kind in ("png", "avif") if list(how) == ["codes"] else ("png",):  # AVIF has codes only
+        image = pixels(images.read_image(stated(tmp_path, kind, **how)))[0, 0]
+        assert np.abs(image - expected).max() <= (1.5 if kind == "png" else 3)
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+@pytest.mark.parametrize(
+    ("codes", "word"), [((9, 16), "PQ"), ((9, 18), "HLG"), ((1, 11), "11"), ((22, 13), "22")]
+)
+def test_colours_that_srgb_cannot_hold_are_refused_by_name(tmp_path, kind, codes, word):
+    message = error_of(path := stated(tmp_path, kind, codes))
+    assert word in message.removeprefix(str(path))
+    assert "sRGB" in message
+    with pytest.raises(ImageError, match=word), Image.open(path) as picture:
+        images.from_pillow(picture)
 
 
 # Writing
