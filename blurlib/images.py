@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 from torch import Tensor
 
 from blurlib.files import atomic_write, check_writable
@@ -204,13 +204,13 @@ def _profile(picture: Image.Image) -> bytes | None:
     """The ICC profile of a picture, or one of what its file states instead; None stands for sRGB.
     ImageError where there is no profile of that."""
     info, file = picture.info, getattr(picture, "fp", None)
-    icc, head = info.get("icc_profile"), b""
-    if picture.format in _STATED and file:
+    icc, stated = info.get("icc_profile"), None
+    if file and (pattern := _STATED.get(picture.format or "")):
         at = file.tell()
         file.seek(0)
-        head = file.read(2**20)
+        head = file.read(2**20).partition(b"IDAT")[0]
         file.seek(at)
-    stated = _STATED[picture.format].search(head.partition(b"IDAT")[0]) if head else None
+        stated = pattern.search(head)
     if stated and picture.format == "JPEG2000":
         return head[stated.end() :][: int.from_bytes(stated[1], "big") - 11]
     if stated and not (icc and picture.format == "AVIF"):
@@ -222,8 +222,9 @@ def _profile(picture: Image.Image) -> bytes | None:
         raise ImageError(f"its curve is {curve}, its primaries {primaries}; export it as sRGB")
     if icc or "srgb" in info:
         return icc
-    gamma, xy = info.get("gamma", 0), info.get("chromaticity")
-    xy = (*xy[2:], *xy[:2]) if xy and picture.mode in ("RGB", "RGBA", "P") else _XY[1]
+    gamma, xy = info.get("gamma", 0), _XY[1]
+    if picture.mode in ("RGB", "RGBA", "P") and (white_first := info.get("chromaticity")):
+        xy = (*white_first[2:], *white_first[:2])
     exponent = 1 / gamma if 1 / 6250 < gamma < 6250 else None
     # libpng's tolerances: what is so near was meant to be sRGB.
     usual = exponent is None or abs(2.2 * gamma - 1) < 0.05
@@ -283,12 +284,9 @@ def _apply_profile(picture: Image.Image, icc: bytes) -> Image.Image:
         srgb = ImageCms.createProfile("sRGB")
         to_srgb = ImageCms.buildTransform(profile, srgb, picture.mode, "RGB")
         probe = _PROBE.convert(picture.mode)
-        seen = ImageCms.applyTransform(probe, to_srgb)
-        change = np.subtract(seen, probe.convert("RGB"), dtype=np.int16)
+        change = ImageChops.difference(to_srgb.apply(probe), probe.convert("RGB"))
         # A profile of sRGB, or as good as that, would move some values by a level for nothing.
-        if np.abs(change).max() <= 2:
-            return picture
-        return ImageCms.applyTransform(picture, to_srgb) or picture
+        return picture if np.asarray(change).max() <= 2 else to_srgb.apply(picture)
     except (OSError, ImageCms.PyCMSError):
         return picture  # a broken profile says nothing; image viewers ignore it too
 
