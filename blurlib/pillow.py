@@ -17,7 +17,7 @@ _load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
 
 def compress(
     image: Image.Image | ArrayLike,
-    quality: float = 3.0,
+    quality: float | None = None,
     *,
     target_bpp: float | None = None,
     model: str = checkpoints.CODEC,
@@ -28,7 +28,7 @@ def compress(
 
     Args:
         image: a Pillow image, converted as by `images.read_image`, or 8-bit RGB, (H, W, 3).
-        quality: from 1 (smallest file) to 6, any real number.
+        quality: from 1 (smallest file) to 6, any real number; default 3.
         target_bpp: instead of `quality`: the largest file within so many bits per pixel.
         model: shipped codec, or a .safetensors file.
         seed, effort: as in `BlurCodec.compress`.
@@ -36,11 +36,13 @@ def compress(
     Raises:
         ValueError: not a picture, or an argument out of range; the message says what would work.
     """
+    if None not in (quality, target_bpp):
+        raise ValueError("quality and target_bpp exclude each other: give one of them")
     x = images.to_float(_pixels(image))[None]
     codec = _load(model)
     if target_bpp is not None:
         return codec.compress_to(x, target_bpp, seed, effort)
-    return codec.compress(x, quality, seed, effort)
+    return codec.compress(x, 3.0 if quality is None else quality, seed, effort)
 
 
 def decompress(
@@ -48,7 +50,7 @@ def decompress(
     *,
     decoder: str = "direct",
     model: str | None = None,
-    denoiser: str = checkpoints.DENOISER,
+    denoiser: str | None = None,
     **sampling: Any,
 ) -> Image.Image:
     """The bytes of a `.blur` file to a Pillow image of mode RGB.
@@ -56,7 +58,7 @@ def decompress(
     Args:
         decoder: "direct": one pass, faithful; "diffusion": several steps, with realistic texture.
         model: default: the shipped codec that made the file.
-        denoiser: weights of the diffusion decoder.
+        denoiser: weights of the diffusion decoder; default: `checkpoints.DENOISER`.
         sampling: `steps`, `seed`, … as in `DiffusionDecoder.decode`; default: what suits them.
 
     Raises:
@@ -64,15 +66,19 @@ def decompress(
     """
     if decoder not in ("direct", "diffusion"):
         raise ValueError(f"decoder is {decoder!r}: it must be 'direct' or 'diffusion'")
-    if sampling and decoder == "direct":
-        raise ValueError(f"{sorted(sampling)[0]} is for decoder 'diffusion', not for 'direct'")
+    given = sorted([*sampling, *(["denoiser"] if denoiser else [])])
+    if given and decoder == "direct":
+        raise ValueError(f"{given[0]} is for decoder 'diffusion', not for 'direct'")
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        wanted = "the bytes of a .blur file, as from Path.read_bytes"
+        raise ValueError(f"data is a {type(data).__name__}: it must be {wanted}")
     file = BlurFile.from_bytes(bytes(data))
     name = model or zoo.name_of(file.model_id)
     codec = _load(name) if name else zoo.load_by_id(file.model_id)  # says what is missing
     output = codec.decompress(file)
     x_hat = output.x_hat
     if decoder == "diffusion":
-        *_, last = _load_denoiser(denoiser).sample(output, **sampling)
+        *_, last = _load_denoiser(denoiser or checkpoints.DENOISER).sample(output, **sampling)
         x_hat = last.x_hat
     return images.to_pillow(images.to_uint8(x_hat[0]))
 

@@ -167,9 +167,16 @@ def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target)
         (torch.zeros(2, 3, 8, 8), "it must be one photo"),
         (torch.zeros(1, 4, 8, 8), "it must be one photo"),
         (torch.zeros(1, 3, 0, 8), "sides from 1 to 65535"),
-        (torch.full((1, 3, 8, 8), math.nan), "finite floats"),
-        (torch.full((1, 3, 8, 8), math.inf), "finite floats"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"finite floats in \[0, 1\]"),
+        (torch.full((1, 3, 8, 8), math.nan), r"x is from nan to nan: it must be in \[0, 1\]"),
+        (torch.full((1, 3, 8, 8), math.inf), "x is from inf to inf"),
+        (torch.linspace(0, 255, 192).view(1, 3, 8, 8), r"x is from 0 to 255.*images.to_float"),
+        (torch.linspace(-1, 1, 192).view(1, 3, 8, 8), "x is from -1 to 1"),
+        (torch.full((1, 3, 8, 8), 1e30), r"x is from 1e\+30"),
+        *(
+            (torch.zeros(1, 3, 8, 8, dtype=dtype), f"x is {dtype} on cpu.*torch.float32 on cpu")
+            for dtype in (torch.uint8, torch.float16, torch.float64)
+        ),
+        (np.zeros((1, 3, 8, 8)), "x is a ndarray: it must be a tensor"),
     ],
 )
 def test_anything_but_one_rgb_photo_is_refused(tiny_codec, x, message):

@@ -66,10 +66,30 @@ def test_what_is_no_picture_is_refused(wrong):
         blurlib.compress(wrong)
 
 
+@pytest.mark.parametrize("wrong", ["photo.blur", 8, None, io.BytesIO()])
+def test_what_is_no_file_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"data is a .*: it must be the bytes of a \.blur file"):
+        blurlib.decompress(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"effort": 1.0}, "effort is 1.0"),
+        ({"quality": 2, "target_bpp": 1}, "exclude each other"),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(picture, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        blurlib.compress(picture, **wrong)
+
+
 def test_options_that_do_nothing_are_refused(picture):
     data = blurlib.compress(picture, 1)
     with pytest.raises(ValueError, match="steps is for decoder 'diffusion'"):
         blurlib.decompress(data, steps=4)
+    with pytest.raises(ValueError, match="denoiser is for decoder 'diffusion'"):
+        blurlib.decompress(data, denoiser="isotropic-small")
     with pytest.raises(ValueError, match="must be 'direct' or 'diffusion'"):
         blurlib.decompress(data, decoder="fast")
 

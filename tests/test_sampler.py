@@ -97,8 +97,11 @@ def test_start_scale_only_scales_the_start():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"steps": 0}, "at least 1 step, got 0"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        *(
+            ({"steps": wrong}, "steps must be a whole number from 1 to 10000")
+            for wrong in (0, 10**9, 1.5, "4")
+        ),
+        *(({"seed": wrong}, "seed must be a whole number from 0") for wrong in (-1, 2**64, 1.5)),
         ({"start_scale": 0}, r"above 0, such as 0\.8 or 1, got 0"),
         ({"start_scale": -1.0}, r"above 0, .* got -1"),
         ({"start_scale": math.nan}, "got nan"),

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -205,9 +206,10 @@ class BlurCodec(nn.Module):
             observe: called after each iteration of a search.
 
         Raises:
-            ValueError: quality, size or effort out of range, not one RGB photo of finite floats, a
-                search with weights that do not say what they were trained for, or a codec in
-                training mode or in another precision than `code_in` says.
+            ValueError: quality, size, effort or x out of range, not one RGB photo, of another dtype
+                or on another device than the weights, a search with weights that do not say what
+                they were trained for, or a codec in training mode or in another precision than
+                `code_in` says.
         """
         self._check(x, effort)
         return self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe)
@@ -394,12 +396,20 @@ class BlurCodec(nn.Module):
 
     def _check(self, x: Tensor, effort: int) -> None:
         self._check_precision()
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x is a {type(x).__name__}: it must be a tensor, (1, 3, H, W)")
         if x.dim() != 4 or x.shape[:2] != (1, 3):
             raise ValueError(f"x has shape {tuple(x.shape)}: it must be one photo, (1, 3, H, W)")
         check_size(x.shape[-1], x.shape[-2])
-        if not x.is_floating_point() or not torch.isfinite(x).all():
-            raise ValueError("x must be finite floats in [0, 1]")
-        if effort not in range(len(ITERATIONS)):
+        weight = self.main_decoder.stem.weight
+        if (x.dtype, x.device) != (weight.dtype, weight.device):
+            wanted = f"{weight.dtype} on {weight.device}, as the codec"
+            raise ValueError(f"x is {x.dtype} on {x.device}: it must be {wanted}")
+        low, high = (value.item() for value in torch.aminmax(x))
+        if not (low >= 0 and high <= 1):  # NaN too
+            wanted = "in [0, 1], as from images.to_float"
+            raise ValueError(f"x is from {low:g} to {high:g}: it must be {wanted}")
+        if not isinstance(effort, Integral) or effort not in range(len(ITERATIONS)):
             raise ValueError(
                 f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
             )

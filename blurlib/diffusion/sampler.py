@@ -9,6 +9,7 @@ The chain ends at the last x̂ (`last_x_hat`), not at z_0, which still carries t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,6 +21,7 @@ from blurlib.diffusion.schedule import BlurSchedule, Marginal, Spacing
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Solver = Literal["ancestral", "deterministic", "multistep"]
+MAX_STEPS = 10_000  # hours for a photo; beyond lie only typing errors
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Sampling:
     """How a chain is run.
 
     Attributes:
-        steps: network evaluations, at least 1.
-        seed: of all noise, at least 0; the same seed repeats a decode on the same machine.
+        steps: network evaluations, from 1 to `MAX_STEPS`.
+        seed: of all noise, from 0; the same seed repeats a decode on the same machine.
         solver: how to get from t to s < t, given û_x:
             "ancestral": u_s ~ N(mean, variance) of `BlurDiffusion.posterior`, fresh noise a step;
             "deterministic": `BlurDiffusion.deterministic_step`, DDIM, of order 1;
@@ -49,10 +51,11 @@ class Sampling:
     start_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"sampling takes at least 1 step, got {self.steps}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        for name, last in (("steps", MAX_STEPS), ("seed", 2**64 - 1)):
+            first, value = int(name == "steps"), getattr(self, name)
+            if not isinstance(value, Integral) or not first <= int(value) <= last:
+                wanted = f"a whole number from {first} to {last}"
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
         if not 0 < self.start_scale < math.inf:
             allowed = "above 0, such as 0.8 or 1"
             raise ValueError(f"start_scale must be {allowed}, got {self.start_scale}")
