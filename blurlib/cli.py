@@ -1,19 +1,20 @@
 """The command line; the only file that imports typer and rich."""
 
 import contextlib
+import io
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from blurlib import __version__, checkpoints
+from blurlib import __version__, checkpoints, files
 
 if TYPE_CHECKING:
     from blurlib.codec.bitstream import BlurFile
@@ -32,12 +33,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(markup=False)  # file names and extras have square brackets
+console = Console(markup=False)  # for tables; their cells may have square brackets
 
 # Older versions of typer take this class from click, newer ones from a copy of their own.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
+STDIO = Path("-")  # as IN standard input, as OUT standard output
 Decoder = Literal["direct", "diffusion", "deterministic"]
+CHAIN = {"steps", "solver", "spacing", "start_scale", "seed"}
+NETWORK = {"denoiser", "memory"}
+OURS = {"decoder", "effort"}
+TAKES = {"direct": OURS, "deterministic": OURS | NETWORK, "diffusion": OURS | NETWORK | CHAIN}
+"""What each decoder takes of the options that not all take."""
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 ModelOfFile = Annotated[
     str | None, typer.Option("--model", help="Default: the shipped model that made the file.")
@@ -105,20 +112,27 @@ def _before_the_command(
 
 def run(app: typer.Typer) -> NoReturn:
     """Run a command line; a wrong input is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console need not know all letters
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
         if code == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except UsageError as error:
         if not error.format_message():  # no command: the help has been printed
             sys.exit(2)
         _fail(f"{error.format_message()} (see --help)")
+    except BrokenPipeError:  # as of `| head`: the reader has gone, and whatever ends so is quiet
+        sys.stdout = None  # which the interpreter would flush
+        sys.exit(141)
     except (ValueError, OSError) as error:
         _fail(_one_line(error))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        _fail("out of memory: the photo is too large for this machine")
+        _fail("out of memory: this machine has too little for what was asked")
     except (KeyboardInterrupt, typer.Abort):
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -138,14 +152,39 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"blurlib: {' '.join(message.split())}", file=sys.stderr)
+    say(f"blurlib: {' '.join(line.strip() for line in message.splitlines())}", sys.stderr)
     sys.exit(2)
 
 
+def say(text: str, file: IO[str] | None = None) -> None:
+    """Print one line; what no console shows, such as an escape in the name of a file, by number."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print("".join(shown), file=file)
+
+
+@contextlib.contextmanager
+def _enough_memory(otherwise: str) -> Iterator[None]:
+    """Where memory runs out, a ValueError with words that fit what was done."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ValueError(f"out of memory{otherwise}") from error
+
+
+_photo_fits = _enough_memory(": the photo is too large for this machine")
+
+
 @app.command(epilog="Example: blurlib compress photo.png photo.blur --quality 2.5")
+@_photo_fits
 def compress(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .blur")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …; - is stdin.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="File to write: .blur; - is stdout.")
+    ],
     model: Model = checkpoints.CODEC,
     quality: Annotated[
         float | None, typer.Option(help="1 (smallest) to 6 (best), any real number. Default 3.")
@@ -162,10 +201,12 @@ def compress(
         raise ValueError("--quality and --target-bpp exclude each other: give one of them")
     from blurlib import images
     from blurlib.codec import zoo
-    from blurlib.files import atomic_write, check_writable
 
-    check_writable(target, force)
-    x = images.to_float(images.read_image(source))[None]
+    if target != STDIO and target.suffix.lower() != ".blur":
+        raise ValueError(f"{target}: the name of OUT must end in .blur, or be - for stdout")
+    _check_output(target, force, source, files.check_writable)
+    photo = images.decode_image(_read(source), "stdin") if source == STDIO else None
+    x = images.to_float(images.read_image(source) if photo is None else photo)[None]
     codec = zoo.load(model)
     with progress() as bar:
         task = bar.add_task("compressing", total=None)
@@ -177,15 +218,20 @@ def compress(
             data = codec.compress_to(x, target_bpp, seed, effort, observe)
         else:
             data = codec.compress(x, 3.0 if quality is None else quality, seed, effort, observe)
-    atomic_write(target, data, force)
+    _write(target, data, force)
     H, W = x.shape[-2:]
-    console.print(f"{target}: {len(data):,} bytes, {8 * len(data) / (H * W):.3f} bpp, {W}×{H}")
+    bpp = 8 * len(data) / (H * W)
+    _report(target, f"{len(data):,} bytes, {bpp:.3f} bpp, {W}×{H}")
 
 
 @app.command(epilog="Example: blurlib decompress photo.blur photo.png --decoder diffusion")
+@_photo_fits
 def decompress(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …")],
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur; - is stdin.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …; - is stdout.")
+    ],
     decoder: Annotated[
         Decoder,
         typer.Option(
@@ -203,6 +249,10 @@ def decompress(
         str, typer.Option(help="Weights of the diffusion or deterministic decoder.")
     ] = checkpoints.DENOISER,
     memory: Memory = 2048,
+    picture_format: Annotated[
+        Literal["png", "webp", "tif", "bmp", "ppm", "jpg", "avif"] | None,
+        typer.Option("--format", help="Of a picture that goes to stdout. Default: png."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Decode a .blur file into a picture."""
@@ -210,10 +260,13 @@ def decompress(
     from blurlib.codec import zoo
     from blurlib.diffusion import Sampling, Tiling
 
-    images.check_output(target, force)
+    if picture_format and target != STDIO:
+        raise ValueError("--format is for stdout, OUT -: the format of a file is that of its name")
+    _check_output(target, force, source, images.check_output)
     asked: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
     asked |= {"spacing": spacing, "start_scale": start_scale}
     Sampling().but(**asked)  # what cannot be is refused before anything is read
+    _refuse_ignored(context, decoder, TAKES[decoder])
     file, tiling = _read_blur(source), Tiling(memory * 2**20)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
@@ -228,13 +281,19 @@ def decompress(
             for state in diffusion.sample(output, **asked, tiling=tiling):
                 x_hat = state.x_hat
                 bar.update(task, completed=state.step, total=state.steps)
-    images.write_image(target, images.to_uint8(x_hat[0]), force)
-    console.print(f"{target}: {file.width}×{file.height}, {decoder} decoder")
+    picture = images.to_uint8(x_hat[0])
+    if target == STDIO:
+        _write(target, images.encode_image(picture, f".{picture_format or 'png'}", "stdout"), force)
+    else:
+        images.write_image(target, picture, force)
+    _report(target, f"{file.width}×{file.height}, {decoder} decoder")
 
 
 @app.command(epilog="Example: blurlib info photo.blur --json")
 def info(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="File to look into: .blur")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File to look into: .blur; - is stdin.")
+    ],
     model: ModelOfFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -245,13 +304,13 @@ def info(
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    console.print(
+    say(
         f"{source}: {report['width']}×{report['height']}, quality {report['quality']:g}, "
         f"{report['bytes']:,} bytes = {report['bpp']:.3f} bpp, model {report['model']}"
     )
     _print_table(report["layout"], "bytes")
     if report["passes"] is None:
-        console.print("The model is not shipped: name it with --model to see the passes.")
+        say("The model is not shipped: name it with --model to see the passes.")
     else:
         _print_table(report["passes"], "passes")
 
@@ -281,8 +340,10 @@ def demo(
 ) -> None:
     """A photo through the codec and back, both ways, beside JPEG, WebP and AVIF."""
     from blurlib import datasets, images, plotting
+    from blurlib.diffusion import Sampling
     from blurlib.evaluation import demo as demonstration
 
+    Sampling().but(steps=steps)
     if photo not in datasets.embedded_names() and not Path(photo).exists():
         names = ", ".join(datasets.embedded_names())
         raise ValueError(f"{photo}: no such file, and not one of the embedded photos {names}")
@@ -301,7 +362,10 @@ def demo(
     panels = [plotting.Panel(*panel) for panel in demonstration.panels(image, entries)]
     plotting.comparison(panels).savefig(out / "comparison.png")
     _print_table([entry.row() for entry in entries], f"{path.name} at the bytes of blurlib")
-    console.print(f"Pictures: {out / 'comparison.png'} and the files beside it.")
+    for rival in demonstration.BASELINES:
+        if max(image.shape) > rival.longest:
+            say(f"{rival.name.upper()}: n/a, its sides end at {rival.longest} pixels")
+    say(f"Pictures: {out / 'comparison.png'} and the files beside it.")
 
 
 @app.command(
@@ -369,26 +433,20 @@ def train(
     if is_first_process():
         skipped = len((run / "skipped.txt").read_text().splitlines())
         if skipped:
-            console.print(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
+            say(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
         if held_out is not None:
-            console.print(f"loss on held-out photos, coded: {held_out:.4f}")
+            say(f"loss on held-out photos, coded: {held_out:.4f}")
         for model in sorted(run.glob("*.safetensors")):
-            console.print(f"{model}: written")
+            say(f"{model}: written")
 
 
-@contextlib.contextmanager
-def _training_memory(config: "TrainConfig") -> Iterator[None]:
+def _training_memory(config: "TrainConfig") -> contextlib.AbstractContextManager[None]:
     """Where memory runs out in training, the message is about the recipe and not about a photo."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"out of memory with batch = {config.batch}, crop = {config.crop} and up to "
-            f"{config.bank_gb:g} GB of decoded photos (bank_gb): lower one of them, as by --set "
-            f"batch={config.batch // 2 or 1}, or, for a denoiser, --set checkpointing=true"
-        ) from error
+    return _enough_memory(
+        f" with batch = {config.batch}, crop = {config.crop} and up to "
+        f"{config.bank_gb:g} GB of decoded photos (bank_gb): lower one of them, as by --set "
+        f"batch={config.batch // 2 or 1}, or, for a denoiser, --set checkpointing=true"
+    )
 
 
 def _describe(step: "Step", held_out: float | None) -> str:
@@ -404,10 +462,12 @@ def _dry_run(config: "TrainConfig") -> None:
     expected = estimate(config)
     if not is_first_process():
         return
-    console.print(
+    say(
         f"{expected.parameters:,} parameters, {expected.photos:,} photos "
-        f"({expected.skipped} skipped so far)\n"
-        f"{expected.memory / 1e9:.1f} GB memory at the peak ({expected.device}, this process)\n"
+        f"({expected.skipped} skipped so far)"
+    )
+    say(f"{expected.memory / 1e9:.1f} GB memory at the peak ({expected.device}, this process)")
+    say(
         f"{expected.steps:,} steps of {expected.seconds:.2f} s "
         f"({expected.images / expected.seconds:.1f} images/s): {expected.hours:.1f} hours"
     )
@@ -427,6 +487,7 @@ def _draw_curves(run: Path) -> float:
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         str, typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, or a folder.")
     ],
@@ -466,15 +527,23 @@ def evaluate(
     from blurlib import datasets
     from blurlib.diffusion import Tiling
     from blurlib.evaluation import measure, perception, results
-    from blurlib.evaluation.codecs import select
+    from blurlib.evaluation.codecs import KNOWN, select
 
+    if codec in (known.name for known in KNOWN):
+        _refuse_ignored(context, codec, set())
+    else:
+        _refuse_ignored(context, decoder, TAKES[decoder])
     sampling: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
     sampling |= {"spacing": spacing, "start_scale": start_scale}
     chosen = select(codec, decoder, denoiser, sampling, Tiling(memory * 2**20), effort)
-    paths = datasets.dataset(dataset)
+    everything = datasets.dataset(dataset)
+    paths = measure.fitting(chosen.codec, everything)
+    for path in sorted({*everything} - {*paths}):
+        longest = getattr(chosen.codec, "longest", None)
+        say(f"{path.name}: skipped: {codec} takes sides up to {longest} pixels")
     wanted = list(dict.fromkeys(numbers(qualities) if qualities else chosen.qualities))
     if features is None and (small := measure.without_patches(paths)):
-        console.print(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
+        say(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
         features = "none"
     rows = measure.evaluate(
         dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
@@ -488,9 +557,9 @@ def evaluate(
             count += 1
             bar.advance(task)
     file = results.results_file(out, dataset, chosen.codec)
-    console.print(f"{file}: {count} rows of {len(paths)} images")
+    say(f"{file}: {count} rows of {len(paths)} images")
     for network, patches in sorted({(d.network, d.patches) for d in results.read(file).distances}):
-        console.print(f"{' and '.join(perception.names(network))} are over {patches} patches")
+        say(f"{' and '.join(perception.names(network))} are over {patches} patches")
 
 
 def _lpips(net: str) -> "Lpips | None":
@@ -532,7 +601,7 @@ def bdrate(
     a, t = (results.averages(results.read(p))[["bpp", column]].to_numpy() for p in (anchor, test))
     value = bd_rate(a, t, method, rates)
     over = f"over {value.low:.2f}–{value.high:.2f} dB"
-    console.print(f"{value.value:+.2f} % ({metric}, {method}, {over})")
+    say(f"{value.value:+.2f} % ({metric}, {method}, {over})")
 
 
 def numbers(text: str) -> list[float]:
@@ -543,18 +612,63 @@ def numbers(text: str) -> list[float]:
         raise ValueError(f"--qualities is {text!r}: {wanted}") from None
 
 
+def _refuse_ignored(context: typer.Context, chosen: str, takes: set[str]) -> None:
+    """ValueError for an option on the command line that only other decoders look at."""
+    for name in sorted((OURS | NETWORK | CHAIN) - takes):
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            takers = " and ".join(decoder for decoder, taken in TAKES.items() if name in taken)
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is for --decoder {takers}, not {chosen}")
+
+
+def _check_output(
+    target: Path, force: bool, source: Path, check: Callable[[Path, bool], None]
+) -> None:
+    """Raise what is wrong with OUT before any long work."""
+    if target == STDIO:
+        if sys.stdout.isatty():
+            raise ValueError("OUT is - and stdout a terminal: send it to a file or another command")
+        return
+    check(target, force)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"{target}: is IN, which is kept: choose another OUT")
+
+
+def _read(source: Path) -> bytes:
+    if source == STDIO:
+        return files.read(sys.stdin.buffer, "stdin")
+    with open(source, "rb") as file:
+        return files.read(file, source)
+
+
+def _write(target: Path, data: bytes, force: bool) -> None:
+    if target != STDIO:
+        return files.atomic_write(target, data, force)
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+def _report(target: Path, what: str) -> None:
+    """Say what was written; beside a file on stdout, on stderr."""
+    say(f"{target}: {what}", sys.stderr if target == STDIO else None)
+
+
 def _read_blur(path: Path) -> "BlurFile":
     from blurlib.codec.bitstream import BitstreamError, BlurFile
 
+    data = _read(path)
     try:
-        return BlurFile.from_bytes(path.read_bytes())
+        return BlurFile.from_bytes(data)
     except BitstreamError as error:
-        raise BitstreamError(f"{path}: {error}") from error
+        raise BitstreamError(f"{'stdin' if path == STDIO else path}: {error}") from error
 
 
 def progress() -> Progress:
     """A bar on stderr, where that is a terminal."""
-    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+    text, *others = Progress.get_default_columns()
+    text = TextColumn("{task.description}", markup=False)  # which may have square brackets
+    columns = text, *others, MofNCompleteColumn(), TimeElapsedColumn()
     hidden = not sys.stderr.isatty()
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden)
 

@@ -112,11 +112,13 @@ def _original(shop: pooch.Pooch, file: str) -> Path:
 
 
 def folder(path: str | os.PathLike) -> list[Path]:
-    """The image files of a folder (by suffix, sorted by name); ImageError if there are none."""
+    """The image files of a folder (by suffix, sorted by name) without the hidden ones, of which a
+    Mac leaves one beside each file; ImageError if there are none."""
     path = Path(path)
     if not path.is_dir():
         raise ImageError(f"{path}: no such folder")
-    files = [p for p in path.iterdir() if p.suffix.lower() in READ_SUFFIXES and p.is_file()]
+    shown = [p for p in path.iterdir() if not p.name.startswith(".")]
+    files = [p for p in shown if p.suffix.lower() in READ_SUFFIXES and p.is_file()]
     if not files:
         raise ImageError(f"{path}: no images in this folder (looked for {' '.join(READ_SUFFIXES)})")
     return sorted(files)

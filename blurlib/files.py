@@ -1,38 +1,77 @@
-"""Files that are written whole or not at all."""
+"""Files that are read within a limit, and written whole or not at all."""
 
+import errno
 import os
 import secrets
+import shutil
 from pathlib import Path
+from typing import IO
+
+LIMIT = 2**30
+"""Most bytes that are read of one input: more than any picture within `images.MAX_PIXELS` takes."""
+
+
+def read(file: IO[bytes], name: str | os.PathLike) -> bytes:
+    """All of an open file, pipe or device; OSError with ``name`` beyond `LIMIT` bytes."""
+    parts, size = [], 0
+    while part := file.read(2**24):
+        parts.append(part)
+        size += len(part)
+        if size > LIMIT:
+            wrong = f"has more than {LIMIT // 2**20} MiB, the limit of an input"
+            raise OSError(errno.EFBIG, wrong, str(name))
+    return b"".join(parts)
 
 
 def check_writable(path: str | os.PathLike, overwrite: bool = False) -> None:
     """Raise the OSError that `atomic_write` would raise for this target, if any."""
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {folder} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: is a device or pipe, not a file to replace")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists and is kept; overwrite it only on request (--force)")
+        raise _kept(path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: is read-only and is kept")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path}: the folder {folder} is read-only")
+
+
+def _kept(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path}: exists and is kept; overwrite it only on request (--force)")
 
 
 def atomic_write(
     path: str | os.PathLike, data: bytes | memoryview, overwrite: bool = False
 ) -> None:
-    """Write ``data`` to a temporary file beside ``path``, then rename it. FileExistsError when
-    ``path`` exists and ``overwrite`` is False, other OSErrors when the folder is missing or not
-    writable."""
+    """Write ``data`` to a temporary file beside ``path``, then rename it. A link stays, and what it
+    points to is written. FileExistsError when ``path`` exists and ``overwrite`` is False, even if
+    it came a moment ago; other OSErrors when file or folder are missing or not writable."""
     path = Path(path)
     check_writable(path, overwrite)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:  # not tempfile: the result keeps the usual permissions
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        if not overwrite:  # take the name, which only one of several processes can
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                open(target, "xb").close()
+        os.replace(temporary, target)
+    except FileExistsError:
+        raise _kept(path) from None
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
     finally:

@@ -37,7 +37,7 @@ import torch
 from PIL import Image, ImageChops, ImageCms, ImageOps
 from torch import Tensor
 
-from blurlib.files import atomic_write, check_writable
+from blurlib import files
 
 MAX_PIXELS = 2**26
 """Largest image read, in pixels (8192 × 8192): below the size at which Pillow suspects a bomb."""
@@ -91,7 +91,8 @@ def read_image(path: str | os.PathLike) -> Tensor:
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, not an image")
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = files.read(file, path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     if not data:
@@ -99,9 +100,18 @@ def read_image(path: str | os.PathLike) -> Tensor:
     return _decode(data, path)
 
 
-def decode_image(data: bytes) -> Tensor:
-    """Like `read_image`, for the bytes of an image file."""
-    return _decode(data, "image data")
+def longest_side(path: str | os.PathLike) -> int:
+    """In pixels, by the header of an image file; 0 where `read_image` will say what is wrong."""
+    try:
+        with Image.open(path, formats=_READABLE) as picture:
+            return max(picture.size)
+    except Exception:
+        return 0
+
+
+def decode_image(data: bytes, name: str = "image data") -> Tensor:
+    """Like `read_image`, for the bytes of an image file; ``name`` is for messages."""
+    return _decode(data, name)
 
 
 def _decode(data: bytes, name: Path | str) -> Tensor:
@@ -300,12 +310,17 @@ def write_image(path: str | os.PathLike, image: Tensor, overwrite: bool = False)
     """
     path = Path(path)
     check_output(path, overwrite)
-    options, buffer = _SAVE_OPTIONS[path.suffix.lower()], io.BytesIO()
+    files.atomic_write(path, encode_image(image, path.suffix, str(path)), overwrite)
+
+
+def encode_image(image: Tensor, suffix: str, name: str = "image data") -> bytes:
+    """The bytes that `write_image` writes; ``name`` is for messages."""
+    options, buffer = _SAVE_OPTIONS[suffix.lower()], io.BytesIO()
     try:
         to_pillow(image).save(buffer, **options)
     except (OSError, ValueError) as error:  # e.g. WebP ends at 16383 pixels a side
-        raise ImageError(f"{path}: cannot be written as {options['format']} ({error})") from None
-    atomic_write(path, buffer.getvalue(), overwrite)
+        raise ImageError(f"{name}: cannot be written as {options['format']} ({error})") from None
+    return buffer.getvalue()
 
 
 def to_pillow(image: Tensor) -> Image.Image:
@@ -321,4 +336,4 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
     if path.suffix.lower() not in _SAVE_OPTIONS:
         known = " ".join(_SAVE_OPTIONS)
         raise ImageError(f"{path}: unknown image suffix {path.suffix!r}; these work: {known}")
-    check_writable(path, overwrite)
+    files.check_writable(path, overwrite)

@@ -1,5 +1,6 @@
 """The command line as people use it: exit codes, one-line errors, files kept or written whole."""
 
+import io
 import json
 import os
 import subprocess
@@ -95,11 +96,9 @@ def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(decode, denoiser
 
 
 @pytest.mark.slow
-def test_the_deterministic_decoder_knows_neither_seed_nor_steps(run, blur, decode, denoisers):
+def test_the_deterministic_decoder_is_another_one(run, blur, decode, denoisers):
     command = ("--decoder", "deterministic", "--denoiser")
-    one = decode(*command, denoisers["deterministic"])
-    assert decode(*command, denoisers["deterministic"], "--seed", 7, "--steps", 2) == one
-    assert decode() != one
+    assert decode(*command, denoisers["deterministic"]) != decode()
     refused = run("decompress", blur, "o.png", *command, denoisers["ours"])
     one_line_error(refused, "is a denoiser, and a deterministic decoder is needed")
 
@@ -173,6 +172,100 @@ def test_an_output_that_exists_is_kept_unless_forced(run, picture, tmp_path):
     one_line_error(run("decompress", blur, picture), "photo.png", "--force")
 
 
+def test_what_goes_in_is_never_what_comes_out(run, picture, blur, tmp_path):
+    before, link = picture.read_bytes(), tmp_path / "link.blur"
+    link.symlink_to(picture)
+    one_line_error(run("compress", picture, link, "--force"), "link.blur", "is IN")
+    os.link(blur, tmp_path / "same.png")
+    one_line_error(run("decompress", blur, tmp_path / "same.png", "--force"), "is IN")
+    for name in ("photo.png", "p", "p.blur.zip"):
+        one_line_error(run("compress", picture, tmp_path / name, "--force"), name, ".blur")
+    assert picture.read_bytes() == before
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    """pipe(data, *arguments): run a command on this standard input: (exit code, stdout, stderr)."""
+
+    def pipe(data, *arguments):
+        streams = [io.TextIOWrapper(io.BytesIO(part), "ascii") for part in (data, b"", b"")]
+        monkeypatch.setattr(sys, "argv", ["blurlib", *map(str, arguments)])
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            monkeypatch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as end:
+            cli.run(cli.app)
+        for stream in streams[1:]:
+            stream.flush()
+        return end.value.code, *(stream.buffer.getvalue() for stream in streams[1:])
+
+    return pipe
+
+
+def test_a_dash_is_standard_input_and_output(pipe, picture, blur, tmp_path):
+    code, data, words = pipe(picture.read_bytes(), "compress", "-", "-")
+    assert (code, data) == (0, blur.read_bytes())
+    assert b"90\\xd770" in words
+    for options, kind in (((), "PNG"), (("--format", "webp"), "WEBP")):
+        code, shown, words = pipe(data, "decompress", "-", "-", *options)
+        assert code == 0, words
+        with Image.open(io.BytesIO(shown)) as opened:
+            assert (opened.format, opened.size) == (kind, (90, 70))
+    assert b"-: 90" in pipe(data, "info", "-")[1]
+    assert not (tmp_path / "-").exists()
+    for arguments, word in (
+        (("compress", "-", "-"), b"stdin: "),
+        (("decompress", "-", "-"), b"stdin: not a .blur"),
+        (("decompress", blur, tmp_path / "o.png", "--format", "png"), b"--format"),
+    ):
+        code, out, words = pipe(b"neither", *arguments)
+        assert (code, out, words.count(b"\n")) == (2, b"", 1)
+        assert word in words
+
+
+def test_a_picture_is_not_written_to_a_terminal(run, blur, monkeypatch):
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    one_line_error(run("decompress", blur, "-"), "terminal")
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(pipe, blur, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "say", gone)
+    code, _, words = pipe(b"", "info", blur)
+    assert (code, words) == (141, b"")
+
+
+NAMES = ["[x]", "br[/x]", "two  spaces", "a" * 100, "caf\u00e9\x1b[31m", "\udcff"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_any_name_is_printed_plainly_on_any_console(pipe, picture, tmp_path, name):
+    """The console knows only ASCII."""
+    source, target = tmp_path / f"{name}.blur", tmp_path / f"{name}.png"
+    source.parent.mkdir(exist_ok=True)
+    shown = name.encode("unicode_escape") if not name.isascii() else name.encode()
+    for command in (
+        ("compress", picture, source),
+        ("decompress", source, target),
+        ("info", source),
+    ):
+        code, out, words = pipe(b"", *command)
+        assert (code, words) == (0, b"")
+        assert shown in out.partition(b"\n")[0]
+    code, _, words = pipe(b"", "decompress", source, target)
+    assert (code, words.count(b"\n")) == (2, 1)
+    assert shown in words
+
+
+def test_a_bar_shows_any_text(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    stream.isatty = lambda: True
+    with cli.progress() as bar:
+        bar.add_task("br[/x]", total=1)
+    assert "br[/x]" in stream.getvalue()
+
+
 def test_a_damaged_file_leaves_nothing_behind(run, blur, tmp_path):
     out = tmp_path / "out.png"
     for broken, word in ((blur.read_bytes()[:-1], "cut"), (b"", "not a .blur file")):
@@ -228,7 +321,8 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path, tiny_codec_path):
     one_line_error(run("compress", picture, out, "--model", "nope"), "nope", SHIPPED)
     one_line_error(run("compress", picture, tmp_path / "no" / "o.blur"), "no")
     one_line_error(run("decompress", picture, tmp_path / "o.xyz"), ".xyz", ".png")
-    before_reading = run("decompress", "none.blur", "o.png", "--start-scale", 0)
+    chain = ("--decoder", "diffusion", "--start-scale", 0)
+    before_reading = run("decompress", "none.blur", "o.png", *chain)
     one_line_error(before_reading, "start_scale", "0.8")
     one_line_error(run("evaluate", tmp_path, "--codec", "nope"), "nope", "webp")
     one_line_error(run("train", "nope", "--run", tmp_path / "r"), "tiny")
@@ -237,6 +331,41 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path, tiny_codec_path):
     one_line_error(run("decompress", out, tmp_path / "o.png"), "not shipped")
     assert run("decompress", out, tmp_path / "o.png", "--model", tiny_codec_path)[0] == 0
     assert json.loads(run("info", out, "--json")[1])["passes"] is None
+
+
+CHAIN = {"steps": 2, "solver": "multistep", "spacing": "uniform", "start-scale": 0.8, "seed": 0}
+NETWORK = {"denoiser": "isotropic-small", "memory": 2048}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "ignored"),
+    [("direct", {**CHAIN, **NETWORK}), ("deterministic", CHAIN)],
+)
+def test_options_that_the_decoder_ignores_are_refused(run, tmp_path, decoder, ignored):
+    for command in (
+        ("decompress", "none.blur", "o.png"),
+        ("evaluate", tmp_path, "--codec", SHIPPED),
+    ):
+        for name, value in ignored.items():
+            refused = run(*command, "--decoder", decoder, f"--{name}", value)
+            one_line_error(refused, f"--{name} is for --decoder ", "diffusion", f"not {decoder}")
+
+
+@pytest.mark.parametrize("option", [*CHAIN.items(), *NETWORK.items(), ("effort", 1)])
+def test_options_that_another_codec_ignores_are_refused(run, tmp_path, option):
+    refused = run("evaluate", tmp_path, "--codec", "webp", f"--{option[0]}", option[1])
+    one_line_error(refused, f"--{option[0]} is for", "not webp")
+    one_line_error(run("evaluate", tmp_path, "--codec", "webp", "--decoder", "direct"), "not webp")
+
+
+def test_huge_numbers_and_endless_inputs_are_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("blurlib.files.LIMIT", 2**24)
+    out, steps = tmp_path / "o.png", ("--decoder", "diffusion", "--steps", 10**9)
+    one_line_error(run("decompress", "none.blur", out, *steps), "steps", "10000")
+    one_line_error(run("demo", "--steps", 10**9, "--out", tmp_path / "demo"), "steps", "10000")
+    one_line_error(run("compress", "/dev/zero", tmp_path / "o.blur"), "/dev/zero", "16 MiB")
+    one_line_error(run("decompress", "/dev/zero", out), "/dev/zero", "16 MiB")
+    assert os.listdir(tmp_path) == []
 
 
 def allocate_a_pebibyte(*_, **__):
@@ -269,6 +398,11 @@ def test_a_photo_that_runs_out_of_memory_is_called_too_large(run, picture, tmp_p
     monkeypatch.setattr(BlurCodec, "compress", allocate_a_pebibyte)
     result = run("compress", picture, tmp_path / "p.blur")
     one_line_error(result, "the photo is too large for this machine")
+    monkeypatch.setattr("blurlib.codec.inspection.describe", allocate_a_pebibyte)
+    monkeypatch.setattr(cli, "_read_blur", lambda _: None)
+    result = run("info", picture)
+    one_line_error(result, "out of memory")
+    assert "photo" not in result[2]
     monkeypatch.setattr(BlurCodec, "compress", fault)  # of memory, but not too little of it
     with pytest.raises(RuntimeError, match="illegal memory access"):
         run("compress", picture, tmp_path / "p.blur")
@@ -306,6 +440,40 @@ def measuring(picture, tmp_path):
     out = tmp_path / "results"
     quick = ("--codec", "jpeg", "--qualities", "40,20,40", "--lpips", "none", "--jobs", 1)
     return ("evaluate", photos, *quick, "--out", out), out / "photos" / "jpeg.json"
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """WebP as if its sides ended at 80 pixels, so that no photo need be of 16,384."""
+    from blurlib.evaluation import codecs, demo
+
+    webp = replace(codecs.WEBP, longest=80)
+    assert codecs.WEBP.longest == 16383
+    for module, name in ((codecs, "KNOWN"), (codecs, "BASELINES"), (demo, "BASELINES")):
+        known = tuple(webp if codec.name == "webp" else codec for codec in getattr(module, name))
+        monkeypatch.setattr(module, name, known)
+
+
+def test_photos_too_long_for_a_codec_are_skipped_by_name(run, measuring, short):
+    command, file = measuring
+    webp = [part if part != "jpeg" else "webp" for part in command]
+    one_line_error(run(*webp), "photo.png", "webp", "80 pixels")
+    images.write_image(command[1] / "other.png", torch.zeros(3, 70, 80, dtype=torch.uint8))
+    code, out, _ = run(*webp)
+    assert code == 0
+    assert "photo.png: skipped: webp takes sides up to 80 pixels" in out
+    assert "2 rows of 1 images" in out
+    rows = json.loads(file.with_name("webp.json").read_text())["rows"]
+    assert {row["image"] for row in rows} == {"other.png"}
+
+
+@pytest.mark.slow
+def test_the_demo_goes_on_without_a_codec_that_cannot_hold_the_photo(run, picture, tmp_path, short):
+    code, out, _ = run("demo", "--photo", picture, "--out", tmp_path / "demo", "--steps", 1)
+    assert code == 0
+    assert "WEBP: n/a, its sides end at 80 pixels" in out
+    assert "AVIF" in out
+    assert not (tmp_path / "demo" / "photo.webp").exists()
 
 
 def test_evaluate_says_what_it_wrote_and_what_it_left_out(run, measuring):

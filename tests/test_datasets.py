@@ -93,7 +93,7 @@ def test_a_folder_is_its_images_sorted_wherever_it_is(tmp_path, empty_home):
         folder.mkdir(parents=True)
         with pytest.raises(ImageError, match="no images"):
             datasets.folder(folder)
-        for file in ("b.png", "a.JPG", "notes.txt"):
+        for file in ("b.png", "a.JPG", "notes.txt", "._a.JPG", ".hidden.png"):
             (folder / file).write_bytes(b"")
         (folder / "c.png").mkdir()
         found = datasets.dataset(name or folder)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import resource
+import shutil
 import statistics
 import tarfile
 from collections.abc import Iterator
@@ -368,6 +369,24 @@ def test_shards_are_read_in_place(config, three_photos, tmp_path):
     (tmp_path / "set-0009.tar").write_bytes(b"not a tar" * 100)
     with pytest.raises(ValueError, match=r"set-0009.tar: not an uncompressed tar file"):
         find_photos(replace(config, data=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["[ab]", "a*b?"])
+def test_a_folder_and_a_shard_may_have_any_name_and_hidden_files(
+    config, three_photos, tmp_path, name
+):
+    folder = tmp_path / name
+    folder.mkdir()
+    shard = folder / f"{name}.tar"
+    with tarfile.open(shard, "w") as tar:
+        for member in ("mac/._1.png", "mac/1.png"):
+            tar.add(three_photos / "1.png", member)
+    (folder / "._x.tar").write_bytes(b"of a Mac")
+    for data in (folder, shard):
+        assert [e.member for e in find_photos(replace(config, data=str(data)))] == ["mac/1.png"]
+    shard.rename(tmp_path / "other.tar")
+    shutil.copytree(three_photos, folder, dirs_exist_ok=True)
+    assert len(find_photos(replace(config, data=str(folder)))) == 3
 
 
 # Random numbers

@@ -60,6 +60,7 @@ class Baseline(ABC):
         library: what encodes, inside the Python package.
         qualities: the usual ones, about 0.1 to 1.5 bpp on photographs.
         scale: all that its integer quality can be.
+        longest: side that it can hold, in pixels.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Baseline(ABC):
     qualities: Sequence[float]
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: range = range(101)
+    longest: int = 65500  # JPEG's; of the others there is no knowing
     package: ClassVar[str] = "pillow"
 
     @abstractmethod
@@ -221,12 +223,14 @@ JPEG_2000 = Jpeg2000Codec(
     "jpeg2000", "jpg_2000", (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5),
     {"irreversible": True, "mct": 1, "no_jp2": True, "quality_mode": "rates"},
 )  # fmt: skip
-WEBP = PillowCodec("webp", "webp", (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88), {"method": 6})
+WEBP = PillowCodec(
+    "webp", "webp", (0, 3, 8, 15, 25, 35, 45, 60, 72, 80, 88), {"method": 6}, longest=16383
+)
 # One thread each: AVIF's bytes may depend on how many there are, and x265 codes other bytes with a
 # pool of them (wavefronts) than without.
 AVIF = PillowCodec(
     "avif", "avif", (5, 12, 20, 28, 36, 44, 52, 60, 68, 76, 82),
-    {"speed": 6, "subsampling": "4:2:0", "max_threads": 1},
+    {"speed": 6, "subsampling": "4:2:0", "max_threads": 1}, longest=32768,
 )  # fmt: skip
 JPEG_XL = JpegXlCodec(
     "jpegxl", "libjxl", (5, 10, 15, 20, 30, 42, 55, 65, 74, 80, 84), {"effort": 7}, range(100)

@@ -43,7 +43,8 @@ def outputs(out: Path) -> list[Path]:
 
 
 def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator[Entry]:
-    """Code `image`, uint8 (3, H, W), in every way, writing each file and its picture into `out`.
+    """Code `image`, uint8 (3, H, W), in every way that can hold it, writing each file and its
+    picture into `out`.
 
     steps: of the diffusion decoder; None is what suits its weights.
     """
@@ -54,6 +55,8 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
     for name, ours in zip(NAMES, (direct, perceptual), strict=False):
         yield _entry(name, data, image, ours.decode(data), out)
     for baseline in BASELINES:
+        if max(image.shape) > baseline.longest:
+            continue
         match = match_bytes(baseline, image, len(data))
         atomic_write(out / f"photo.{baseline.name}", match.data, overwrite=True)
         yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)

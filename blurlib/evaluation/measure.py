@@ -171,6 +171,8 @@ def evaluate(
     agree in `Results.identity`: codec, settings, weights, seed, LPIPS network, library versions,
     protocol. Otherwise ResultsError says what differs, and ``overwrite`` starts afresh.
 
+    Images too long for the codec are left out (`fitting`).
+
     Raises:
         ImageError: no such set, no images in it, or one that cannot be read.
         ResultsError: as above; a codec fails on an image; an image is smaller than a patch.
@@ -178,7 +180,7 @@ def evaluate(
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one process has to do the work")
-    paths = datasets.dataset(dataset)
+    paths = fitting(codec, datasets.dataset(dataset))
     qualities = list(dict.fromkeys(qualities))
     file = results_file(out_dir, dataset, codec)
     if features is not None and (small := without_patches(paths)):
@@ -224,6 +226,14 @@ def evaluate(
 
 def _measure_task(instruments: Instruments, task: tuple[Path, Sequence[float]]) -> Measured:
     return measure(instruments, *task)
+
+
+def fitting(codec: Codec, paths: Sequence[Path]) -> list[Path]:
+    """The images whose sides the codec can hold; ResultsError if there are none."""
+    longest = getattr(codec, "longest", math.inf)
+    if not (fit := [path for path in paths if images.longest_side(path) <= longest]):
+        raise ResultsError(f"{paths[0]}: {codec.name} takes sides up to {longest} pixels")
+    return fit
 
 
 def without_patches(paths: Sequence[Path]) -> list[Path]:

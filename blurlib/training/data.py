@@ -8,6 +8,8 @@ What `TrainConfig.data` may name:
 - a folder of .tar shards as WebDataset writes them, or a pattern that matches shards: the photos in
   them, whatever else is beside them.
 
+Hidden files, whose names begin with a dot, do not count.
+
 Shards are not streamed but indexed (the headers are read once) and their photos then read where
 they lie. What step s crops thus follows from (seed, s, sample) alone: a resumed run and a run on
 two machines see the photos that one uninterrupted process would have seen, which a shuffle buffer
@@ -89,7 +91,10 @@ def _groups(data: str) -> Sequence[Sequence[Entry]]:
     path = Path(data)
     if (path / VIMEO_LIST).is_file():
         return _vimeo(path)
-    shards = sorted(glob.glob(str(path / "*.tar") if path.is_dir() else data))
+    if path.is_dir():
+        shards = sorted(map(str, path.glob("[!.]*.tar")))
+    else:
+        shards = [data] if path.is_file() else sorted(glob.glob(data))
     if shards and all(shard.endswith(".tar") for shard in shards):
         with ThreadPoolExecutor() as pool:
             entries = [entry for found in pool.map(_shard, shards) for entry in found]
@@ -115,7 +120,9 @@ def _shard(path: str) -> list[Entry]:
             return [
                 Entry(path, member.name, member.offset_data, member.size)
                 for member in tar
-                if member.isfile() and member.name.lower().endswith(PHOTO_SUFFIXES)
+                if member.isfile()
+                and member.name.lower().endswith(PHOTO_SUFFIXES)
+                and not Path(member.name).name.startswith(".")
             ]
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from None

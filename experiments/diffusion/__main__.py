@@ -69,7 +69,7 @@ def main(
         task = bar.add_task("reading", total=None)
         for at in progress:
             bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
-    cli.console.print(f"{out}: written; the runs are in {runs}")
+    cli.say(f"{out}: written; the runs are in {runs}")
 
 
 def _what_a_plan_takes(plan) -> str:

@@ -53,7 +53,7 @@ def main(
         task = bar.add_task("reading", total=None)
         for at in runs:
             bar.update(task, total=100 * at.total, completed=100 * at.done, description=at.doing)
-    cli.console.print(f"{out}: {at.total} runs")
+    cli.say(f"{out}: {at.total} runs")
 
 
 if __name__ == "__main__":
