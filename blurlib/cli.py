@@ -124,9 +124,9 @@ def run(app: typer.Typer) -> NoReturn:
         if not error.format_message():  # no command: the help has been printed
             sys.exit(2)
         _fail(f"{error.format_message()} (see --help)")
-    except BrokenPipeError:  # as of `| head`: the reader has gone, and whatever ends so is quiet
+    except BrokenPipeError:  # as of `| head`: the reader has gone; rich ends in the same way
         sys.stdout = None  # which the interpreter would flush
-        sys.exit(141)
+        sys.exit(1)
     except (ValueError, OSError) as error:
         _fail(_one_line(error))
     except (MemoryError, RuntimeError) as error:

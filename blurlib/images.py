@@ -95,9 +95,7 @@ def read_image(path: str | os.PathLike) -> Tensor:
             data = files.read(file, path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise ImageError(f"{path}: the file is empty (0 bytes)")
-    return _decode(data, path)
+    return decode_image(data, str(path))
 
 
 def longest_side(path: str | os.PathLike) -> int:
@@ -111,10 +109,8 @@ def longest_side(path: str | os.PathLike) -> int:
 
 def decode_image(data: bytes, name: str = "image data") -> Tensor:
     """Like `read_image`, for the bytes of an image file; ``name`` is for messages."""
-    return _decode(data, name)
-
-
-def _decode(data: bytes, name: Path | str) -> Tensor:
+    if not data:
+        raise ImageError(f"{name}: is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters raises; the rest is noise to a user
