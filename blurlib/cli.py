@@ -267,7 +267,11 @@ def decompress(
     asked |= {"spacing": spacing, "start_scale": start_scale}
     Sampling().but(**asked)  # what cannot be is refused before anything is read
     _refuse_ignored(context, decoder, TAKES[decoder])
+    suffix, shown = target.suffix, str(target)
+    if target == STDIO:
+        suffix, shown = f".{picture_format or 'png'}", "stdout"
     file, tiling = _read_blur(source), Tiling(memory * 2**20)
+    images.check_sides(suffix, file.height, file.width, shown)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
@@ -281,11 +285,7 @@ def decompress(
             for state in diffusion.sample(output, **asked, tiling=tiling):
                 x_hat = state.x_hat
                 bar.update(task, completed=state.step, total=state.steps)
-    picture = images.to_uint8(x_hat[0])
-    if target == STDIO:
-        _write(target, images.encode_image(picture, f".{picture_format or 'png'}", "stdout"), force)
-    else:
-        images.write_image(target, picture, force)
+    _write(target, images.encode_image(images.to_uint8(x_hat[0]), suffix, shown), force)
     _report(target, f"{file.width}×{file.height}, {decoder} decoder")
 
 

@@ -24,6 +24,7 @@ several frames         refused (a phone's MPO is its main photo)
 
 import contextlib
 import io
+import math
 import os
 import re
 import struct
@@ -56,6 +57,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"},
     ".avif": {"format": "AVIF", "quality": 95, "subsampling": "4:4:4"},
 }
+
+_LONGEST = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500, ".avif": 32768}
 
 READ_SUFFIXES = (*_SAVE_OPTIONS, ".gif", ".pgm", ".jp2")
 """Of the files that a folder of images is searched for."""
@@ -312,11 +315,20 @@ def write_image(path: str | os.PathLike, image: Tensor, overwrite: bool = False)
 def encode_image(image: Tensor, suffix: str, name: str = "image data") -> bytes:
     """The bytes that `write_image` writes; ``name`` is for messages."""
     options, buffer = _SAVE_OPTIONS[suffix.lower()], io.BytesIO()
+    check_sides(suffix, *image.shape[-2:], name=name)
     try:
         to_pillow(image).save(buffer, **options)
-    except (OSError, ValueError) as error:  # e.g. WebP ends at 16383 pixels a side
+    except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be written as {options['format']} ({error})") from None
     return buffer.getvalue()
+
+
+def check_sides(suffix: str, height: int, width: int, name: str = "image data") -> None:
+    """ImageError where a format, by its suffix, does not hold pictures of this size."""
+    longest = _LONGEST.get(suffix.lower(), math.inf)
+    if max(height, width) > longest:
+        wrong = f"{suffix} holds sides up to {longest} pixels, and this has {width}×{height}"
+        raise ImageError(f"{name}: {wrong}; .png works")
 
 
 def to_pillow(image: Tensor) -> Image.Image:

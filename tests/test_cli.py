@@ -17,6 +17,7 @@ import blurlib
 import stand_ins
 from blurlib import checkpoints, cli, images
 from blurlib.codec import BlurCodec, model, zoo
+from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling
 from conftest import one_line_error
@@ -181,6 +182,15 @@ def test_what_goes_in_is_never_what_comes_out(run, picture, blur, tmp_path):
     for name in ("photo.png", "p", "p.blur.zip"):
         one_line_error(run("compress", picture, tmp_path / name, "--force"), name, ".blur")
     assert picture.read_bytes() == before
+
+
+def test_a_format_that_cannot_hold_the_photo_is_refused_before_decoding(run, tmp_path, monkeypatch):
+    long = BlurFile(zoo.load(SHIPPED).model_id, 16384, 1, 3.0, 0, b"", b"")
+    (tmp_path / "long.blur").write_bytes(long.to_bytes())
+    monkeypatch.setattr(BlurCodec, "decompress", lambda *_: pytest.fail("decoded"))
+    for out, options in ((tmp_path / "o.webp", ()), ("-", ("--format", "webp"))):
+        refused = run("decompress", tmp_path / "long.blur", out, *options)
+        one_line_error(refused, "16383 pixels", ".png")
 
 
 @pytest.fixture

@@ -359,8 +359,10 @@ def test_colours_that_srgb_cannot_hold_are_refused_by_name(tmp_path, kind, codes
 def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(ImageError, match=r"\.xyz.*\.png .*\.webp"):
         images.write_image(tmp_path / "a.xyz", torch.zeros(3, 2, 2, dtype=torch.uint8))
-    with pytest.raises(ImageError, match="WEBP"):
-        images.write_image(tmp_path / "a.webp", torch.zeros(3, 1, 16384, dtype=torch.uint8))
+    for name, side in (("a.webp", 16383), ("a.jpg", 65500), ("a.avif", 32768)):
+        images.check_sides(name[1:], side, 1)
+        with pytest.raises(ImageError, match=rf"{name}: .* up to {side} pixels.*\.png"):
+            images.write_image(tmp_path / name, torch.zeros(3, side + 1, 1, dtype=torch.uint8))
     assert os.listdir(tmp_path) == []
 
 
