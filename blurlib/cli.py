@@ -205,8 +205,9 @@ def compress(
     if target != STDIO and target.suffix.lower() != ".blur":
         raise ValueError(f"{target}: the name of OUT must end in .blur, or be - for stdout")
     _check_output(target, force, source, files.check_writable)
-    photo = images.decode_image(_read(source), "stdin") if source == STDIO else None
-    x = images.to_float(images.read_image(source) if photo is None else photo)[None]
+    piped = source == STDIO
+    photo = images.decode_image(_read(source), "stdin") if piped else images.read_image(source)
+    x = images.to_float(photo)[None]
     codec = zoo.load(model)
     with progress() as bar:
         task = bar.add_task("compressing", total=None)

@@ -227,8 +227,8 @@ def _profile(picture: Image.Image) -> bytes | None:
         if primaries in _XY and transfer in _EXPONENTS:
             xy, exponent = _XY[primaries], _EXPONENTS[transfer]
             return None if (xy, exponent) == (_XY[1], None) else _rgb_profile(xy, exponent)
-        curve = _HDR.get(transfer, f"of code {transfer}")
-        raise ImageError(f"its curve is {curve}, its primaries {primaries}; export it as sRGB")
+        stated_as = f"curve {_HDR.get(transfer, transfer)} and primaries {primaries} of ITU-T H.273"
+        raise ImageError(f"its colours, {stated_as}, are not supported; export it as sRGB")
     if icc or "srgb" in info:
         return icc
     gamma, xy = info.get("gamma", 0), _XY[1]
@@ -245,33 +245,28 @@ def _profile(picture: Image.Image) -> bytes | None:
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
-_D50 = 0.9642, 1.0, 0.8249
 
 
 def _rgb_profile(xy: Sequence[float], exponent: float | None) -> bytes | None:
-    """A minimal ICC profile (version 4): x and y of red, green, blue and white; a power law, or for
-    None sRGB's curve. None for chromaticities that cannot be."""
-    curve = (0, exponent) if exponent else (3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    """The ICC profile of sRGB with other primaries, x and y of red, green, blue and white, and a
+    power law in place of its curve if there is an exponent. None: such primaries cannot be."""
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     try:
         with np.errstate(all="ignore"):
             x, y = np.reshape(xy, (4, 2)).T
-            *rgb, white = (np.array([x, y, 1 - x - y]) / y).T
-            rgb = np.transpose(rgb) * np.linalg.solve(np.transpose(rgb), white)
-            gains = _BRADFORD @ _D50 / (_BRADFORD @ white)  # white becomes D50
-            rgb = np.linalg.solve(_BRADFORD, gains[:, None] * (_BRADFORD @ rgb))
-        trc = struct.pack(">4s4xHH", b"para", curve[0], 0) + _s15(*curve[1:])
-        tags = {b"rTRC": trc, b"gTRC": trc, b"bTRC": trc}
-        for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), rgb.T, strict=True):
-            tags[name] = b"XYZ \0\0\0\0" + _s15(*xyz)
+            xyz = np.array([x, y, 1 - x - y]) / y
+            rgb = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
+            to_d50 = _BRADFORD @ (0.9642, 1.0, 0.8249) / (_BRADFORD @ xyz[:, 3])
+            rgb = np.linalg.solve(_BRADFORD, to_d50[:, None] * (_BRADFORD @ rgb))
+        for name, primary in zip((b"rXYZ", b"gXYZ", b"bXYZ"), rgb.T, strict=True):
+            (at,) = struct.unpack_from(">I", icc, icc.index(name) + 4)
+            icc[at + 8 : at + 20] = _s15(*primary)
+        if exponent:  # y = (a·x + b)^g from x = d on
+            at = icc.index(b"para") + 12
+            icc[at : at + 20] = _s15(exponent, 1, 0, 1, 0)
     except (np.linalg.LinAlgError, struct.error, OverflowError, ValueError):
         return None
-    at, table = 132 + 12 * len(tags), struct.pack(">I", len(tags))
-    for name, value in tags.items():
-        table += struct.pack(">4sII", name, at, len(value))
-        at += len(value)
-    head = struct.pack(">I4xI12s12x4s", at, 0x04200000, b"mntrRGB XYZ ", b"acsp")
-    head = (head.ljust(68, b"\0") + _s15(*_D50)).ljust(128, b"\0")
-    return head + table + b"".join(tags.values())
+    return bytes(icc)
 
 
 def _s15(*values: float) -> bytes:
@@ -315,9 +310,10 @@ def write_image(path: str | os.PathLike, image: Tensor, overwrite: bool = False)
 def encode_image(image: Tensor, suffix: str, name: str = "image data") -> bytes:
     """The bytes that `write_image` writes; ``name`` is for messages."""
     options, buffer = _SAVE_OPTIONS[suffix.lower()], io.BytesIO()
-    check_sides(suffix, *image.shape[-2:], name=name)
+    picture = to_pillow(image)
+    check_sides(suffix, picture.height, picture.width, name)
     try:
-        to_pillow(image).save(buffer, **options)
+        picture.save(buffer, **options)
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be written as {options['format']} ({error})") from None
     return buffer.getvalue()

@@ -68,7 +68,7 @@ class Baseline(ABC):
     qualities: Sequence[float]
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: range = range(101)
-    longest: int = 65500  # JPEG's; of the others there is no knowing
+    longest: int = 65500  # JPEG's, and nearly that of a .blur file
     package: ClassVar[str] = "pillow"
 
     @abstractmethod
