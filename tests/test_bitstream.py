@@ -121,9 +121,6 @@ def test_a_header_of_another_size_than_a_photo_can_have_is_refused(size):
         BlurFile.from_bytes(with_crc(bytes(data)))
 
 
-# What the format cannot hold
-
-
 def test_sizes_out_of_bounds_are_refused():
     for size in ((0, 1), (1, 0), (65536, 1), (1, 65536), (8192, 8193), (-1, -1)):
         with pytest.raises(BitstreamError, match="sides from 1 to 65535"):

@@ -159,9 +159,6 @@ def test_match_bytes_is_the_best_of_all_qualities(crop):
     assert match_bytes(WEBP, crop, 10**9).quality == 100
 
 
-# ---------------------------------------------------------------- by name
-
-
 def test_an_unknown_name_lists_what_there_is():
     known = ["jpeg", "jpeg2000", "webp", "avif", "jpegxl", "heic", "jpeg-default", "webp-default"]
     assert list(available()) == known

@@ -19,7 +19,7 @@ import torch
 
 from blurlib import datasets, images, metrics
 from blurlib.evaluation import measure as m
-from blurlib.evaluation import processes
+from blurlib.evaluation import perception, processes
 from blurlib.evaluation import results as res
 from blurlib.evaluation.processes import WorkerError
 from blurlib.evaluation.results import ResultsError
@@ -118,9 +118,6 @@ def without_times(results):
     return rows, results.distances
 
 
-# ---------------------------------------------------------------- one image
-
-
 def test_a_row_is_what_the_metrics_say(photos, astronaut):
     (row,), features = m.measure(m.Instruments(Shift()), photos / "a.png", [3])
     image = astronaut[:, :200, :180]
@@ -154,9 +151,6 @@ def test_a_codec_that_fails_or_returns_another_size_is_named_with_the_image(
     with pytest.raises(ResultsError, match=r"2\.png: shift at quality 2: no such luck$"):
         list(m.evaluate(large, Fails(), [2, 3], tmp_path))
     assert {r.image for r in res.read(tmp_path / "large" / "shift.json").rows} == {"0.png", "1.png"}
-
-
-# ---------------------------------------------------------------- a set of images
 
 
 def test_evaluate_writes_resumes_and_refuses_a_mixture(photos, tmp_path):
@@ -211,18 +205,10 @@ def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):
         list(m.evaluate(photos, Shift(), [1], tmp_path))
 
 
-# ---------------------------------------------------------------- distances between sets
-
-
 def brightness_of_patches(folder, bits):
-    """Cut by hand: (height // 256) patches from the top, and one at 128 where it fits."""
-    values = []
-    for path in sorted(folder.glob("*.png")):
-        image = images.read_image(path).numpy() & (0xFF << (8 - bits) & 0xFF)
-        tops = [256 * i for i in range(image.shape[1] // 256)]
-        values += [image[:, top : top + 256, :256].mean() for top in tops]
-        assert image.shape[2] < 128 + 256
-    return np.array(values)
+    photos = (images.read_image(path) for path in sorted(folder.glob("*.png")))
+    shown = (perception.patches(photo & (0xFF << (8 - bits) & 0xFF)) for photo in photos)
+    return np.concatenate([Brightness()(patches)[:, 0] for patches in shown])
 
 
 @pytest.mark.slow
@@ -310,9 +296,6 @@ def test_an_image_without_a_patch_is_named_before_any_work(large, tmp_path, astr
     with pytest.raises(ResultsError, match=r"small\.png: .*256 pixels.*--features none"):
         list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
     assert codec.encoded == 0
-
-
-# ---------------------------------------------------------------- processes
 
 
 @pytest.mark.slow

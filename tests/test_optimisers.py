@@ -35,9 +35,6 @@ def steps(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: li
         optimiser.step()
 
 
-# Its updates
-
-
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 20), (20, 1)])
 @pytest.mark.parametrize("size", [1e-3, 1e4])
 def test_an_update_has_the_singular_vectors_of_its_matrix_and_values_near_1(shape, size):
@@ -122,9 +119,6 @@ def test_a_saved_optimiser_goes_on_bit_for_bit(memory_format):
         assert torch.equal(a, b)
         assert a.is_contiguous(memory_format=memory_format)
         torch.testing.assert_close(a, c, rtol=0, atol=1e-6)
-
-
-# What it takes
 
 
 @pytest.fixture

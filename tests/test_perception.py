@@ -34,15 +34,6 @@ def random_patches(n, side, seed=0):
     return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
-# ---------------------------------------------------------------- patches
-
-
-def test_kodak_has_192_patches():
-    kodak = [(512, 768)] * 18 + [(768, 512)] * 6
-    assert {perception.patch_count(*size) for size in kodak} == {8}
-    assert sum(perception.patch_count(*size) for size in kodak) == 192
-
-
 @pytest.mark.parametrize("size", [4, 5])
 @pytest.mark.parametrize("shape", [(5, 5), (6, 5), (7, 9), (8, 12), (12, 8), (14, 11), (17, 23)])
 def test_patches_are_both_grids_in_order(shape, size):
@@ -66,9 +57,6 @@ def test_patches_refuse_what_has_none():
     for wrong in (torch.zeros(3, 300, 300), torch.zeros(1, 300, 300).byte()):
         with pytest.raises(ValueError, match=r"uint8 \(3, H, W\)"):
             perception.patches(wrong)
-
-
-# ---------------------------------------------------------------- features
 
 
 def test_a_network_sees_so_many_patches_at_once():
@@ -177,9 +165,6 @@ def test_inception_from_a_file_is_torch_fidelitys(tmp_path, monkeypatch):
     assert torch.equal(pickle.loads(pickle.dumps(network))(x), found)
 
 
-# ---------------------------------------------------------------- distances
-
-
 class FirstPixels(nn.Module):
     """Injected features: the first DIM values of a patch, in float64 so that rounding is small."""
 
@@ -189,25 +174,17 @@ class FirstPixels(nn.Module):
         return x.flatten(1)[:, :DIM].double() / 50
 
 
-@pytest.fixture(scope="module")
-def injected():
-    """Two sets of patches that differ in mean and covariance, N ≥ 4·dim, and their features."""
-    n = 5 * DIM
-    x = random_patches(n, 4, seed=1)
-    y = (0.7 * random_patches(n, 4, seed=2) + 0.3 * x + 5).clamp(0, 255).byte()
-    network = FirstPixels()
-    return x, y, network(x), network(y)
-
-
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
-def test_distances_are_those_of_torchmetrics(injected):
-    x, y, features_x, features_y = injected
+def test_distances_are_those_of_torchmetrics():
+    """Of two sets that differ in mean and covariance, with more patches than features."""
+    x = random_patches(5 * DIM, 4, seed=1)
+    y = (0.7 * random_patches(5 * DIM, 4, seed=2) + 0.3 * x + 5).clamp(0, 255).byte()
     fid = FrechetInceptionDistance(FirstPixels())
     kid = KernelInceptionDistance(FirstPixels(), subsets=1, subset_size=len(x))
     for reference in (fid, kid):
         reference.update(x, real=True)
         reference.update(y, real=False)
-    found = perception.distances(features_x, features_y)
+    found = perception.distances(FirstPixels()(x), FirstPixels()(y))
     assert found.frechet == pytest.approx(fid.compute().item(), rel=1e-6)
     assert found.kernel == pytest.approx(kid.compute()[0].item(), rel=1e-6)
     assert found.patches == len(x)

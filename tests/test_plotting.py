@@ -2,7 +2,6 @@
 
 import io
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -12,12 +11,6 @@ from blurlib import plotting
 from blurlib.codec.bitstream import BlurFile
 from experiments import plots
 from experiments.portability.timeline import timeline
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_stays():
-    yield
-    plt.close("all")
 
 
 def picture(value):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.fft import idctn
 
-from blurlib.diffusion.dct import dct2
+from blurlib.diffusion.dct import dct2, idct2
 from blurlib.diffusion.prior import BANDS, Prior, error_spectrum, error_variance
 from blurlib.diffusion.process import BlurDiffusion
 from blurlib.diffusion.sampler import Sampling, sample
@@ -34,12 +34,6 @@ def power(f):
 def prior_of(H, W, mean=0.0):
     variance = torch.from_numpy(power(cycles(H, W)))[None, None]
     return Prior(torch.full((1, 3, H, W), mean, dtype=torch.float64), variance)
-
-
-def drawn(prior, n, seed=0):
-    """Pictures of the prior, (n, 3, H, W), frequencies."""
-    noise = torch.randn(n, 3, *prior.mean.shape[-2:], generator=seeded(seed), dtype=torch.float64)
-    return prior.mean + prior.variance.sqrt() * noise
 
 
 def test_the_spectrum_of_noise_of_known_spectrum_is_found_at_every_size():
@@ -94,8 +88,8 @@ def test_the_estimate_is_the_mean_of_bayes_rule(schedule):
 def test_what_the_network_reads_and_writes_has_variance_one(schedule, t):
     """Over pictures of the prior, at every time."""
     process, n = BlurDiffusion(schedule, "residual").given(prior_of(H, W, -0.2)), 600
-    x = torch.from_numpy(idctn(drawn(process.prior, n).numpy(), axes=(-2, -1), norm="ortho"))
-    eps = torch.randn(n, 3, H, W, generator=seeded(1), dtype=torch.float64)
+    noise, eps = torch.randn(2, n, 3, H, W, generator=seeded(), dtype=torch.float64)
+    x = idct2(process.prior.mean + process.prior.variance.sqrt() * noise)
     seen = process.network_input(dct2(process.q_sample(x, t, eps)), t)
     for values in (seen, process.target(x, eps, t)):
         assert values.square().mean().item() == pytest.approx(1, abs=0.1)
@@ -139,8 +133,7 @@ def test_the_chain_is_that_of_a_denoiser_of_x_that_is_a_wiener_filter(solver):
 
     def wiener(z_t, t):
         alpha, sigma = schedule.alpha(t[0].item(), H, W), schedule.sigma(t[0].item())
-        u = prior.variance * alpha / (alpha**2 * prior.variance + sigma**2) * dct2(z_t)
-        return torch.from_numpy(idctn(u.numpy(), axes=(-2, -1), norm="ortho"))
+        return idct2(prior.variance * alpha / (alpha**2 * prior.variance + sigma**2) * dct2(z_t))
 
     torch.testing.assert_close(
         run(BlurDiffusion(schedule, "residual").given(prior), 2, 9, solver),

@@ -39,9 +39,6 @@ RESULTS = Results(
 )
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_round_trip_and_order(tmp_path):
     with_extra = replace(ROWS[2], extra={"estimated_bits": 790.5})
     res.write(tmp_path / "a.json", replace(RESULTS, rows=(*ROWS[:2], with_extra, ROWS[3])))
@@ -93,13 +90,9 @@ def damaged(content, **changes):
         (lambda c: damaged(c, protocol=1), "protocol 1, this blurlib reads 2; measure it again"),
         (lambda c: damaged(c, surprise=2), "surprise"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "rows"}), "rows"),
-        (lambda c: json.dumps({k: v for k, v in c.items() if k != "codec"}), "codec"),
-        (lambda c: damaged(c, rows=[{"image": "a.png"}]), "missing"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "psnr": "high"}]), "high"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": None}]), "wrong type"),
         (lambda c: damaged(c, rows=[c["rows"][0]] * 2), "two rows"),
-        (lambda c: damaged(c, rows=7), "field"),
-        (lambda c: damaged(c, distances=[{"quality": 1}]), "missing"),
         (lambda c: damaged(c, distances=[c["distances"][0]] * 2), "two distances"),
     ],
 )
@@ -111,9 +104,6 @@ def test_damaged_files_are_refused_by_name(tmp_path, change, message):
         res.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# ---------------------------------------------------------------- headers
 
 
 def test_header_says_what_was_measured(tmp_path):
@@ -132,9 +122,6 @@ def test_header_says_what_was_measured(tmp_path):
     assert RESULTS.identity() == replace(RESULTS, device="gpu", commit="def").identity()
     assert RESULTS.identity() != replace(RESULTS, lpips="vgg").identity()
     assert res.results_file("out", tmp_path / "photos", codec) == Path("out/photos/toy.json")
-
-
-# ---------------------------------------------------------------- tables
 
 
 def test_averages_follow_the_protocol():

@@ -34,9 +34,6 @@ def loss(codec, x: torch.Tensor, data: bytes) -> float:
     return 8 * len(data) / x[0, 0].numel() + (weight * d).item()
 
 
-# The objective
-
-
 def test_the_objective_is_that_of_the_definitions(photo):
     quality = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64)
     expected = torch.tensor([0.02, 0.2, 2.0], dtype=torch.float64)  # geometric between the levels
@@ -51,17 +48,12 @@ def test_the_objective_is_that_of_the_definitions(photo):
         Objective("perceptual", 1, 2).distance(x, x)
 
 
-# Annealing
-
-
 def test_cold_annealing_rounds_to_the_nearest(codec):
     y, hyperprior = _latent(codec)
     entropy = codec.entropy
     cold = entropy.anneal(y, hyperprior, 1e-7, torch.Generator().manual_seed(0)).y_hat
-    gaussians = []
 
     def code(here, gaussian):
-        gaussians.append((here, gaussian.mu))
         part = y[:, here.channels]
         return gaussian.mu + (part - gaussian.mu).round()
 
@@ -101,9 +93,6 @@ def _latent(codec):
         y = codec.g_a(x).double() * gain + torch.rand(1, 160, 4, 8)
         z_symbols = codec.entropy.hyper_latent.symbols(codec.h_a(y.float()))
         return y, codec.hyperprior(codec.entropy.hyper_latent.values(z_symbols), gain)
-
-
-# Files
 
 
 def test_weighing_the_rate_makes_files_smaller(codec, photo, monkeypatch):
@@ -163,9 +152,6 @@ def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
     target = 8 * len(codec.compress(x, 2)) / (100 * 130)
     data = codec.compress_to(x, target, effort=effort)
     assert 0.9 * target < 8 * len(data) / (100 * 130) <= target
-
-
-# What is refused
 
 
 @pytest.mark.parametrize("effort", [-1, 10, 2.5])

@@ -132,9 +132,6 @@ def parts(decoder):
     return decoder.denoiser, decoder.process, decoder.codec_id
 
 
-# The deterministic decoder
-
-
 @pytest.fixture(scope="module")
 def deterministic(decoder) -> DeterministicDecoder:
     return DeterministicDecoder(decoder.denoiser, decoder.codec_id).eval()

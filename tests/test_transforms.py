@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.codec.transforms import (
@@ -72,14 +73,11 @@ def test_gated_block_is_its_formula():
     torch.nn.init.normal_(block.norm.weight)
     torch.nn.init.normal_(block.norm.bias)
     x = torch.randn(1, 4, 6, 7, dtype=torch.float64)
-    h = torch.nn.functional.conv2d(x, block.spatial.weight, block.spatial.bias, padding=2, groups=4)
-    h = (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    h = h * block.norm.weight[:, None, None] + block.norm.bias[:, None, None]
-    ab = torch.einsum("oc,bchw->bohw", block.expand.weight[..., 0, 0], h)
-    a, b = (ab + block.expand.bias[:, None, None]).split(4, 1)
-    gated = a / (1 + (-a).exp()) * b
-    out = torch.einsum("oc,bchw->bohw", block.project.weight[..., 0, 0], gated)
-    torch.testing.assert_close(block(x), x + out + block.project.bias[:, None, None])
+    h = F.conv2d(x, block.spatial.weight, block.spatial.bias, padding=2, groups=4)
+    h = F.layer_norm(h.movedim(1, -1), (4,), block.norm.weight, block.norm.bias)
+    a, b = F.linear(h, block.expand.weight[..., 0, 0], block.expand.bias).split(4, -1)
+    out = F.linear(F.silu(a) * b, block.project.weight[..., 0, 0], block.project.bias)
+    torch.testing.assert_close(block(x), x + out.movedim(-1, 1))
 
 
 @torch.no_grad()
@@ -102,9 +100,6 @@ def test_what_a_gated_block_adds_does_not_grow_with_its_input():
 def test_transforms_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         TransformConfig(**fields)
-
-
-# Gain units
 
 
 @pytest.fixture

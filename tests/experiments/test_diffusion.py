@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -87,9 +88,6 @@ def everything(out) -> dict[str, str]:
     content["decodes.csv"] = decodes.text([row._replace(seconds=0) for row in rows])
     content["runs.csv"] = pd.read_csv(out / "runs.csv").drop(columns="seconds").to_csv()
     return content
-
-
-# The runner
 
 
 @pytest.mark.slow
@@ -233,20 +231,11 @@ def test_plans_that_cannot_be_are_refused(plan, changes, word):
 @pytest.mark.slow
 def test_a_network_that_reads_the_noisy_picture_misses_its_own(tiny_codec, astronaut):
     """One that returns what it is shown, and one that says nothing."""
-
-    class Echo:
-        process = BlurDiffusion(BlurSchedule(0.0), "x")
-
-        def given(self, output):
-            return self.process
-
-        def predict(self, shown, t, output):
-            return shown * self.factor
-
+    process = BlurDiffusion(BlurSchedule(0.0), "x")
     photos = [(f"{i}", astronaut[:, 90 * i : 90 * i + 256, :256]) for i in range(3)]
-    decoder = Echo()
+    decoder = SimpleNamespace(process=process, given=lambda output: process)
     for factor in (1.0, 0.0):
-        decoder.factor = factor
+        decoder.predict = lambda shown, t, output, factor=factor: shown * factor
         rows = diffusion.reads(decodes.Contestant("echo", "", decoder), tiny_codec, photos)
         assert [row["logsnr"] for row in rows] == list(diffusion.READ_AT)
         last = rows[-1]
@@ -256,18 +245,11 @@ def test_a_network_that_reads_the_noisy_picture_misses_its_own(tiny_codec, astro
             assert last["own"] == last["other"] == last["silent"] > 0.1
 
 
-# What it says
-
-
 @pytest.fixture
 def told(folder, tmp_path) -> "verdict.Comparison":
     """The comparison with other LPIPS: isotropic 0.5 and 0.52 by seed, the best blur 0.4 and 0.42
     at one step, 0.51 and 0.53 else; without a network, 0.57 with blur; all others 0.6."""
-    _, place = folder
-    out = tmp_path / "out"
-    out.mkdir()
-    for path in (place / "out").iterdir():
-        (out / path.name).write_bytes(path.read_bytes())
+    out = shutil.copytree(folder[1] / "out", tmp_path / "out")
     best = verdict.Comparison.read(out).blur
     rows = []
     for row in decodes.read((out / "decodes.csv").read_text()):
@@ -299,9 +281,6 @@ def test_duels_are_won_by_all_seeds_or_not_clear(told):
     assert math.isnan(single.silent)
     assert np.isnan(single.blur.std)
     assert (str(won.blur), str(single.blur)) == ("0.4100 ± 0.0141", "0.5100")
-
-
-# Its tables and sheets
 
 
 @pytest.mark.slow

@@ -36,9 +36,6 @@ def own_codec(tiny_codec_path):
     return zoo.load(tiny_codec_path)
 
 
-# A batch of files
-
-
 def test_a_batch_of_files_decodes_as_each_alone(tiny_codec, files):
     together, _ = portability.decided(tiny_codec, files)
     for i, file in enumerate(files):
@@ -65,9 +62,6 @@ def test_an_impossible_stream_harms_only_itself():
     assert np.array_equal(first, residuals[0])
     assert np.array_equal(third, residuals[2])
     assert not impossible[2000:].any()
-
-
-# Noise
 
 
 @pytest.mark.parametrize("ulps", [1, 2**20])
@@ -101,9 +95,6 @@ def test_noise_of_1_ulp_changes_no_symbol_and_loud_noise_is_caught(own_codec, fi
                 own_codec.decode_latent(file)
 
 
-# The checksum
-
-
 @pytest.mark.parametrize("index", range(10))
 def test_one_parameter_moved_by_a_grid_step_is_caught(own_codec, files, index):
     """In any pass, the last too: there nothing after it would show that something went wrong."""
@@ -119,9 +110,6 @@ def test_one_parameter_moved_by_a_grid_step_is_caught(own_codec, files, index):
         return move
 
     assert symbols_crc(own_codec.decode_streams(files[2], watch)) != files[2].symbols_crc
-
-
-# What is rounded, and the bound
 
 
 def test_decisions_are_what_becomes_mu_and_sigma(tiny_codec, files):
@@ -150,9 +138,6 @@ def test_decisions_flip_as_often_as_the_bound_says_and_never_beyond_the_margin()
     assert measured.nearest < 1e-5
     bound = portability.failure_bound([measured, measured], decisions=5)
     assert bound == pytest.approx(5 * 0.01 * np.sqrt(2 / np.pi), rel=0.01)
-
-
-# What was measured
 
 
 def test_the_committed_decodes_had_no_mismatch():

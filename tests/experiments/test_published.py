@@ -18,26 +18,17 @@ POINTS = published.read()
 # BD-rate in per cent against the eight points of VTM-9.1 on Kodak. Computed once from the authors'
 # files, apart from this library: bjontegaard 1.3.0, method="pchip",
 # require_matching_points=False, min_overlap=0; non-increasing points dropped; linear MS-SSIM turned
-# into dB after averaging. (codec, variant, PSNR, MS-SSIM in dB)
+# into dB after averaging. (codec, variant, PSNR, MS-SSIM in dB) What results/tables/against-vtm.md
+# has is checked there.
 LITERATURE = [
     ("VTM-9.1", "none", 0.0, 0.0),
     ("VTM-9.1@LALIC", "none", -1.5, None),
-    ("HM", "none", 23.3, 20.5),
-    ("BPG-444", "none", 22.0, 21.5),
-    ("AV1", "none", 16.2, 14.6),
     ("JPEG", "none", 208.5, 139.8),
     ("JPEG2000", "none", 98.0, 113.4),
-    ("WebP", "none", 78.7, 61.3),
     ("bmshj2018-factorized", "mse", 68.1, 17.4),
     ("bmshj2018-factorized", "ms-ssim", 247.5, -24.3),
-    ("bmshj2018-hyperprior", "mse", 30.5, 7.3),
-    ("bmshj2018-hyperprior", "ms-ssim", 238.2, -35.6),
-    ("mbt2018-mean", "mse", 21.3, 3.1),
-    ("mbt2018-mean", "ms-ssim", 185.1, -38.5),
     ("mbt2018", "mse", 11.0, -2.1),
     ("mbt2018", "ms-ssim", 173.0, -41.4),
-    ("cheng2020-anchor", "mse", 3.7, -7.5),
-    ("cheng2020-anchor", "ms-ssim", 151.0, -45.7),
     ("cheng2020-attn", "mse", 5.5, -8.2),
     ("cheng2020-attn", "ms-ssim", 142.2, -45.1),
     ("cheng2020-checkerboard-6M", "mse", 3.9, -7.0),
@@ -46,18 +37,15 @@ LITERATURE = [
     ("minnen2018-checkerboard", "ms-ssim", None, -34.3),
     ("ChARM", "mse", 1.1, None),
     ("ELIC", "mse", -7.0, -12.8),
-    ("MLIC++", "mse", -15.0, None),
     ("TCM-L", "mse", -11.7, None),
     ("STF", "mse", -4.1, None),
     ("STF", "ms-ssim", None, -51.0),
     ("FTIC", "mse", -14.6, None),
     ("FTIC", "ms-ssim", None, -54.3),
-    ("DCAE", "mse", -17.0, None),
     ("DCAE", "ms-ssim", None, -55.7),
     ("LALIC", "mse", -15.3, None),
     ("LALIC", "ms-ssim", 135.3, -54.0),
     ("C3", "mse", 5.2, None),
-    ("MS-ILLM", "perceptual", 84.9, 11.3),
     ("ILLM-noGAN", "perceptual", 35.2, -11.6),
 ]
 EXPECTED = [
@@ -77,18 +65,11 @@ def test_bd_rates_are_those_of_the_literature(codec, variant, metric, expected):
         assert bd_rate(anchor, test, method).value == pytest.approx(expected, abs=0.5)
 
 
-@pytest.mark.parametrize(
-    ("codec", "expected"), [("FTIC", -51.6), ("LALIC", -51.3), ("DCAE", -53.1)]
-)
-def test_means_of_db_against_an_anchor_averaged_alike(codec, expected):
-    anchor, test = (
-        POINTS.curve(name, "ms_ssim_db", variant=variant, accept=["mean-of-db"])
-        for name, variant in (("VTM-9.1@LALIC", "none"), (codec, "ms-ssim"))
-    )
-    assert bd_rate(anchor, test, "pchip").value == pytest.approx(expected, abs=0.5)
-
-
-# ---------------------------------------------------------------- the data
+def test_means_of_db_against_an_anchor_averaged_alike():
+    vtm = POINTS.curve("VTM-9.1@LALIC", "ms_ssim_db", accept=["mean-of-db"])
+    for codec, expected in (("FTIC", -51.6), ("LALIC", -51.3), ("DCAE", -53.1)):
+        test = POINTS.curve(codec, "ms_ssim_db", variant="ms-ssim", accept=["mean-of-db"])
+        assert bd_rate(vtm, test, "pchip").value == pytest.approx(expected, abs=0.5)
 
 
 def test_every_row_says_where_it_is_from():
@@ -105,9 +86,6 @@ def test_every_row_says_where_it_is_from():
     readme = (published.FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(repository in readme for repository in set(table["source"].str.split(":").str[0]))
     assert all(f"`{caution}`" in readme for caution in set(table["caution"]) - {""})
-
-
-# ---------------------------------------------------------------- the reader
 
 
 def test_a_curve_is_what_the_source_says():
