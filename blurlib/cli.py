@@ -599,7 +599,9 @@ def bdrate(
     from blurlib.evaluation.bd_rate import bd_rate
 
     column = "ms_ssim_db" if metric == "ms-ssim" else "psnr"
-    a, t = (results.averages(results.read(p))[["bpp", column]].to_numpy() for p in (anchor, test))
+    both = results.read(anchor), results.read(test)
+    results.check_comparable(*both)
+    a, t = (results.averages(one)[["bpp", column]].to_numpy() for one in both)
     value = bd_rate(a, t, method, rates)
     over = f"over {value.low:.2f}–{value.high:.2f} dB"
     say(f"{value.value:+.2f} % ({metric}, {method}, {over})")

@@ -1,11 +1,15 @@
 """Files that are read within a limit, and written whole or not at all."""
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 LIMIT = 2**30
 """Most bytes that are read of one input: more than any picture within `images.MAX_PIXELS` takes."""
@@ -76,3 +80,20 @@ def atomic_write(
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike) -> Iterator[None]:
+    """Meanwhile no other process may have ``path``, a file or a folder that need not exist yet;
+    OSError where another has it already. Leaves an empty ``.NAME.lock`` beside it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"{path}: another process is writing there: let it end first") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,29 @@ def test_an_interrupted_evaluation_keeps_whole_images_and_present_rows_come_firs
     rows = m.evaluate(photos, codec, [1, 2], tmp_path)
     assert keys(rows) == [("a.png", 2), ("a.png", 1), ("b.png", 1), ("b.png", 2)]
     assert codec.encoded == 5
+
+
+def test_other_images_of_the_same_names_are_not_taken_for_these(photos, tmp_path):
+    out, codec = tmp_path / "out", Shift()
+    list(m.evaluate(photos, codec, [2], out))
+    same = tmp_path / "elsewhere" / photos.name
+    shutil.copytree(photos, same)
+    list(m.evaluate(same, codec, [2], out))
+    first = min(same.iterdir())
+    images.write_image(first, 255 - images.read_image(first), overwrite=True)
+    with pytest.raises(ResultsError, match=f"rows of another {first.name} than that of this set"):
+        list(m.evaluate(same, codec, [2], out))
+
+
+def test_two_at_once_do_not_share_a_file(photos, tmp_path):
+    out = tmp_path / "out"
+    rows = m.evaluate(photos, Shift(), [2], out)
+    next(rows)
+    with pytest.raises(OSError, match="another process is writing there"):
+        next(m.evaluate(photos, Shift(), [3], out))
+    rows.close()
+    rows = list(m.evaluate(photos, Shift(), [2, 3], out))
+    assert len(rows) == 2 * len(list(photos.iterdir()))
 
 
 def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):

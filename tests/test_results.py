@@ -91,7 +91,13 @@ def damaged(content, **changes):
         (lambda c: damaged(c, surprise=2), "surprise"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "rows"}), "rows"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "psnr": "high"}]), "high"),
-        (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": None}]), "wrong type"),
+        (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": None}]), "not of its type"),
+        (lambda c: damaged(c, rows=[{**c["rows"][0], "bpp": -0.1}]), "bpp is -0.1"),
+        (lambda c: damaged(c, rows=[{**c["rows"][0], "ms_ssim": 1.5}]), "ms_ssim 1.5"),
+        (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": math.inf}]), "infinity"),
+        (lambda c: json.dumps(c).replace('"bpp": 0.1', '"bpp": 1e400', 1), "bpp is inf"),
+        (lambda c: damaged(c, rows=["row"]), "not of its type"),
+        (lambda c: "[" * 100_000, "not JSON"),
         (lambda c: damaged(c, rows=[c["rows"][0]] * 2), "two rows"),
         (lambda c: damaged(c, distances=[c["distances"][0]] * 2), "two distances"),
     ],
@@ -104,6 +110,21 @@ def test_damaged_files_are_refused_by_name(tmp_path, change, message):
         res.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_only_files_of_the_same_images_are_compared():
+    seen = replace(RESULTS, rows=tuple(replace(row, content="ab") for row in ROWS))
+    for other in (RESULTS, seen):  # a file from before does not say
+        res.check_comparable(seen, other)
+    changed = (*(replace(row, content="cd") for row in seen.rows[:2]), *seen.rows[2:])
+    renamed = (replace(ROWS[0], image="new.png"), *ROWS[1:])
+    for other, message in (
+        (replace(seen, dataset="clic"), "compare codecs on one set"),
+        (replace(seen, rows=changed), "is another image than that of"),
+        (replace(seen, rows=renamed), "new.png was measured with one of"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            res.check_comparable(seen, other)
 
 
 def test_header_says_what_was_measured(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import itertools
 import json
 import math
@@ -37,7 +38,7 @@ from blurlib.training.losses import (
     random_view,
     rate_distortion,
 )
-from blurlib.training.run import RunFolder
+from blurlib.training.run import RunFolder, read_log
 
 
 @pytest.fixture(scope="module")
@@ -608,6 +609,32 @@ def test_a_folder_with_another_run_is_not_touched(config, finished, tmp_path):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     with pytest.raises(ValueError, match=r"has no checkpoint.pt to resume from"):
         run(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_damaged_or_of_no_run_is_refused(config, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[1], folder)
+    whole, foreign = (folder / "checkpoint.pt").read_bytes(), io.BytesIO()
+    torch.save({"model": 1}, foreign)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for data in (b"", whole[:-100], b"x" * 1000, bytes(flipped), foreign.getvalue()):
+        (folder / "checkpoint.pt").write_bytes(data)
+        with pytest.raises(ValueError, match=r"checkpoint.pt: is damaged, or of no run"):
+            run(config, folder, resume=True)
+    (folder / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"log.jsonl: line 1 is not a step"):
+        read_log(folder)
+
+
+def test_two_runs_do_not_share_a_folder(config, tmp_path):
+    steps = loop.train(config, tmp_path / "run")
+    next(steps)
+    with pytest.raises(OSError, match="run: another process is writing there"):
+        next(loop.train(config, tmp_path / "run"))
+    steps.close()
+    next(loop.train(config, tmp_path / "run", resume=True))
 
 
 def test_a_machine_that_is_not_the_recipes_is_refused(config, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import copy
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,40 @@ def test_tables_come_from_the_file_and_no_tensor_may_be_missing(tiny_codec_path,
     del tensors["g_a.layers.1.weight"]
     path.write_bytes(safetensors.torch.save(tensors, metadata_of(data)))
     with pytest.raises(zoo.WeightsError, match="do not fit its own configuration"):
+        zoo.load(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "words"),
+    [
+        ("g_a.layers.1.weight", math.nan, "not finite"),
+        ("entropy.hyper_latent.table", 0, "do not fit"),
+        ("entropy.hyper_latent.table", 70_000, "do not fit"),
+        ("entropy.hyper_latent.length", 999, "do not fit"),
+        ("entropy.hyper_latent.offset", 5, "do not fit"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(tiny_codec_path, tmp_path, tensor, value, words):
+    data = tiny_codec_path.read_bytes()
+    tensors = safetensors.torch.load(data)
+    tensors[tensor].view(-1)[0] = value
+    path = tmp_path / "changed.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, metadata_of(data)))
+    with pytest.raises(zoo.WeightsError, match=words):
+        zoo.load(path)
+
+
+def test_a_configuration_larger_than_the_file_is_refused_before_it_is_made(
+    tiny_codec_path, tmp_path, monkeypatch
+):
+    data = tiny_codec_path.read_bytes()
+    metadata = json.loads(metadata_of(data)["blurlib"])
+    metadata["config"]["entropy"] |= {"M": 10**6, "groups": [10**6]}
+    path = tmp_path / "large.safetensors"
+    tensors = safetensors.torch.load(data)
+    path.write_bytes(safetensors.torch.save(tensors, {"blurlib": json.dumps(metadata)}))
+    monkeypatch.setattr(zoo, "BlurCodec", lambda config: pytest.fail("made"))
+    with pytest.raises(zoo.WeightsError, match="configuration is larger than its tensors"):
         zoo.load(path)
 
 
@@ -187,7 +222,7 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, kind):
     for fields in wrong:
         metadata = json.dumps({"kind": kind, "architecture": zoo.ARCHITECTURE, **fields})
         path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, {"blurlib": metadata}))
-        with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own"):
+        with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own|is larger"):
             load(path)
 
 

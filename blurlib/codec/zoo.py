@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def load(name: str | os.PathLike = checkpoints.CODEC) -> BlurCodec:
         # Its shape is learned.
         codec.entropy.hyper_latent.table = tensors["entropy.hyper_latent.table"]
         codec.load_state_dict(tensors)
+        codec.entropy.hyper_latent.check_tables()
         if objective := metadata.get("objective"):
             codec.objective = Objective(**objective)
     codec.model_id = digest[:4]
@@ -223,8 +225,14 @@ def _parse(data: bytes, kind: str, name: str | os.PathLike) -> tuple[dict, dict[
         header_size = int.from_bytes(data[:8], "little")  # checked by the load above
         header = json.loads(data[8 : 8 + header_size])
         metadata = json.loads(header["__metadata__"]["blurlib"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{name} is not a blurlib model file") from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise WeightsError(f"{name}: some of its weights are not finite: train it again")
+    # Before anything is made: a layer has about the square of its channels in weights.
+    most = math.isqrt(sum(tensor.numel() for tensor in tensors.values()))
+    if isinstance(metadata, dict) and max(_numbers(metadata.get("config")), default=0) > most:
+        raise WeightsError(f"{name}: its configuration is larger than its tensors")
     found = metadata.get("kind") if isinstance(metadata, dict) else None
     if found != kind:
         raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
@@ -270,6 +278,15 @@ def _of_architecture_1(
         if between or re.fullmatch(r"main_decoder\.up\.\d+\.0\.weight", name):
             new[name] = F.pad(value, (1, 1, 1, 1))
     return {**metadata, "config": config, "objective": objective}, new
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """All whole numbers in a nested configuration."""
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
+    elif isinstance(value, int):
+        yield value
 
 
 @contextmanager

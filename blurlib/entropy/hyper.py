@@ -114,6 +114,19 @@ class HyperLatent(nn.Module):
         counts = (p * COUNTS).round().clamp_min(1)
         self.table = (counts * (symbols < self.length[:, None])).int()
 
+    def check_tables(self) -> None:
+        """ValueError for tables that `freeze` does not make."""
+        channels, longest = self.table.shape
+        inside = torch.arange(longest) < self.length[:, None]
+        if not (
+            channels == len(self.length)
+            and longest == self.length.max()
+            and torch.equal(self.table > 0, inside)
+            and self.table.max() <= COUNTS
+            and ((self.offset <= 0) & (self.offset + self.length > 0)).all()
+        ):
+            raise ValueError("tables of the hyper-latent that cannot be")
+
     def noisy(
         self, z: Tensor, rate_weight: float, noise: Noise = uniform_noise
     ) -> tuple[Tensor, Tensor]:

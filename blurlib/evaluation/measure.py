@@ -38,7 +38,7 @@ from blurlib.evaluation.results import (
     results_file,
     write,
 )
-from blurlib.files import atomic_write
+from blurlib.files import alone, atomic_write
 
 
 class Comparison(NamedTuple):
@@ -100,7 +100,7 @@ class Measured(NamedTuple):
 def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) -> Measured:
     """Encode, decode and compare one image at every quality. Whatever the codec raises becomes a
     ResultsError of one line that names the image; so does a decoded image of another size."""
-    image = images.read_image(path)
+    image, content = images.read_image(path), _content(path)
     network = instruments.features
     rows, features = [], {} if network is None else {"original": _features(network, image)}
     for quality in qualities:
@@ -110,7 +110,7 @@ def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) ->
             reason = " ".join(str(error).split()) or type(error).__name__
             what = f"{instruments.codec.name} at quality {quality:g}"
             raise ResultsError(f"{path}: {what}: {reason}") from error
-        rows.append(row)
+        rows.append(replace(row, content=content))
         if network is not None:
             features[_key(quality)] = _features(network, decoded)
     return Measured(tuple(rows), features)
@@ -133,6 +133,10 @@ def _row(instruments: Instruments, name: str, image: Tensor, quality: float) -> 
         extra=extra(image, quality, data) if extra else {},
     )
     return row, decoded
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _features(network: Features, image: Tensor) -> np.ndarray:
@@ -177,6 +181,7 @@ def evaluate(
         ImageError: no such set, no images in it, or one that cannot be read.
         ResultsError: as above; a codec fails on an image; an image is smaller than a patch.
         WorkerError: a worker process dies, or the codec cannot be sent to one.
+        OSError: another process measures into the same file.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one process has to do the work")
@@ -193,35 +198,35 @@ def evaluate(
         lpips=lpips_name if lpips is not None else None, jobs=jobs,
     )  # fmt: skip
     store = None if features is None else _Store.beside(file, results, features)
-    if file.exists() and not overwrite:
-        results = _resumed(file, results, paths)
-    elif store:
-        shutil.rmtree(store.folder, ignore_errors=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-
-    rows = {(row.image, row.quality): row for row in results.rows}
-    missing: dict[Path, list[float]] = {path: [] for path in paths}
-    for path in paths:
-        stored = store.read(path.name) if store else {}
-        for quality in qualities:
-            needed = store and not store.has_distance(results, quality)
-            if (path.name, quality) in rows and (not needed or _key(quality) in stored):
-                yield rows[path.name, quality]
-            else:
-                missing[path].append(quality)
-    tasks = [task for task in missing.items() if task[1]]
-    work = partial(_measure_task, Instruments(codec, lpips, features, extra))
-    for (path, _), measured in share(work, tasks, jobs):
-        if store:
-            store.add(path.name, measured.features)
-        results = _joined(results, measured.rows, file)
-        write(file, results, overwrite=True)
-        yield from measured.rows
-    for quality in qualities:
-        if store and not store.has_distance(results, quality):
-            distance = store.distance([path.name for path in paths], quality)
-            results = replace(results, distances=(*results.distances, distance))
+    contents = {path: _content(path) for path in paths}
+    with alone(file):
+        if file.exists() and not overwrite:
+            results = _resumed(file, results, contents)
+        elif store:
+            shutil.rmtree(store.folder, ignore_errors=True)
+        rows = {(row.image, row.quality): row for row in results.rows}
+        missing: dict[Path, list[float]] = {path: [] for path in paths}
+        for path in paths:
+            stored = store.read(contents[path]) if store else {}
+            for quality in qualities:
+                needed = store and not store.has_distance(results, quality)
+                if (path.name, quality) in rows and (not needed or _key(quality) in stored):
+                    yield rows[path.name, quality]
+                else:
+                    missing[path].append(quality)
+        tasks = [task for task in missing.items() if task[1]]
+        work = partial(_measure_task, Instruments(codec, lpips, features, extra))
+        for (path, _), measured in share(work, tasks, jobs):
+            if store:
+                store.add(contents[path], measured.features)
+            results = _joined(results, measured.rows, file)
             write(file, results, overwrite=True)
+            yield from measured.rows
+        for quality in qualities:
+            if store and not store.has_distance(results, quality):
+                distance = store.distance([contents[path] for path in paths], quality)
+                results = replace(results, distances=(*results.distances, distance))
+                write(file, results, overwrite=True)
 
 
 def _measure_task(instruments: Instruments, task: tuple[Path, Sequence[float]]) -> Measured:
@@ -242,18 +247,22 @@ def without_patches(paths: Sequence[Path]) -> list[Path]:
     return [path for path, side in sides if side < perception.PATCH]
 
 
-def _resumed(file: Path, fresh: Results, paths: Sequence[Path]) -> Results:
+def _resumed(file: Path, fresh: Results, contents: Mapping[Path, str]) -> Results:
     """What the file has, to be gone on with under the circumstances of ``fresh``."""
     present = read(file)
     old, new = present.identity(), fresh.identity()
     differing = [name for name in old if old[name] != new[name]]
-    strangers = {row.image for row in present.rows} - {path.name for path in paths}
+    named = {path.name: content for path, content in contents.items()}
+    strangers = {row.image for row in present.rows} - named.keys()
+    others = {row.image for row in present.rows if row.content not in ("", named.get(row.image))}
     if differing:
         there, here = (of[differing[0]] for of in (old, new))
         reason = f"was measured with another {', '.join(differing)} "
         reason += f"({differing[0]}: {there} there, {here} here)"
     elif strangers:
         reason = f"has rows of {min(strangers)}, which is not in the set"
+    elif others:
+        reason = f"has rows of another {min(others)} than that of this set"
     else:
         commit = _listed(present.commit or "", fresh.commit or "") or None
         return replace(present, device=_listed(present.device, fresh.device), commit=commit)
@@ -282,7 +291,7 @@ def _joined(results: Results, rows: Sequence[Row], file: Path) -> Results:
 
 @dataclass(frozen=True)
 class _Store:
-    """Features on disk until all images are there: one file per image."""
+    """Features on disk until all images are there: one file per image, named by its content."""
 
     folder: Path
     network: Features
@@ -295,18 +304,18 @@ class _Store:
         store = file.parent / ".features" / f"{file.stem}-{digest}"
         return cls(store / f"{network.name}-{network.sha256[:16]}", network)
 
-    def read(self, image: str) -> dict[str, np.ndarray]:
-        file = self.folder / f"{image}.npz"
+    def read(self, content: str) -> dict[str, np.ndarray]:
+        file = self.folder / f"{content}.npz"
         if not file.exists():
             return {}
         with np.load(file) as stored:
             return dict(stored)
 
-    def add(self, image: str, features: Mapping[str, np.ndarray]) -> None:
+    def add(self, content: str, features: Mapping[str, np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
-        np.savez(data, **{**self.read(image), **features})
-        atomic_write(self.folder / f"{image}.npz", data.getvalue(), overwrite=True)
+        np.savez(data, **{**self.read(content), **features})
+        atomic_write(self.folder / f"{content}.npz", data.getvalue(), overwrite=True)
         # Not for version control, wherever the results are.
         atomic_write(self.folder.parents[1] / ".gitignore", b"*\n", overwrite=True)
 
@@ -314,9 +323,9 @@ class _Store:
         wanted = (self.network.name, self.network.sha256, quality)
         return wanted in {(d.network, d.sha256, d.quality) for d in results.distances}
 
-    def distance(self, names: Sequence[str], quality: float) -> Distance:
+    def distance(self, contents: Sequence[str], quality: float) -> Distance:
         """Over all images."""
-        stored = [self.read(name) for name in names]
+        stored = [self.read(content) for content in contents]
         sets = (np.concatenate([s[key] for s in stored]) for key in ("original", _key(quality)))
         *both, patches = perception.distances(*map(torch.from_numpy, sets))
         frechet, kernel = (float(f"{value:.8g}") for value in both)

@@ -35,7 +35,9 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One image at one quality. ``nan`` is "not applicable"; ``extra`` never enters a table."""
+    """One image at one quality. ``nan`` is "not applicable"; ``content``, the start of the file's
+    SHA-256, is "" where it was not kept; ``extra`` never enters a table. ValueError: a value that
+    no measurement has."""
 
     image: str
     quality: float
@@ -46,7 +48,15 @@ class Row:
     lpips: float
     encode_s: float
     decode_s: float
+    content: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("quality", "bytes", "bpp", "lpips", "encode_s", "decode_s"):
+            if not (math.isnan(value := getattr(self, name)) or 0 <= value < math.inf):
+                raise ValueError(f"{name} is {value}")
+        if math.isnan(self.bpp + self.psnr) or self.ms_ssim > 1:
+            raise ValueError(f"bpp {self.bpp}, psnr {self.psnr}, ms_ssim {self.ms_ssim}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def read(path: str | os.PathLike) -> Results:
     again = "measure it again: move it away, or overwrite it (--force)"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ResultsError(f"{path}: is not JSON ({error}); {again}") from None
     if not isinstance(content, dict) or "protocol" not in content:
         raise ResultsError(f"{path}: is not a results file of blurlib")
@@ -126,8 +136,8 @@ def read(path: str | os.PathLike) -> Results:
         rows = tuple(_from_json(Row, values) for values in content.pop("rows"))
         distances = tuple(_from_json(Distance, values) for values in content.pop("distances"))
         results = Results(**content, rows=rows, distances=distances)
-    except (KeyError, TypeError, ValueError) as error:
-        wrong = f"a field is missing, unknown or of the wrong type ({error})"
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        wrong = f"a field is missing, unknown, or not of its type and range ({error})"
         raise ResultsError(f"{path}: {wrong}; {again}") from None
     if len({(row.image, row.quality) for row in rows}) < len(rows):
         raise ResultsError(f"{path}: an image has two rows of the same quality; {again}")
@@ -155,6 +165,8 @@ def _to_json(entry: Row | Distance) -> str:
         values["psnr"] = "inf"
     if entry.quality == int(entry.quality):
         values["quality"] = int(entry.quality)
+    if not values.get("content", "kept"):
+        del values["content"]
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
@@ -162,6 +174,20 @@ def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
     values = {k: math.nan if v is None and k in _NULLABLE else v for k, v in values.items()}
     numbers = {f.name: f.type(values[f.name]) for f in fields(kind) if f.type in (int, float)}
     return kind(**{**values, **numbers})
+
+
+def check_comparable(one: Results, other: Results) -> None:
+    """ResultsError where two files are not of the same images."""
+    if one.dataset != other.dataset:
+        raise ResultsError(
+            f"{one.codec} was measured on {one.dataset} and {other.codec} on {other.dataset}: "
+            "compare codecs on one set"
+        )
+    a, b = ({row.image: row.content for row in results.rows} for results in (one, other))
+    if odd := sorted(a.keys() ^ b.keys()):
+        raise ResultsError(f"{odd[0]} was measured with one of {one.codec}, {other.codec} only")
+    if odd := sorted(name for name in a if a[name] and b[name] and a[name] != b[name]):
+        raise ResultsError(f"{odd[0]} of {one.codec} is another image than that of {other.codec}")
 
 
 def results_file(out_dir: str | os.PathLike, dataset: str | os.PathLike, codec: Codec) -> Path:
@@ -231,7 +257,7 @@ def averages(results: Results) -> pd.DataFrame:
     """
     if not results.rows:
         raise ResultsError(f"the results of {results.codec} on {results.dataset} have no rows")
-    table = pd.DataFrame([asdict(row) for row in results.rows]).drop(columns="extra")
+    table = pd.DataFrame([asdict(row) for row in results.rows]).drop(columns=["content", "extra"])
     counts = table.groupby("quality")["image"].count()
     if counts.nunique() > 1 or counts.iloc[0] != table["image"].nunique():
         raise ResultsError(

@@ -117,7 +117,7 @@ class TrainConfig:
     # Machine
     checkpoint_every: NonNegativeFloat = 120.0  #: seconds
     checkpointing: bool = False  #: of the denoiser's gradient: less memory, more time
-    threads: NonNegativeInt = 0  #: of the CPU; 0 leaves PyTorch's choice
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  #: of the CPU; 0 leaves PyTorch's choice
     # As in Lightning Fabric
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"  #: "auto": a GPU if there is one
     devices: PositiveInt = 1  #: per machine
@@ -187,7 +187,7 @@ class TrainConfig:
         """
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ValueError(f"the recipe is not valid TOML: {error}") from error
         values |= {k: v for k, v in overrides.items() if v is not None}
         names = [f.name for f in fields(cls)]
@@ -224,7 +224,7 @@ def assigned(changes: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{change!r} sets nothing: give field=value, such as batch=8")
         try:
             found[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             found[name.strip()] = text
     return found
 

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
+from blurlib.files import alone
 from blurlib.images import centre, to_float, to_uint8, write_image
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
@@ -60,16 +61,17 @@ def train(config: TrainConfig, run: Path, resume: bool = False) -> Generator[Ste
             processes is not what the configuration says.
         NotFiniteError: `PATIENCE` steps in a row were not finite.
         Terminated: after SIGTERM.
-        OSError: the disk is full; the last checkpoint is whole.
+        OSError: the disk is full, and the last checkpoint is whole; or another process trains here.
     """
     folder = RunFolder(run)
     folder.check(config, resume)
     fabric = launch(config)
-    if fabric.is_global_zero:
-        folder.prepare(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    yield from _Run(config, folder, fabric, resume).steps_taken()
+    with alone(folder.path) if fabric.is_global_zero else contextlib.nullcontext():
+        if fabric.is_global_zero:
+            folder.prepare(config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        yield from _Run(config, folder, fabric, resume).steps_taken()
 
 
 class _InputsAsTheyAre(MixedPrecision):

@@ -7,6 +7,8 @@ validation.png and, at the end, the model files.
 import dataclasses
 import io
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,9 @@ MAY_CHANGE = (
     *("data", "bank_gb", "workers", "checkpoint_every", "steps", "decay"),
     *("checkpointing", "threads", "accelerator", "devices", "nodes", "strategy"),
 )
+
+
+STATE = {"model", "average", "optimisers", "counters"}  # of a checkpoint, and more
 
 
 class Step(NamedTuple):
@@ -87,7 +92,20 @@ class RunFolder:
         atomic_write(self.checkpoint, buffer.getbuffer(), overwrite=True)
 
     def load(self) -> dict[str, Any]:
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        """The state that `save` was given; ValueError where the file is not whole, or another's."""
+        try:
+            with zipfile.ZipFile(self.checkpoint) as archive:  # PyTorch does not look at its sums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            if not (isinstance(state, dict) and STATE <= state.keys()):
+                raise ValueError("it holds something else")
+        except (zipfile.BadZipFile, ValueError, RuntimeError, pickle.PickleError) as error:
+            raise ValueError(
+                f"{self.checkpoint}: is damaged, or of no run: put back a copy of it, or start "
+                "again in another folder"
+            ) from error
+        return state
 
     def note_skipped(self, photos: Photos, rank: int = 0) -> None:
         """Every process knows what it skipped itself; of rank 1 on, a list that is not empty has a
@@ -103,11 +121,14 @@ def read_log(run: Path) -> list[Step]:
     """The steps of a run so far; where it was resumed, the later line of a step counts. A line that
     a kill cut short is left out."""
     steps: dict[int, Step] = {}
-    with open(Path(run) / "log.jsonl") as log:
-        for line in log:
+    path = Path(run) / "log.jsonl"
+    with open(path, errors="replace") as log:
+        for number, line in enumerate(log, 1):
             try:
                 step = Step(**json.loads(line))
             except json.JSONDecodeError:
                 continue
+            except (TypeError, RecursionError):
+                raise ValueError(f"{path}: line {number} is not a step: delete that line") from None
             steps[step.step] = step
     return [steps[k] for k in sorted(steps)]
