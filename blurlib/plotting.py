@@ -16,6 +16,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from blurlib.training.run import Step
 
+# Loaded now: within `rc_context`, a notebook's backend would show the first figure and no other.
+plt.switch_backend(plt.get_backend())
+
 style_file = Path(__file__).with_name("blurlib.mplstyle")
 STYLE = mpl.rc_params_from_file(style_file, use_default_template=False)
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]

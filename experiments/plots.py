@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,18 +12,13 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-from scipy.stats import norm
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from blurlib import images
 from blurlib.entropy import Latent
-from blurlib.entropy.coder import bin_mass, coded_bits
-from blurlib.evaluation.bd_rate import BdRate
 from blurlib.plotting import COLOURS, INK, PALE, PALE_INK, boxed, styled, wide
-from blurlib.training.run import Step
 from experiments.portability.timeline import PassTime
 
 
@@ -265,7 +259,7 @@ def offset_maps(rows: Mapping[str, Sequence[OffsetMap]], reach: int, shared: boo
             axis.axis("on")
             axis.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(reach + 0.5, -reach - 0.5))
             axis.set(xticks=(-reach, 0, reach), yticks=(-reach, 0, reach))
-            axis.tick_params(labelsize=7, length=2)
+            axis.tick_params(labelsize=9, length=2)
             axis.set_title(title, size=9, loc="center")
         place = {"transform": line[0].transAxes, "rotation": 90, "va": "center", "ha": "right"}
         line[0].text(-0.16, 0.5, name, size=9, **place)
@@ -322,51 +316,6 @@ def cumulative_shares(
     axis.plot([0, count], [0, 1], color=PALE, lw=1, label="all channels alike")
     axis.set(xlabel=xlabel, ylabel="share", xlim=(0, count), ylim=(0, 1.02))
     axis.legend(loc="lower right")
-    return figure
-
-
-@styled
-def narrowing(probabilities: Mapping[str, float], message: str) -> Figure:
-    """Range coding: every row is the interval chosen in the row above, stretched to full width."""
-    edges = np.cumsum([0.0, *probabilities.values()])
-    place = {name: i for i, name in enumerate(probabilities)}
-    figure, axis = plt.subplots(figsize=(8, 0.48 * len(message)))
-    for row, chosen in enumerate(message):
-        for name, i in place.items():
-            left, width = edges[i], edges[i + 1] - edges[i]
-            alpha = 0.9 if name == chosen else 0.25
-            axis.barh(-row, width, 0.5, left, color=COLOURS[i], alpha=alpha)
-            axis.text(left + width / 2, -row, name, ha="center", va="center")
-        if row + 1 < len(message):
-            for side in (0, 1):
-                low = edges[place[chosen] + side]
-                axis.plot([low, side], [-row - 0.25, -row - 0.75], color=PALE, lw=0.8)
-    axis.set_yticks([-row for row in range(len(message))], range(1, len(message) + 1))
-    axis.set(ylabel="symbol", xlim=(-0.005, 1.005), xticks=[])
-    axis.spines[:].set_visible(False)
-    axis.grid(False)
-    axis.tick_params(left=False)
-    return figure
-
-
-@styled
-def gaussian_tables(sigmas: Sequence[float], reach: int = 4) -> Figure:
-    """What the range coder is told of integers r under N(0, σ): the mass of [r − ½, r + ½]."""
-    rows = -(-len(sigmas) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(8, 2.3 * rows), sharex=True, sharey=True)
-    r = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    x = np.linspace(-reach - 0.5, reach + 0.5, 1001)
-    for axis, sigma in zip(axes.flat, sigmas, strict=True):
-        scale, normal = torch.tensor(sigma, dtype=torch.float64), norm(scale=sigma)
-        mass, bits = bin_mass(r, scale).numpy(), coded_bits(r, scale).numpy()
-        axis.bar(r, mass, 0.96, alpha=0.6)
-        axis.plot(x, normal.pdf(x), color=COLOURS[1], lw=1.2)
-        for at, height, cost in zip(r.numpy(), mass, bits, strict=True):
-            top = min(max(height, normal.pdf(at)), 1.0)
-            axis.text(at, top + 0.04, f"{cost:.1f}", ha="center", size=8)
-        axis.set(title=f"σ = {sigma:.3g}", ylim=(0, 1.2), xticks=r)
-    figure.supxlabel("residual r", size=10)
-    figure.supylabel("probability", size=10)
     return figure
 
 
@@ -450,25 +399,6 @@ def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
 
 
 @styled
-def bd_integral(result: BdRate, labels: tuple[str, str], xlabel: str) -> Figure:
-    """What BD-rate is the mean of: log rate over quality for anchor and test, the area between."""
-    figure, axis = plt.subplots(figsize=(8, 4.4))
-    curves = (result.f_anchor, result.f_test)
-    for f, label, colour in zip(curves, labels, COLOURS, strict=False):
-        axis.plot(f.x, 10 ** f(f.x), ".", ms=8, color=colour)
-        grid = np.linspace(f.x[0], f.x[-1], 300)
-        axis.plot(grid, 10 ** f(grid), color=colour, label=label)
-    grid = np.linspace(result.low, result.high, 300)
-    axis.fill_between(grid, *(10 ** f(grid) for f in curves), color=COLOURS[3], alpha=0.3, lw=0)
-    axis.set(xlabel=xlabel, ylabel="bits per pixel", yscale="log")
-    ticks = [0.1, 0.2, 0.5, 1, 2]
-    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.legend()
-    return figure
-
-
-@styled
 def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
     """Fréchet distance over the number of patches: mean and spread of `perception.by_count`."""
     figure, axis = plt.subplots(figsize=(7, 3.6))
@@ -477,23 +407,4 @@ def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
         axis.errorbar(table["patches"], mean, spread, marker=".", label=label)
     axis.set(xlabel="patches", ylabel=ylabel, ylim=(0, None))
     axis.legend()
-    return figure
-
-
-@styled
-def training_runs(runs: Mapping[str, Sequence[Step]], window: int = 10) -> Figure:
-    """Rate, distortion and gradient of several codecs' runs over their steps: running means over
-    `window` steps, up to the first that was not finite."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3))
-    for label, run in runs.items():
-        steps = list(itertools.takewhile(lambda s: not s.not_finite, run))
-        series = {"bits per pixel": [s.parts["bpp"] for s in steps]}
-        series["distortion"] = [s.parts["distortion"] for s in steps]
-        series["norm of the gradient"] = [s.gradient for s in steps]
-        for axis, (name, values) in zip(axes, series.items(), strict=True):
-            means = pd.Series(values).rolling(window, min_periods=1).mean()
-            axis.plot([s.step for s in steps], means, lw=1.6, label=label)
-            axis.set(title=name, xlabel="step", yscale="log")
-    axes[0].set(yscale="linear", ylim=(0, None))
-    axes[0].legend()
     return figure

@@ -229,16 +229,17 @@ def against_published(folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def at_rate(table: pd.DataFrame, column: str, bpp: float) -> float:
-    """A column at a rate between two measured ones, linear in log rate; nan outside the curve."""
+    """A column at a rate between two measured ones, linear in log rate; nan outside the curve, and
+    where the column was not measured."""
     rates = table["bpp"].to_numpy()
-    if not rates[0] <= bpp <= rates[-1]:
+    if column not in table or not rates[0] <= bpp <= rates[-1]:
         return np.nan
     return float(np.interp(np.log(bpp), np.log(rates), table[column].to_numpy()))
 
 
 def at_rates(columns: Iterable[str], rates: Iterable[float], folder: Path = FOLDER) -> pd.DataFrame:
     """Each column at each rate for every codec measured on Kodak: index codec, columns (column,
-    rate). nan where a codec does not reach the rate."""
+    rate). nan where a codec does not reach the rate or lacks the column."""
     keys = [(column, rate) for column in columns for rate in rates]
     codecs = measured("kodak", folder)
     rows = [[at_rate(codec.table, *key) for key in keys] for codec in codecs]

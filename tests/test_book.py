@@ -1,5 +1,9 @@
 """The book and the repository around it: pages, notebooks and addresses fit together."""
 
+import ast
+import contextlib
+import io
+import itertools
 import json
 import os
 import re
@@ -8,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from docutils.core import publish_parts
@@ -98,6 +103,57 @@ def test_a_notebook_asserts_something_and_was_run_from_top_to_bottom(path):
     outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
     assert outputs, "a notebook without outputs is an empty page of the book"
     assert not [o for o in outputs if o["output_type"] == "error"]
+
+
+@each_notebook
+def test_every_plot_is_in_the_notebook(path):
+    """Where a cell ends in a plot, its figure is kept: an inline backend may be lost on the way."""
+    for cell in code_cells(path):
+        last = ast.parse("".join(cell["source"])).body[-1]
+        shown = ast.unparse(last)
+        if isinstance(last, ast.Expr) and shown.startswith(("plotting.", "plots.")):
+            kinds = set().union(*(output.get("data", ()) for output in cell["outputs"]))
+            assert kinds & {"image/png", "text/html"}, shown
+
+
+def stale(path: Path) -> list[int]:
+    """Numbers of the cells tagged "from-results" whose stored tables and lines are not what they
+    show now. These cells need no others: they read results/ and nothing else."""
+    names, found = {}, []
+    for cell in code_cells(path):
+        if "from-results" not in cell["metadata"].get("tags", ()):
+            continue
+        *lines, last = ast.parse("".join(cell["source"])).body
+        shows = isinstance(last, ast.Expr)
+        body = ast.Module(lines if shows else [*lines, last], [])
+        with contextlib.redirect_stdout(io.StringIO()) as printed, plt.rc_context():
+            exec(compile(body, path.name, "exec"), names)
+            value = shows and eval(compile(ast.Expression(last.value), path.name, "eval"), names)
+        plt.close("all")
+        html = value._repr_html_() if hasattr(value, "_repr_html_") else ""
+        stored = [o.get("text") or o["data"].get("text/html", "") for o in cell["outputs"]]
+        if printed.getvalue() + html != "".join(itertools.chain(*stored)):
+            found.append(cell["execution_count"])
+    assert names, f"{path.name}: no cell has the tag"
+    return found
+
+
+SHOW_RESULTS = [p for p in NOTEBOOKS if p.stem in ("07_rate_distortion", "08_perception")]
+
+
+@pytest.mark.parametrize("path", SHOW_RESULTS, ids=lambda path: path.stem)
+def test_stored_tables_are_those_of_the_results(path):
+    assert stale(path) == [], "run the notebook again: its tables are older than results/"
+
+
+@pytest.mark.parametrize("path", SHOW_RESULTS, ids=lambda path: path.stem)
+def test_a_stored_table_with_another_number_is_found(path, tmp_path):
+    """A digit is changed in the first table of the chapter, and the first cell is found."""
+    text = path.read_text(encoding="utf-8")
+    wrong = re.sub(r"<td>([+-]?\d+\.)\d", r"<td>\g<1>x", text, count=1)
+    assert wrong != text
+    (tmp_path / path.name).write_text(wrong, encoding="utf-8")
+    assert len(stale(tmp_path / path.name)) == 1
 
 
 def first_cell() -> str:

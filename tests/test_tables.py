@@ -119,3 +119,12 @@ def test_every_picture_that_the_book_shows_exists():
 def test_an_unknown_table_is_an_error(tables):
     with pytest.raises(KeyError, match="no-such"):
         tables.fill("<!-- table: no-such -->\n<!-- /table -->\n", {})
+
+
+def test_a_cell_of_a_table_stands_in_a_line_or_is_missed_by_name(tables):
+    blocks = {"t": "| a | b | c |\n| --- | --- | --- |\n| 1 (ships) | 2 | x |\n| 1 | 3 | y |\n"}
+    text = "| so <!-- cell: t / 1 / 2 / c -->old<!-- /cell --> |"
+    assert tables.fill(text, blocks) == text.replace("old", "x")
+    for path in ("t / 1 / c", "t / 9 / c", "t / 1 / 2 / d"):  # two rows, none, no such column
+        with pytest.raises(KeyError, match=path):
+            tables.fill(f"<!-- cell: {path} --><!-- /cell -->", blocks)

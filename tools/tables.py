@@ -4,7 +4,9 @@
     python tools/tables.py --check    name each file that is stale; exit code 1 if any
 
 Each table is a file in results/tables and, where README, a page of the book or a model card wants
-it, a block between `<!-- table: NAME -->` and `<!-- /table -->`. Figures are in book/figures.
+it, a block between `<!-- table: NAME -->` and `<!-- /table -->`. A single number stands between
+`<!-- cell: NAME / ROW / COLUMN -->` and `<!-- /cell -->`; ROW is the first cell of its row, or as
+many as it takes, with " / " between them. Figures are in book/figures.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ import tables_blur as blur
 import tables_checks as checks
 import tables_entropy as entropy
 import tables_measured as measured
+import tables_tradeoffs as tradeoffs
 import tables_training as training
 from blurlib import plotting
 from experiments import plots, published, report
@@ -29,6 +32,7 @@ from experiments import plots, published, report
 ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+CELL = re.compile(r"(<!-- cell: (?P<path>.+?) -->).*?(<!-- /cell -->)")
 
 # All but "trained", which is made of the same runs as a figure.
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -141,6 +145,8 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
     panels = training.panels(runs)
     content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
     yield Figure(root / "book/figures/training.svg", content, partial(plotting.lines, panels))
+    pair = tradeoffs.contexts(root), tradeoffs.sampling(root)
+    yield Figure(root / "book/figures/tradeoffs.svg", [*pair], partial(tradeoffs.draw, *pair))
     if (found := blur.read(root)) is not None:
         panels = blur.tracks(found)
         draw = partial(plots.over_steps, panels, "LPIPS, AlexNet (lower is better)")
@@ -163,8 +169,24 @@ def texts(root: Path, runs: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
-    """`text` with what is between markers replaced by the block of that name."""
-    return BLOCK.sub(lambda m: f"{m[1]}\n{blocks[m['name']]}\n{m[3]}", text)
+    """`text` with what is between markers replaced by the block, or the cell, of that name."""
+    text = BLOCK.sub(lambda m: f"{m[1]}\n{blocks[m['name']]}\n{m[3]}", text)
+    return CELL.sub(lambda m: f"{m[1]}{cell(m['path'], blocks)}{m[3]}", text)
+
+
+def cell(path: str, blocks: Mapping[str, str]) -> str:
+    """The cell of a table: "NAME / ROW / COLUMN"; ROW is without "(ships)".
+
+    Raises:
+        KeyError: there is no such cell, or more than one.
+    """
+    name, *row, column = path.split(" / ")
+    lines = [line for line in blocks[name].splitlines() if line.startswith("|")]
+    head, _, *rows = [line.replace(" (ships)", "").strip("| ").split(" | ") for line in lines]
+    same = [cells for cells in rows if cells[: len(row)] == row]
+    if len(same) != 1 or column not in head:
+        raise KeyError(f"{path}: {len(same)} rows; the columns are {', '.join(head)}")
+    return same[0][head.index(column)]
 
 
 if __name__ == "__main__":
