@@ -12,6 +12,7 @@ from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BitstreamError, BlurFile
 from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad
+from blurlib.codec.transforms import Reconstruction
 from blurlib.entropy import ContextConfig, EntropyConfig
 from stand_ins import TRANSFORM
 
@@ -187,9 +188,14 @@ def test_a_file_that_is_not_of_this_model_is_refused(tiny_codec, file, change, w
 # Forged files: intact by their CRC, and yet not what an encoder writes
 
 
-def test_a_forged_checksum_or_size_is_caught(tiny_codec, file):
+def test_a_forged_checksum_size_or_quality_is_caught(tiny_codec, file):
     sizes = [{"width": w, "height": h} for w, h in ((1, 1), (50, 129), (300, 10))]
-    for change in ({"symbols_crc": file.symbols_crc ^ 1}, *sizes):
+    near = (
+        {"width": file.width - 1},
+        {"height": file.height + 1},
+        {"quality": file.quality + 1 / 256},
+    )
+    for change in ({"symbols_crc": file.symbols_crc ^ 1}, *sizes, *near):
         forged = dataclasses.replace(file, **change).to_bytes()
         with pytest.raises(BitstreamError, match=r"decodes to other symbols|do not decode"):
             tiny_codec.decompress(forged)
@@ -208,6 +214,47 @@ def test_forged_streams_are_caught_and_never_crash(tiny_codec, file):
         ):
             with pytest.raises(BitstreamError, match=r"other symbols|do not decode"):
                 tiny_codec.decompress(forged.to_bytes())
+
+
+def test_too_few_bytes_are_refused_before_anything_is_made(tiny_codec, file, monkeypatch):
+    bomb = dataclasses.replace(file, width=8192, height=8192, y_stream=bytes(800)).to_bytes()
+    monkeypatch.setattr(tiny_codec.entropy, "decode_z", None)
+    with pytest.raises(BitstreamError, match="bytes are too few for 8192×8192 pixels"):
+        tiny_codec.decompress(bomb)
+
+
+def test_decoding_ends_where_the_bytes_do(tiny_codec, file, photo):
+    """In the first pass of ten, for an encoder's file that is cut behind its last checksum."""
+    file = BlurFile.from_bytes(tiny_codec.compress(photo(192, 192), 3))
+    passes = []
+
+    def watch(code):
+        return lambda here, gaussian: passes.append(here) or code(here, gaussian)
+
+    tiny_codec.decode_streams(file, watch)
+    assert len(passes) == 10
+    passes.clear()
+    with pytest.raises(BitstreamError, match="ends before the picture does"):
+        tiny_codec.decode_streams(dataclasses.replace(file, y_stream=file.y_stream[:100]), watch)
+    assert len(passes) < 3
+
+
+def test_a_reader_bounds_the_pixels(tiny_codec, file):
+    pixels = file.width * file.height
+    tiny_codec.decompress(file, max_pixels=pixels)
+    with pytest.raises(BitstreamError, match=f"more than the limit of {pixels - 1:,} pixels"):
+        tiny_codec.decompress(file, max_pixels=pixels - 1)
+
+
+@pytest.mark.parametrize("answer", [math.nan, 1e3])
+def test_a_photo_that_would_not_come_back_is_no_success(tiny_codec, photo, monkeypatch, answer):
+    monkeypatch.setattr(
+        type(tiny_codec.main_decoder), "forward",
+        lambda self, y: Reconstruction(torch.full((1, 3, 64, 64), answer), ()),
+    )  # fmt: skip
+    for compress in (tiny_codec.compress, lambda x, q: tiny_codec.compress_to(x, 10.0)):
+        with pytest.raises(ValueError, match=r"quality .* lose this photo .* other weights"):
+            compress(photo(64, 64), 2)
 
 
 def test_files_are_coded_in_float64_and_in_nothing_else_by_accident(tiny_codec_path, photo):

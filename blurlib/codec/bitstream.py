@@ -10,7 +10,7 @@ All numbers are little-endian.
     10      2     width in pixels, 1 … 65535
     12      2     height in pixels, 1 … 65535
     14      2     quality in steps of 1/256
-    16      4     CRC-32 of the decoded symbols
+    16      4     CRC-32 of width, height, quality and the decoded symbols
     20      4     length of the hyper-latent's stream in bytes
     24      4     CRC-32 of the whole file without this field
     28      4     seed of the diffusion decoder, only with flag bit 0

@@ -1,5 +1,6 @@
 """`BlurCodec`: photo to bytes and back, at any quality."""
 
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurlib.codec.bitstream import BitstreamError, BlurFile, check_size
+from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_size
 from blurlib.codec.objective import Objective
 from blurlib.codec.search import ITERATIONS, Searched, search
 from blurlib.codec.transforms import (
@@ -23,7 +24,14 @@ from blurlib.codec.transforms import (
     Reconstruction,
     TransformConfig,
 )
-from blurlib.entropy.coder import MU_STEPS, DecodingError, Noise, SymbolDecoder, uniform_noise
+from blurlib.entropy.coder import (
+    LEAST_BITS,
+    MU_STEPS,
+    DecodingError,
+    Noise,
+    SymbolDecoder,
+    uniform_noise,
+)
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import EntropyConfig, Hyperprior, LaplacianEntropyModel, Latent, Watch
 
@@ -208,11 +216,22 @@ class BlurCodec(nn.Module):
         Raises:
             ValueError: quality, size, effort or x out of range, not one RGB photo, of another dtype
                 or on another device than the weights, a search with weights that do not say what
-                they were trained for, or a codec in training mode or in another precision than
-                `code_in` says.
+                they were trained for, a codec in training mode or in another precision than
+                `code_in` says, or a file that would decode to no picture.
         """
         self._check(x, effort)
-        return self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe)
+        return self._proven(self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe), x)
+
+    def _proven(self, data: bytes, x: Tensor) -> bytes:
+        """`data`, which decodes to something like x: a network may answer a picture of a kind that
+        it has never seen with numbers that are no picture."""
+        error = (self.decompress(data).x_hat - x).square().mean()
+        if not error <= 1:  # NaN too; black for white is 1
+            raise ValueError(
+                f"at quality {BlurFile.from_bytes(data).quality:g} these weights lose this photo "
+                "(it would not decode to a picture): use another quality or other weights"
+            )
+        return data
 
     def _encode(
         self,
@@ -233,7 +252,7 @@ class BlurCodec(nn.Module):
             latent = self._searched(x, features, latent, q, objective, iterations, observe)
         H, W = x.shape[-2:]
         return BlurFile(
-            self.model_id, W, H, q.item(), symbols_crc(latent),
+            self.model_id, W, H, q.item(), symbols_crc(latent, (H, W), q.item()),
             z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
             seed=seed,
         ).to_bytes()  # fmt: skip
@@ -308,13 +327,19 @@ class BlurCodec(nn.Module):
             if len(data) <= budget:
                 best = data
             fast = within(budget * len(fast) / len(data))
-        return best
+        return self._proven(best, x)
 
     @torch.inference_mode()
-    def decompress(self, data: bytes | BlurFile) -> CodecOutput:
+    def decompress(self, data: bytes | BlurFile, max_pixels: int = MAX_PIXELS) -> CodecOutput:
         """The bytes of a `.blur` file to the latent and the direct reconstruction. BitstreamError:
-        not a .blur file, cut, damaged, of another model, or decoded differently than encoded."""
+        not a .blur file, cut, damaged, of another model, of more than `max_pixels`, or decoded
+        differently than encoded."""
         file = data if isinstance(data, BlurFile) else BlurFile.from_bytes(data)
+        if file.width * file.height > max_pixels:
+            raise BitstreamError(
+                f"the picture is {file.width}×{file.height}: more than the limit of {max_pixels:,} "
+                "pixels"
+            )
         latent = self.decode_latent(file)
         q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
         reconstruction = self.reconstruct(latent.y_hat, q)
@@ -325,7 +350,7 @@ class BlurCodec(nn.Module):
     def decode_latent(self, file: BlurFile) -> Latent:
         """The entropy-coded part of `decompress` alone."""
         latent = self.decode_streams(file)
-        if symbols_crc(latent) != file.symbols_crc:
+        if symbols_crc(latent, (file.height, file.width), file.quality) != file.symbols_crc:
             raise BitstreamError(
                 "the file is intact but decodes to other symbols here than where it was made"
             )
@@ -353,6 +378,11 @@ class BlurCodec(nn.Module):
         device = self.gain.log_gain.device
         q = torch.tensor([file.quality], dtype=torch.float64, device=device)
         size = -(-file.height // STRIDE), -(-file.width // STRIDE)
+        symbols = self.config.entropy.M * size[0] * size[1] * (STRIDE // 16) ** 2
+        if 8 * len(file.y_stream) + 64 < 0.95 * LEAST_BITS * symbols:
+            raise BitstreamError(
+                f"{len(file.y_stream)} bytes are too few for {file.width}×{file.height} pixels"
+            )
         try:
             z_symbols = self.entropy.decode_z(SymbolDecoder(file.z_stream), *size)
             z_hat = self.entropy.hyper_latent.values(z_symbols)
@@ -430,8 +460,10 @@ class BlurCodec(nn.Module):
             )
 
 
-def symbols_crc(latent: Latent) -> int:
-    """CRC-32 of what was decoded: hyper-latent symbols, then ŷ, a multiple of 1/16 everywhere."""
+def symbols_crc(latent: Latent, size: tuple[int, int], quality: float) -> int:
+    """CRC-32 of what was decoded: width, height and quality as in the header, hyper-latent symbols,
+    then ŷ, a multiple of 1/16 everywhere."""
+    head = struct.pack("<HHH", size[1], size[0], round(quality * QUALITY_STEPS))
     z = latent.z_symbols.cpu().numpy().astype("<i4").tobytes()
     y = np.rint(latent.y_hat.double().cpu().numpy() * MU_STEPS).astype("<i4").tobytes()
-    return zlib.crc32(y, zlib.crc32(z))
+    return zlib.crc32(y, zlib.crc32(z, zlib.crc32(head)))

@@ -20,6 +20,7 @@ MU_STEPS = 16  # μ lies on multiples of 1/16
 SIGMA_STEPS = 16  # σ lies on 2^(k/16)
 LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -51 / 16, 8.0  # σ from 0.11 to 256
 PROBABILITY_FLOOR = 2.0**-24  # what the range coder gives the rarest symbol
+LEAST_BITS = -math.log2(1 - 2 * MAX_SYMBOL * PROBABILITY_FLOOR)  # of the likeliest: 1.8e-4
 
 # Rounded to multiples of 2^-20: whatever the platform's pow() returns in the last bit is gone.
 SIGMA_TABLE = np.round(
@@ -102,8 +103,13 @@ def gaussian_bits(residual: Tensor, sigma: Tensor) -> Tensor:
 
 
 def coded_bits(residual: Tensor, sigma: Tensor) -> Tensor:
-    """Bits the range coder spends on integer residuals with snapped σ, in float64."""
-    return -torch.log2(bin_mass(residual.double(), sigma.double()).clamp_min(PROBABILITY_FLOOR))
+    """Bits the range coder spends on integer residuals with snapped σ, in float64. The symbols at
+    both ends have the mass of everything beyond."""
+    r, sigma = residual.double().abs(), sigma.double()
+    mass = bin_mass(r, sigma)
+    if (end := r == MAX_SYMBOL).any():
+        mass = torch.where(end, 0.5 * torch.erfc((r - 0.5) / (sigma * math.sqrt(2))), mass)
+    return -torch.log2(mass.clamp_min(PROBABILITY_FLOOR))
 
 
 class SymbolEncoder:
@@ -121,15 +127,18 @@ class SymbolEncoder:
         self._coder.encode(symbols.astype(np.int32), _categorical(probabilities))
 
     def to_bytes(self) -> bytes:
-        """The stream; trailing zero bytes are implied."""
-        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        """The stream; zero bytes at the end of its last word are implied."""
+        words = self._coder.get_compressed().astype("<u4").tobytes()
+        return words[:-4] + words[-4:].rstrip(b"\0")
 
 
 class SymbolDecoder:
     """Reads symbols back in the order they were appended; DecodingError where the bytes are
-    impossible under the model."""
+    impossible under the model, or too few for what came out of them: past their end a range decoder
+    goes on for ever."""
 
     def __init__(self, data: bytes):
+        self._bits = 8.0 * len(data) + 64  # left; the coder's state is two words
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4")
         self._coder = constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
 
@@ -137,11 +146,20 @@ class SymbolDecoder:
         """Integer residuals (n,) under N(0, σ)."""
         if sigma.size == 0:
             return np.zeros(0, np.int32)
-        return self._decode(_GAUSSIAN, np.zeros_like(sigma), sigma)
+        residual = self._decode(_GAUSSIAN, np.zeros_like(sigma), sigma)
+        self._spend(coded_bits(torch.from_numpy(residual), torch.from_numpy(sigma)).sum().item())
+        return residual
 
     def categorical(self, probabilities: np.ndarray, count: int) -> np.ndarray:
         """Symbols (count,), all under the same `probabilities` (alphabet,)."""
-        return self._decode(_categorical(probabilities), count)
+        symbols = self._decode(_categorical(probabilities), count)
+        self._spend(-np.log2(probabilities[symbols].clip(PROBABILITY_FLOOR)).sum())
+        return symbols
+
+    def _spend(self, bits: float) -> None:
+        self._bits -= 0.95 * bits  # as estimated
+        if self._bits < 0:
+            raise DecodingError("the compressed data ends before the picture does")
 
     def _decode(self, model: Any, *arguments: Any) -> np.ndarray:
         try:

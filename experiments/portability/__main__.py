@@ -76,7 +76,8 @@ def decode(codec: BlurCodec, files: Sequence[BlurFile]) -> list[Decoded]:
     for i, file in enumerate(files):
         own = latent._replace(y_hat=latent.y_hat[i, None], z_symbols=latent.z_symbols[i, None])
         digest = hashlib.sha256(own.y_hat.double().cpu().numpy().tobytes()).hexdigest()
-        out.append(Decoded(digest, symbols_crc(own) == file.symbols_crc, u[i].cpu()))
+        crc = symbols_crc(own, (file.height, file.width), file.quality)
+        out.append(Decoded(digest, crc == file.symbols_crc, u[i].cpu()))
     return out
 
 
