@@ -207,7 +207,7 @@ def compress(
     _check_output(target, force, source, files.check_writable)
     piped = source == STDIO
     photo = images.decode_image(_read(source), "stdin") if piped else images.read_image(source)
-    x = images.to_float(photo)[None]
+    x = photo[None]
     codec = zoo.load(model)
     with progress() as bar:
         task = bar.add_task("compressing", total=None)
@@ -278,7 +278,7 @@ def decompress(
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
     if on_top := diffusion or deterministic:
         on_top.check(file, tiling)
-    output = codec.decompress(file)
+    output = codec.decompress(file, pyramid=on_top is not None)
     x_hat = deterministic.decode(output, tiling) if deterministic else output.x_hat
     if diffusion:
         with progress() as bar:

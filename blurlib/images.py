@@ -76,7 +76,7 @@ def centre(image: Tensor, height: int, width: int) -> Tensor:
 
 def to_float(image: Tensor) -> Tensor:
     """``uint8`` in 0..255 → ``float32`` in [0, 1], any shape."""
-    return image.to(torch.float32) / 255
+    return image.to(torch.float32).div_(255)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def to_uint8(x: Tensor) -> Tensor:
     which has none, is a ValueError."""
     if torch.isnan(x).any():
         raise ValueError("the image contains NaN and cannot become 8-bit")
-    return x.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return x.clamp(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def read_image(path: str | os.PathLike) -> Tensor:

@@ -38,7 +38,7 @@ def compress(
     """
     if None not in (quality, target_bpp):
         raise ValueError("quality and target_bpp exclude each other: give one of them")
-    x = images.to_float(_pixels(image))[None]
+    x = _pixels(image)[None]
     codec = _load(model)
     if target_bpp is not None:
         return codec.compress_to(x, target_bpp, seed, effort)
@@ -75,7 +75,7 @@ def decompress(
     file = BlurFile.from_bytes(bytes(data))
     name = model or zoo.name_of(file.model_id)
     codec = _load(name) if name else zoo.load_by_id(file.model_id)  # says what is missing
-    output = codec.decompress(file)
+    output = codec.decompress(file, pyramid=decoder == "diffusion")
     x_hat = output.x_hat
     if decoder == "diffusion":
         *_, last = _load_denoiser(denoiser or checkpoints.DENOISER).sample(output, **sampling)

@@ -13,7 +13,7 @@ from blurlib.codec.bitstream import BitstreamError, BlurFile
 from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad
 from blurlib.codec.transforms import Reconstruction
-from blurlib.entropy import ContextConfig, EntropyConfig
+from blurlib.entropy import ContextConfig, EntropyConfig, strips
 from stand_ins import TRANSFORM
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
@@ -46,6 +46,23 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
     streams = len(data) - 28
     assert streams == pytest.approx(estimate, rel=0.01, abs=64)
     assert decoded.estimated_bits.item() == forward.estimated_bits.item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("across", [False, True])
+def test_strips_make_the_same_file_and_the_same_picture(tiny_codec, photo, monkeypatch, across):
+    """Of 8-bit pixels too, whose strips alone become floats."""
+    x = photo(505, 130).repeat(1, 1, 2, 1)
+    x = x.mT.contiguous() if across else x
+    data = tiny_codec.compress(x, 2.5)
+    whole = tiny_codec.decompress(data)
+    monkeypatch.setattr(strips, "VALUES", 1000)
+    assert tiny_codec.compress(x.mul(255).round().to(torch.uint8), 2.5) == data
+    decoded = tiny_codec.decompress(data)
+    assert torch.equal(decoded.x_hat, whole.x_hat)
+    for a, b in zip(decoded.reconstruction.pyramid, whole.reconstruction.pyramid, strict=True):
+        assert torch.equal(a, b)
+    assert tiny_codec.decompress(data, pyramid=False).reconstruction.pyramid == ()
 
 
 @torch.inference_mode()
@@ -250,7 +267,7 @@ def test_a_reader_bounds_the_pixels(tiny_codec, file):
 def test_a_photo_that_would_not_come_back_is_no_success(tiny_codec, photo, monkeypatch, answer):
     monkeypatch.setattr(
         type(tiny_codec.main_decoder), "forward",
-        lambda self, y: Reconstruction(torch.full((1, 3, 64, 64), answer), ()),
+        lambda self, y, pyramid: Reconstruction(torch.full((1, 3, 64, 64), answer), ()),
     )  # fmt: skip
     for compress in (tiny_codec.compress, lambda x, q: tiny_codec.compress_to(x, 10.0)):
         with pytest.raises(ValueError, match=r"quality .* lose this photo .* other weights"):

@@ -15,6 +15,7 @@ from blurlib.entropy.coder import (
     SymbolEncoder,
     coded_bits,
     gaussian_bits,
+    sigma_at,
     snap_mu,
     snap_sigma,
 )
@@ -46,7 +47,7 @@ def test_the_sigma_table_is_powers_of_2_to_1_16():
 def test_snap_sigma_takes_the_nearest_of_the_grid(dtype):
     log2_sigma = torch.linspace(-6, 12, 997, dtype=dtype)
     nearest = np.abs(log2_sigma.numpy()[:, None] - np.log2(SIGMA_TABLE)[None]).argmin(1)
-    assert torch.equal(snap_sigma(log2_sigma), torch.from_numpy(SIGMA_TABLE[nearest]).to(dtype))
+    assert torch.equal(sigma_at(snap_sigma(log2_sigma)), torch.from_numpy(SIGMA_TABLE[nearest]))
 
 
 def test_snap_mu_takes_the_nearest_sixteenth():

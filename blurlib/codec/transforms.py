@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib.diffusion.denoiser import ChannelNorm
+from blurlib.entropy.strips import in_strips
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class GatedBlock(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return in_strips(self._whole, x, width=self.expand.out_channels, halo=2)
+
+    def _whole(self, x: Tensor) -> Tensor:
         a, b = self.expand(self.norm(self.spatial(x))).chunk(2, 1)
         return x + self.project(F.silu(a) * b)
 
@@ -66,11 +70,12 @@ def _blocks(config: TransformConfig, scale: int) -> nn.Sequential:
 
 
 class Analysis(nn.Module):
-    """g_a: photo (B, 3, H, W) in [0, 1] -> y (B, M, H/16, W/16). H, W: multiples of 16."""
+    """g_a: photo (B, 3, H, W), floats in [0, 1] or uint8 -> y (B, M, H/16, W/16). H, W: multiples
+    of 16."""
 
     def __init__(self, config: TransformConfig, M: int):
         super().__init__()
-        w = config.widths
+        w, self.patch = config.widths, config.patch
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(config.patch),
             nn.Conv2d(3 * config.patch**2, w[0], 3, padding=1),
@@ -82,14 +87,32 @@ class Analysis(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(w[-1], M, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x - 0.5)
+        unshuffle, stem, *layers = self.layers
+
+        def first(x: Tensor) -> Tensor:
+            return stem(unshuffle(to_float(x) - 0.5))
+
+        x = in_strips(first, x, width=6 * self.patch**2, halo=1, stride=self.patch)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                stride = layer.stride[0]
+                width = stride**2 * layer.in_channels
+                x = in_strips(layer, x, width=width, halo=1, stride=stride)
+            else:
+                x = layer(x)
+        return x
+
+
+def to_float(x: Tensor) -> Tensor:
+    """8-bit values as float32 in [0, 1]; floats as they are."""
+    return x / 255 if x.dtype == torch.uint8 else x
 
 
 class Reconstruction(NamedTuple):
     """What the main decoder makes of ŷ."""
 
     x_hat: Tensor  # the direct reconstruction (B, 3, H, W), about [0, 1], not clamped
-    pyramid: tuple[Tensor, ...]  # features for the decoders on top, finest first: H/patch … H/16
+    pyramid: tuple[Tensor, ...]  # features for decoders on top, finest first: H/patch … H/16; or ()
 
 
 class MainDecoder(nn.Module):
@@ -97,7 +120,8 @@ class MainDecoder(nn.Module):
 
     def __init__(self, config: TransformConfig, M: int):
         super().__init__()
-        w = config.widths[::-1]
+        self.widths = w = config.widths[::-1]
+        self.patch = config.patch
         self.stem = nn.Conv2d(M, w[0], 1)
         self.scales = nn.ModuleList(_blocks(config, i) for i in reversed(range(len(w))))
         self.up = nn.ModuleList(
@@ -108,13 +132,18 @@ class MainDecoder(nn.Module):
             nn.Conv2d(w[-1], 3 * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)
         )
 
-    def forward(self, y_hat: Tensor) -> Reconstruction:
-        x = self.stem(y_hat)
-        pyramid = []
+    def forward(self, y_hat: Tensor, pyramid: bool = True) -> Reconstruction:
+        x = in_strips(self.stem, y_hat, width=y_hat.shape[1])
+        del y_hat
+        features: list[Tensor] = []
         for i, scale in enumerate(self.scales):
-            x = scale(x if i == 0 else self.up[i - 1](x))
-            pyramid.append(x)
-        return Reconstruction(self.head(x) + 0.5, tuple(pyramid[::-1]))
+            if i > 0:
+                x = in_strips(self.up[i - 1], x, width=8 * self.widths[i], halo=1)
+            x = scale(x)
+            features = [x, *features] if pyramid else []
+        width = 9 * self.patch**2
+        x_hat = in_strips(lambda x: self.head(x) + 0.5, x, width=width, halo=1)
+        return Reconstruction(x_hat, tuple(features))
 
 
 class HyperAnalysis(nn.Module):
@@ -142,6 +171,9 @@ class HyperAnalysis(nn.Module):
             weight.mul_(20)
 
     def forward(self, y: Tensor) -> Tensor:
+        return in_strips(self._whole, y, width=16 * 4 * y.shape[1], halo=2, stride=4)
+
+    def _whole(self, y: Tensor) -> Tensor:
         size = y.abs().log1p()
         return self.layers(torch.cat([y.sign() * size, size], 1))
 
@@ -156,6 +188,7 @@ class HyperSynthesis(nn.Module):
     def __init__(self, N: int, M: int, features: int):
         super().__init__()
         self.rate = nn.Conv2d(M, features, 1)
+        self.taps = 16 * 9 * N  # numbers per position of ẑ that the last convolution lays out
         self.layers = nn.Sequential(
             nn.Conv2d(N, 4 * N, 3, padding=1),
             nn.PixelShuffle(2),
@@ -167,7 +200,8 @@ class HyperSynthesis(nn.Module):
         )
 
     def forward(self, z_hat: Tensor, gain: Tensor) -> Tensor:
-        return self.layers(z_hat) + self.rate(gain.log())
+        rate = self.rate(gain.log())
+        return in_strips(lambda z: self.layers(z) + rate, z_hat, width=self.taps, halo=2)
 
 
 class Gain(nn.Module):

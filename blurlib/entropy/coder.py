@@ -45,11 +45,15 @@ def snap_mu(mu: Tensor) -> Tensor:
 
 
 def snap_sigma(log2_sigma: Tensor) -> Tensor:
-    """σ from log₂ σ, rounded to the grid 2^(k/16) and clamped to [0.11, 256]."""
+    """σ from log₂ σ, rounded to the grid 2^(k/16) and clamped to [0.11, 256], as its index in
+    `SIGMA_TABLE`, uint8."""
     k = torch.round(log2_sigma.clamp(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX) * SIGMA_STEPS)
-    index = (k - LOG2_SIGMA_MIN * SIGMA_STEPS).long()
-    table = torch.from_numpy(SIGMA_TABLE).to(log2_sigma)
-    return table[index]
+    return (k - LOG2_SIGMA_MIN * SIGMA_STEPS).to(torch.uint8)
+
+
+def sigma_at(index: Tensor) -> Tensor:
+    """σ, float64, from its index in `SIGMA_TABLE`."""
+    return torch.from_numpy(SIGMA_TABLE).to(index.device)[index.int()]
 
 
 Noise = Callable[[Tensor], Tensor]  # of the shape of its argument, uniform in [−½, ½)

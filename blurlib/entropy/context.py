@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib.entropy.attention import TransformerBlock
 from blurlib.entropy.channel_groups import check_count
 from blurlib.entropy.checkerboard import CheckerboardConv2d, anchor_mask
 from blurlib.entropy.position import ENCODINGS
+from blurlib.entropy.strips import in_strips
 
 Keys = Literal["anchors", "non-anchors"]
 
@@ -90,7 +92,7 @@ class GlobalContext(nn.Module):
     def __init__(self, group: int, known: int, config: ContextConfig):
         super().__init__()
         dim, window, heads = config.attention, config.window, config.heads
-        self.keys = config.keys
+        self.keys, self.window = config.keys, window
         self.embed_anchor = nn.Conv2d(group, dim, 1) if config.keys == "anchors" else None
         self.embed_local = nn.Conv2d(config.local, dim, 1) if config.local else None
         self.embed_known = nn.Conv2d(known, dim, 1)
@@ -129,34 +131,56 @@ class GroupContext(nn.Module):
         self.channel = _channel_context(previous, config.channel) if has_channel else None
         self.local = CheckerboardConv2d(group, config.local) if config.local else None
         self.global_ = GlobalContext(group, known, config) if config.attention else None
-        self.spatial_channels = config.local + config.attention
+        # Numbers per position that the channel context lays out, and that g_ep sees.
+        self.taps = 9 * max(previous, config.channel)
+        self.width = known + config.local + config.attention
         self.parameters_ = nn.Sequential(
-            nn.Conv2d(known + self.spatial_channels, config.parameters, 1),
+            nn.Conv2d(self.width, config.parameters, 1),
             nn.GELU(),
             nn.Conv2d(config.parameters, config.parameters, 1),
             nn.GELU(),
             nn.Conv2d(config.parameters, 2 * group, 1),
         )
 
-    def known(self, hyper: Tensor, y_previous: Tensor) -> Tensor:
+    def known(self, hyper: Tensor, y_previous: Tensor) -> tuple[Tensor, ...]:
         """What all passes see: hyperprior features and the channel context g_ch(ŷ^{<j})."""
         if self.channel is None:
-            return hyper
-        return torch.cat([hyper, self.channel(y_previous)], 1)
+            return (hyper,)
+        return hyper, in_strips(self.channel, y_previous, width=self.taps, halo=2)
 
-    def anchor(self, known: Tensor) -> Gaussian:
+    def anchor(self, known: tuple[Tensor, ...]) -> Gaussian:
         """Parameters of the first or only pass: no spatial context."""
-        B, _, H, W = known.shape
-        return self._gaussian(known, known.new_zeros(B, self.spatial_channels, H, W))
+        return self._gaussian(*known)
 
-    def non_anchor(self, known: Tensor, y_anchor: Tensor) -> Gaussian:
+    def non_anchor(self, known: tuple[Tensor, ...], y_anchor: Tensor) -> Gaussian:
         """Parameters of the second pass; `y_anchor` is ŷ of this group, zero at non-anchors."""
-        local = None if self.local is None else self.local(y_anchor)
-        wide = None if self.global_ is None else self.global_(y_anchor, local, known)
-        return self._gaussian(known, *(part for part in (local, wide) if part is not None))
+        local = wide = None
+        if self.local is not None:
+            taps = self.local.weight[0].numel()
+            local = in_strips(self.local, y_anchor, width=taps, halo=2)
+        if self.global_ is not None:
+            wide = self._wide(y_anchor, local, known)
+        return self._gaussian(*known, *(part for part in (local, wide) if part is not None))
 
-    def _gaussian(self, known: Tensor, *spatial: Tensor) -> Gaussian:
-        return Gaussian(*self.parameters_(torch.cat([known, *spatial], 1)).chunk(2, 1))
+    def _wide(self, y_anchor: Tensor, local: Tensor | None, known: tuple[Tensor, ...]) -> Tensor:
+        """g_gs; the windows of its second block reach half-way into the next ones of the first."""
+        network = self.global_
+        assert network is not None
+
+        def layer(y_anchor: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
+            return network(y_anchor, local, torch.cat(known, 1))
+
+        whole = network.window * (1 + network.window % 2)  # even: anchors stay anchors
+        return in_strips(layer, y_anchor, local, *known, width=512, halo=whole, align=whole)
+
+    def _gaussian(self, *contexts: Tensor) -> Gaussian:
+        """Where there is no spatial context, the network sees 0."""
+
+        def layer(*contexts: Tensor) -> Tensor:
+            x = torch.cat(contexts, 1)
+            return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
+
+        return Gaussian(*in_strips(layer, *contexts, width=self.width).chunk(2, 1))
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

@@ -26,12 +26,14 @@ from blurlib.entropy.coder import (
     coded_bits,
     gaussian_bits,
     lower_bound,
+    sigma_at,
     snap_mu,
     snap_sigma,
     uniform_noise,
 )
 from blurlib.entropy.context import ContextConfig, Gaussian, GroupContext
 from blurlib.entropy.hyper import HyperLatent
+from blurlib.entropy.strips import give_back, in_strips
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,16 @@ class Pass(NamedTuple):
 
 
 class CodedPass(NamedTuple):
-    """A pass with its integer residuals and their σ, (B, C, positions) each."""
+    """A pass with its residuals, int16, and the indices of their σ, (B, C, positions) each."""
 
     here: Pass
     residual: Tensor
-    sigma: Tensor
+    sigma_index: Tensor
+
+    @property
+    def sigma(self) -> Tensor:
+        """(B, C, positions), float64."""
+        return sigma_at(self.sigma_index)
 
     @property
     def bits(self) -> Tensor:
@@ -174,8 +181,9 @@ class LaplacianEntropyModel(nn.Module):
             y_group = features.new_zeros(B, size, H, W)
             for step, mask in enumerate(masks):
                 gaussian = group.non_anchor(known, y_group / own) if step else group.anchor(known)
-                decoded = code(Pass(channels, mask), gaussian.scaled(own))
-                y_group = torch.where(mask, decoded, y_group)
+                gaussian = gaussian.scaled(own)
+                y_group = torch.where(mask, code(Pass(channels, mask), gaussian), y_group)
+                give_back(features)
             y_hat = torch.cat([y_hat, y_group], 1)
         return y_hat
 
@@ -241,7 +249,10 @@ class LaplacianEntropyModel(nn.Module):
         """
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
-            exact = y[:, here.channels][..., here.mask] - mu
+            return in_strips(choose, y[:, here.channels][..., here.mask], mu, sigma, width=8)
+
+        def choose(y: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+            exact = y.to(mu) - mu
             nearest = exact.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
             if not rate_weight:
                 return nearest
@@ -281,10 +292,12 @@ class LaplacianEntropyModel(nn.Module):
         passes: list[CodedPass] = []
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            y_hat = snap_mu(gaussian.mu)
-            mu, sigma = y_hat[..., here.mask], snap_sigma(gaussian.log2_sigma)[..., here.mask]
-            passes.append(CodedPass(here, residual(here, mu, sigma), sigma))
-            y_hat[..., here.mask] = passes[-1].residual + mu
+            mu = snap_mu(gaussian.mu[..., here.mask])
+            index = snap_sigma(gaussian.log2_sigma[..., here.mask])
+            r = residual(here, mu, sigma_at(index))
+            passes.append(CodedPass(here, r.short(), index))
+            y_hat = torch.empty_like(gaussian.mu)
+            y_hat[..., here.mask] = r + mu
             return y_hat
 
         y_hat = self.walk(hyperprior, watch(code))
