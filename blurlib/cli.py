@@ -297,11 +297,14 @@ def info(
     ],
     model: ModelOfFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    passes: Annotated[
+        bool, typer.Option(help="Decode the latent, to see the bits of each pass.")
+    ] = True,
 ) -> None:
     """Say what every byte of a .blur file is for, and what each pass over the latent costs."""
     from blurlib.codec import inspection, zoo
 
-    report = inspection.describe(_read_blur(source), zoo.load(model) if model else None)
+    report = inspection.describe(_read_blur(source), zoo.load(model) if model else None, passes)
     if as_json:
         print(json.dumps(report, indent=2))
         return
@@ -310,9 +313,9 @@ def info(
         f"{report['bytes']:,} bytes = {report['bpp']:.3f} bpp, model {report['model']}"
     )
     _print_table(report["layout"], "bytes")
-    if report["passes"] is None:
+    if passes and report["passes"] is None:
         say("The model is not shipped: name it with --model to see the passes.")
-    else:
+    elif passes:
         _print_table(report["passes"], "passes")
 
 

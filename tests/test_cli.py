@@ -123,7 +123,7 @@ def test_decodes_that_cannot_be_name_the_number_and_one_that_works(
     assert run(*command, "--steps", 1, "--memory", works)[0] == 0
 
 
-def test_info_accounts_for_every_byte_and_all_ten_passes(run, blur):
+def test_info_accounts_for_every_byte_and_all_ten_passes(run, blur, monkeypatch):
     code, out, _ = run("info", blur, "--json")
     report = json.loads(out)
     size = blur.stat().st_size
@@ -136,6 +136,11 @@ def test_info_accounts_for_every_byte_and_all_ten_passes(run, blur):
     bits = sum(coded["bits"] for coded in report["passes"])
     assert abs(latent_stream - bits / 8) <= 0.01 * latent_stream + 64
     assert run("info", blur)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(model.BlurCodec, "decode_latent", None)  # nothing is decoded unasked
+        short = run("info", blur, "--json", "--no-passes")[1]
+        assert run("info", blur, "--no-passes")[0] == 0
+    assert json.loads(short) == report | {"passes": None}
 
 
 @pytest.mark.slow

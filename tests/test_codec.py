@@ -267,7 +267,7 @@ def test_a_reader_bounds_the_pixels(tiny_codec, file):
 def test_a_photo_that_would_not_come_back_is_no_success(tiny_codec, photo, monkeypatch, answer):
     monkeypatch.setattr(
         type(tiny_codec.main_decoder), "forward",
-        lambda self, y, pyramid: Reconstruction(torch.full((1, 3, 64, 64), answer), ()),
+        lambda self, *inputs: Reconstruction(torch.full((1, 3, 64, 64), answer), ()),
     )  # fmt: skip
     for compress in (tiny_codec.compress, lambda x, q: tiny_codec.compress_to(x, 10.0)):
         with pytest.raises(ValueError, match=r"quality .* lose this photo .* other weights"):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling, Tiling
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling, Tiling, tiling
 from stand_ins import DENOISER
 
 
@@ -97,6 +98,20 @@ def test_tiles_change_little(decoder, tiny_codec, photo):
     *_, tiled = decoder.sample(output, steps=2, tiling=Tiling(tile=128, overlap=64))
     assert not torch.equal(tiled.x_hat, whole.x_hat)
     torch.testing.assert_close(tiled.x_hat, whole.x_hat, rtol=0, atol=0.05)
+
+
+def test_regions_of_one_noise_change_little(decoder, tiny_codec, photo, monkeypatch):
+    """Where the chain of the whole would not fit into memory; each step and region is told."""
+    output, tiles = decoded(tiny_codec, photo, 190, 310), Tiling(memory=13 * 2**20, overlap=64)
+    monkeypatch.setattr(tiling, "REGION", 192)
+    states = [(s.step, s.steps, s.x_hat) for s in decoder.sample(output, steps=2, tiling=tiles)]
+    assert [state[:2] for state in states] == [(i + 1, 4) for i in range(4)]
+    assert states[-1][2].shape == output.x_hat.shape
+    parts = tiling.spans(192, 192, 64, 16), tiling.spans(320, 320, 64, 16)
+    chain = partial(decoder._chain, how=Sampling(2), side=320, overlap=64, autocast=None)
+    *_, whole = decoder._by_regions(output, [tuple(a for (a,) in parts)], chain, 0)
+    assert not torch.equal(states[-1][2], whole.x_hat)
+    torch.testing.assert_close(states[-1][2], whole.x_hat, rtol=0, atol=0.05)
 
 
 def test_mixed_precision_is_the_networks_alone(decoder, tiny_codec, photo):

@@ -194,7 +194,8 @@ def test_rounding_that_weighs_the_rate_takes_the_cheaper_of_two_integers():
     weight, model, (prior, y) = 2.0, model_of(VARIANTS["laplacian-anchors"]), prior_and_y(3)
     latent = model.quantise(y, NO_Z, prior, weight)
     moved = []
-    for here, residual, sigma in latent.passes:
+    for coded in latent.passes:
+        here, residual, sigma = coded.here, coded.residual, coded.sigma
         mu = latent.y_hat[:, here.channels][..., here.mask] - residual
         exact, r = y[:, here.channels][..., here.mask] - mu, residual.numpy()
         nearest = np.rint(exact.numpy())

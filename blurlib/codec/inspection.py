@@ -5,10 +5,11 @@ from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import BlurCodec
 
 
-def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
+def describe(file: BlurFile, codec: BlurCodec | None = None, passes: bool = True) -> dict:
     """A report of plain values, ready for JSON. Without a `codec` the shipped one with the file's
-    id counts; if there is none, the report is of the container alone and `passes` is None."""
-    if codec is None and zoo.name_of(file.model_id):
+    id counts; if there is none, the report is of the container alone and `passes` is None. So it
+    is, and nothing is decoded, without `passes`."""
+    if passes and codec is None and zoo.name_of(file.model_id):
         codec = zoo.load_by_id(file.model_id)
     total = len(file.to_bytes())
     return {
@@ -20,7 +21,7 @@ def describe(file: BlurFile, codec: BlurCodec | None = None) -> dict:
         "bytes": total,
         "bpp": 8 * total / (file.width * file.height),
         "layout": _layout(file),
-        "passes": None if codec is None else _passes(file, codec),
+        "passes": _passes(file, codec) if passes and codec else None,
     }
 
 

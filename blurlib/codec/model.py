@@ -443,8 +443,7 @@ class BlurCodec(nn.Module):
     def reconstruct(self, y_hat: Tensor, quality: Tensor, pyramid: bool = True) -> Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
         give_back(y_hat)
-        y_hat = y_hat.to(self.main_decoder.stem.weight.dtype)
-        return self.main_decoder(y_hat * self.inverse_gain(quality).to(y_hat.dtype), pyramid)
+        return self.main_decoder(y_hat, self.inverse_gain(quality), pyramid)
 
     def _check(self, x: Tensor, effort: int) -> None:
         self._check_precision()

@@ -1,27 +1,30 @@
 """From the main decoder's reconstruction to a more realistic one: by diffusion, or in one step."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import STRIDE, CodecOutput
+from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import BlurDiffusion, Denoiser, Prior, SamplerState, Sampling, Tiling
 from blurlib.diffusion.dct import dct2
 from blurlib.diffusion.prior import error_variance
-from blurlib.diffusion.sampler import last_x_hat, sample
-from blurlib.diffusion.tiling import predict_tiled
+from blurlib.diffusion.sampler import sample
+from blurlib.diffusion.tiling import Span, crop, predict_tiled
 
 
 class Synthesis(NamedTuple):
     """One step of the reverse process.
 
     Attributes:
-        step, steps: this step, from 1, of how many.
+        step, steps: this step, from 1, of how many: of all regions together.
         x_hat: the current estimate of the photo (B, 3, H, W) in [0, 1].
     """
 
@@ -50,7 +53,11 @@ class _OnTop(nn.Module):
                 f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
                 f"from {model_id.hex()}: use the denoiser of that codec"
             )
-        return tiling.side(self.denoiser.config, B, H, W)
+        return tiling.side(self.denoiser.config, B, *self._largest(tiling, B, H, W))
+
+    def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:
+        """Size of what is decoded at once."""
+        return H, W
 
     def variance(self, output: CodecOutput) -> Tensor:
         """How wrong reconstructions of this quality usually are, (B, 1, H, W): of `Prior`."""
@@ -115,8 +122,7 @@ class DiffusionDecoder(_OnTop):
                 or the decode would not fit into the memory.
         """
         how = self.sampling.but(seed=output.seed).but(**changes)
-        chain = self._chain(output, how, tiling or Tiling(), autocast)
-        return (Synthesis(s.step + 1, s.steps, _cropped(s.x_hat, output.size)) for s in chain)
+        return self._pictures(output, how, tiling or Tiling(), autocast)
 
     def decode(
         self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
@@ -124,29 +130,98 @@ class DiffusionDecoder(_OnTop):
         """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there. `sampling`
         counts as it is, its seed too; None is what `sample` takes for None."""
         sampling = sampling or self.sampling.but(seed=output.seed)
-        chain = self._chain(output, sampling, tiling or Tiling())
-        return _cropped(last_x_hat(chain), output.size)
+        for state in self._pictures(output, sampling, tiling or Tiling()):
+            last = state
+        return last.x_hat
 
-    def _chain(
+    def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:
+        rows, columns = tiling.regions(self.denoiser.config, B, H, W)
+        return rows[0].stop, columns[0].stop
+
+    def _pictures(
         self,
         output: CodecOutput,
         how: Sampling,
         tiling: Tiling,
         autocast: torch.dtype | None = None,
-    ) -> Iterator[SamplerState]:
-        """The states, of padded pictures; refuses at once what `sample` refuses."""
-        x_hat, pyramid = output.reconstruction
-        B, _, *padded = x_hat.shape
+    ) -> Iterator[Synthesis]:
+        """What `sample` yields; refuses at once what it refuses."""
+        B, _, *padded = output.reconstruction.x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
+        rows, columns = tiling.regions(self.denoiser.config, B, *padded)
+        chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap, autocast=autocast)
+        if len(rows) == len(columns) == 1:
+            states = chain(output)
+            return (Synthesis(s.step + 1, s.steps, _cropped(s.x_hat, output.size)) for s in states)
+        return self._by_regions(output, list(itertools.product(rows, columns)), chain, how.seed)
+
+    @torch.no_grad()
+    def _by_regions(
+        self,
+        output: CodecOutput,
+        regions: Sequence[tuple[Span, Span]],
+        chain: Callable[..., Iterator[SamplerState]],
+        seed: int,
+    ) -> Iterator[Synthesis]:
+        """One region after another; the others show what they were before. `x_hat` is the same
+        tensor at every step."""
+        x_hat, pyramid = output.reconstruction
+        H, W = output.size
+        result, steps = x_hat.clamp(0, 1), itertools.count(1)
+        for y, x in regions:
+            cut = partial(crop, rows=y, columns=x, W=x_hat.shape[-1])
+            before, size = cut(x_hat), (y.stop - y.start, x.stop - x.start)
+            part = Reconstruction(before, tuple(map(cut, pyramid)))
+            noise = _noise(x_hat, y, x, seed)
+            for state in chain(output._replace(reconstruction=part, size=size), noise=noise):
+                if state.step == state.steps - 1:
+                    weight = (y.weight[:, None] * x.weight).to(before)
+                    change = _cropped(state.x_hat, size).sub_(before.clamp(0, 1))
+                    cut(result).addcmul_(change, weight)
+                total = state.steps * len(regions)
+                yield Synthesis(next(steps), total, result[..., :H, :W])
+
+    def _chain(
+        self,
+        output: CodecOutput,
+        how: Sampling,
+        side: int,
+        overlap: int,
+        autocast: torch.dtype | None,
+        noise: Callable[[], Tensor] | None = None,
+    ) -> Iterator[SamplerState]:
+        """The states, of padded pictures."""
+        x_hat, pyramid = output.reconstruction
         base = 2 * x_hat - 1
 
         def predict(z_t: Tensor, t: Tensor) -> Tensor:
             with torch.autocast(z_t.device.type, autocast) if autocast else nullcontext():
                 return predict_tiled(
-                    self.denoiser, z_t, t, base, pyramid, side=side, overlap=tiling.overlap
+                    self.denoiser, z_t, t, base, pyramid, side=side, overlap=overlap
                 )
 
-        return sample(self.given(output), predict, x_hat.shape, how, device=x_hat.device)
+        process = self.given(output)
+        return sample(process, predict, x_hat.shape, how, device=x_hat.device, noise=noise)
+
+
+def _noise(whole: Tensor, rows: Span, columns: Span, seed: int) -> Callable[[], Tensor]:
+    """Draws of a region: pixels that regions share have the same noise. It comes in bands of 64
+    rows, so that a region need not draw the whole picture's."""
+    draws = itertools.count()
+    first = rows.start // STRIDE
+
+    def noise() -> Tensor:
+        draw, bands = next(draws), []
+        for band in range(first, -(-rows.stop // STRIDE)):
+            own = np.random.SeedSequence([seed, draw, band]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(own))
+            drawn = torch.randn(*whole.shape[:2], STRIDE, whole.shape[-1], generator=generator)
+            bands.append(drawn[..., columns.start : columns.stop])
+        start = rows.start - first * STRIDE
+        pixels = torch.cat(bands, -2)[..., start : start + rows.stop - rows.start, :]
+        return dct2(pixels.to(whole))
+
+    return noise
 
 
 def _cropped(x_hat: Tensor, size: tuple[int, int]) -> Tensor:

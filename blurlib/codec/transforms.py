@@ -132,9 +132,17 @@ class MainDecoder(nn.Module):
             nn.Conv2d(w[-1], 3 * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)
         )
 
-    def forward(self, y_hat: Tensor, pyramid: bool = True) -> Reconstruction:
-        x = in_strips(self.stem, y_hat, width=y_hat.shape[1])
-        del y_hat
+    def forward(
+        self, y_hat: Tensor, gain: Tensor | None = None, pyramid: bool = True
+    ) -> Reconstruction:
+        """`gain` (B, M, 1, 1) is what ŷ is to be multiplied with."""
+        dtype = self.stem.weight.dtype
+
+        def first(y_hat: Tensor) -> Tensor:
+            y_hat = y_hat.to(dtype)
+            return self.stem(y_hat if gain is None else y_hat * gain.to(dtype))
+
+        x = in_strips(first, y_hat, width=y_hat.shape[1])
         features: list[Tensor] = []
         for i, scale in enumerate(self.scales):
             if i > 0:

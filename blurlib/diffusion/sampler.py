@@ -100,6 +100,7 @@ def sample(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    noise: Callable[[], Tensor] | None = None,
 ) -> Iterator[SamplerState]:
     """From noise at t = 1 to a picture, in `steps` network evaluations and two DCTs each.
 
@@ -109,6 +110,7 @@ def sample(
         shape: (B, 3, H, W).
         dtype, device: of the chain. Noise is drawn on the CPU, the same for every device, and the
             coefficients are in float64.
+        noise: draws N(0, I) of this shape, frequencies; the default goes by the seed.
 
     Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
     for a shape that is not 4-D.
@@ -117,11 +119,11 @@ def sample(
         raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
     generator = torch.Generator().manual_seed(sampling.seed)
 
-    def noise() -> Tensor:
+    def drawn() -> Tensor:
         """N(0, I). The DCT is orthonormal, so the draw serves as frequencies as it is."""
         return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(device)
 
-    return _chain(process, predict, sampling, noise)
+    return _chain(process, predict, sampling, noise or drawn)
 
 
 def last_x_hat(states: Iterator[SamplerState]) -> Tensor:

@@ -1,6 +1,7 @@
 """Pictures too large for the network: it runs on overlapping tiles, and the results are blended.
 
-Blurring and noise are never tiled: between two evaluations the DCT is that of the whole picture.
+Between two evaluations the DCT is that of the whole picture. Where that takes too much memory too,
+overlapping regions are decoded one after another, from the same noise where they overlap.
 """
 
 import math
@@ -15,6 +16,7 @@ from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
 
 # Per pixel of a picture: noise, state, estimates, their DCTs, the prior, a result (measured).
 CHAIN_BYTES = 230
+REGION = 1536  # side at most of what is decoded by itself, in pixels
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Tiling:
         memory: bytes for everything but weights, conditioning and Python itself, in float32 on a
             CPU.
         tile: side of the tiles at most, in pixels; None takes the whole picture where it fits into
-            `memory`, and else the largest tiles that do.
+            `memory`, and else the largest tiles that do. Where not even what a chain keeps of the
+            whole does, the picture is decoded in regions, which need less.
         overlap: pixels that neighbours share, or more. A tile's outer quarter of it counts nothing,
             the next two quarters fade in: an output that depends on less than overlap/4 pixels
             around it is the same in tiles.
@@ -45,6 +48,17 @@ class Tiling:
         if self.tile is not None and self.tile < 2 * self.overlap:
             least = 2 * self.overlap
             raise ValueError(f"tile must be at least twice the overlap, {least}, got {self.tile}")
+
+    def regions(
+        self, config: DenoiserConfig, B: int, H: int, W: int
+    ) -> tuple[list["Span"], list["Span"]]:
+        """Rows and columns of the regions of pictures (B, 3, H, W): one, the whole, where that and
+        the smallest tiles fit into `memory`."""
+        tile = self.tile or 2 * self.overlap
+        needed = B * (CHAIN_BYTES * H * W + config.bytes_per_pixel * min(tile, H) * min(tile, W))
+        side = max(REGION, 2 * self.overlap) if needed > self.memory else max(H, W)
+        rows, columns = (spans(n, side, self.overlap, config.multiple) for n in (H, W))
+        return rows, columns
 
     def side(self, config: DenoiserConfig, B: int, H: int, W: int) -> int:
         """Side of the tiles for pictures (B, 3, H, W): max(H, W) or more where they need none.
@@ -134,15 +148,15 @@ def predict_tiled(
     multiple = denoiser.config.multiple
     rows, columns = (spans(n, side, overlap, multiple) for n in (H, W))
     for y, x in product(rows, columns):
-        part, *inputs = (_crop(a, y, x, W) for a in (z_t, base, *pyramid))
+        part, *inputs = (crop(a, y, x, W) for a in (z_t, base, *pyramid))
         output = denoiser(part, t, inputs[0], inputs[1:])
         weight = (y.weight[:, None] * x.weight).to(output)
-        _crop(result, y, x, W).addcmul_(output, weight)
+        crop(result, y, x, W).addcmul_(output, weight)
     return result
 
 
-def _crop(x: Tensor, rows: Span, columns: Span, W: int) -> Tensor:
-    """A tile of a map (B, C, H/stride, W/stride)."""
+def crop(x: Tensor, rows: Span, columns: Span, W: int) -> Tensor:
+    """A tile of a map (B, C, H/stride, W/stride), as a view."""
     stride = W // x.shape[-1]
     down, across = (slice(a.start // stride, a.stop // stride) for a in (rows, columns))
     return x[..., down, across]
