@@ -254,6 +254,9 @@ def decompress(
         Literal["png", "webp", "tif", "bmp", "ppm", "jpg", "avif"] | None,
         typer.Option("--format", help="Of a picture that goes to stdout. Default: png."),
     ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Refuse a larger picture; the format ends at 67.")
+    ] = 68,
     force: Force = False,
 ) -> None:
     """Decode a .blur file into a picture."""
@@ -278,7 +281,7 @@ def decompress(
     deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
     if on_top := diffusion or deterministic:
         on_top.check(file, tiling)
-    output = codec.decompress(file, pyramid=on_top is not None)
+    output = codec.decompress(file, int(1e6 * max_megapixels), pyramid=on_top is not None)
     x_hat = deterministic.decode(output, tiling) if deterministic else output.x_hat
     if diffusion:
         with progress() as bar:

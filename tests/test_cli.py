@@ -123,6 +123,11 @@ def test_decodes_that_cannot_be_name_the_number_and_one_that_works(
     assert run(*command, "--steps", 1, "--memory", works)[0] == 0
 
 
+def test_a_reader_may_want_small_pictures_only(run, blur, tmp_path):
+    refused = run("decompress", blur, tmp_path / "o.png", "--max-megapixels", 0.001)
+    one_line_error(refused, "more than the limit of 1,000 pixels")
+
+
 def test_info_accounts_for_every_byte_and_all_ten_passes(run, blur, monkeypatch):
     code, out, _ = run("info", blur, "--json")
     report = json.loads(out)

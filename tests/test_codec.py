@@ -174,7 +174,7 @@ def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target)
         (torch.full((1, 3, 8, 8), 1e30), r"x is from 1e\+30"),
         *(
             (torch.zeros(1, 3, 8, 8, dtype=dtype), f"x is {dtype} on cpu.*torch.float32 on cpu")
-            for dtype in (torch.uint8, torch.float16, torch.float64)
+            for dtype in (torch.float16, torch.float64)
         ),
         (np.zeros((1, 3, 8, 8)), "x is a ndarray: it must be a tensor"),
     ],

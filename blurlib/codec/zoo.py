@@ -230,7 +230,7 @@ def _parse(data: bytes, kind: str, name: str | os.PathLike) -> tuple[dict, dict[
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise WeightsError(f"{name}: some of its weights are not finite: train it again")
     # Before anything is made: a layer has about the square of its channels in weights.
-    most = math.isqrt(sum(tensor.numel() for tensor in tensors.values()))
+    most = max(256, math.isqrt(sum(tensor.numel() for tensor in tensors.values())))
     if isinstance(metadata, dict) and max(_numbers(metadata.get("config")), default=0) > most:
         raise WeightsError(f"{name}: its configuration is larger than its tensors")
     found = metadata.get("kind") if isinstance(metadata, dict) else None
