@@ -39,9 +39,8 @@ def main(
 ) -> None:
     """Blur against isotropic diffusion: thumbnails from noise, given a coarse file."""
     if part == "report":
-        for table in (verdict.duels(out), verdict.decoders(out)):
-            print(table.to_string(index=False))
-        return
+        tables = verdict.duels(out).T, verdict.decoders(out)
+        return print(*(table.to_string() for table in tables), sep="\n\n")
     torch.set_num_threads(1)
     plan, at = Plan(), runs / "bank"
     made = bank.make(data or str(datasets.home() / "datasets" / "train"), codec, at)

@@ -8,6 +8,7 @@ measures.csv    each run and control, on the thumbnails that report
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from blurlib.metrics import Lpips
 from experiments.record import read_table, replace_rows, write_json
 from experiments.thumbnails import verdict
 from experiments.thumbnails.bank import Bank, off_axes
-from experiments.thumbnails.run import AT_ONCE, Plan, Run, decoded, silent, train, trained
+from experiments.thumbnails.run import AT_ONCE, COURSE, Plan, Run, decoded, silent, train, trained
 from experiments.thumbnails.verdict import MEASURES, SAMPLER, matching
 
 NOISES = 4, 8, 16  # grey levels on the direct picture
@@ -47,11 +48,11 @@ class Judge:
         return self.features(self.originals)
 
     def __call__(self, *sets: Tensor) -> dict[str, float]:
-        """Means over the thumbnails and sets, uint8: LPIPS, PSNR, and 1,000 times the kernel
-        distance; diversity: LPIPS between the first two sets, 0 for a single one."""
+        """Means over the thumbnails and sets, uint8: LPIPS, PSNR and kernel distance;
+        diversity: LPIPS between the first two sets, 0 for a single one."""
         rows = []
         for pictures in sets:
-            kernel = 1000 * perception.distances(self._own, self.features(pictures)).kernel
+            kernel = perception.distances(self._own, self.features(pictures)).kernel
             mse = (pictures.float() - self.originals.float()).square().mean((1, 2, 3))
             psnr = 10 * (255**2 / mse.clamp(min=1e-3)).log10().mean().item()
             lpips = self._between(pictures, self.originals)
@@ -132,12 +133,19 @@ class Trial:
         for run in self.plan.runs()[:-1]:
             for step in train(run, self.plan, self.runs, bank, self.spectra):
                 yield f"{run.name}: {step} of {self.plan.steps}"
+            log = (self.runs / run.name / "log.jsonl").read_text().splitlines()
             pictures = self.draw(run, sampler(self.plan.samplings[0]))[0]
-            rows.append({"decoder": run.decoder, "seed": run.seed, **self.judge(pictures)})
+            seconds = json.loads(log[-1])["seconds"] / self.plan.steps
+            key = {"decoder": run.decoder, "seed": run.seed, "cpu_seconds_per_step": seconds}
+            rows.append(key | self.judge(pictures))
             direct = torch.from_numpy(self.judge.bank.direct.copy())
             sheet = torch.stack([a[:12] for a in (self.judge.originals, direct, pictures)])
             sheet = sheet.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
             images.write_image(self.runs / f"{run.name}.png", sheet, overwrite=True)
+        write_json(self.out / "setup.json", about | self.setup(wanted, rows))
+
+    def setup(self, wanted: Plan, rows: list[dict]) -> dict:
+        """What the rows of a pilot with this plan say of the one that is `wanted`."""
         alpha = verdict.ALPHA / sum(blur > 0 for blur in wanted.blurs)
         by_decoder, power = pd.DataFrame(rows).groupby("decoder"), {}
         for name in MEASURES:
@@ -146,7 +154,7 @@ class Trial:
             least = verdict.detectable(std, len(wanted.seeds), alpha)
             mean = by_decoder[name].mean().mean()
             power[name] = {"mean": mean, "std_of_difference": std, "smallest": least}
-        ran = {"steps": self.plan.steps, "thumbnails": len(self.judge.originals), "runs": rows}
-        plan = {**asdict(wanted), "training": repr(wanted.training)}
-        record = {"plan": plan, "alpha": alpha, "power": verdict.POWER, "differences": power}
-        write_json(self.out / "setup.json", {**about, **record, "pilot": ran})
+        plan, course = asdict(wanted), {name: getattr(wanted.training, name) for name in COURSE}
+        ran = {"steps": self.plan.steps, "widths": self.plan.network.widths, "runs": rows}
+        found = {"alpha": alpha, "power": verdict.POWER, "differences": power, "pilot": ran}
+        return {"plan": plan | {"training": course}, **found}

@@ -32,8 +32,9 @@ from experiments.thumbnails.clock import Clocked
 AT_ONCE = 64  # thumbnails sampled or measured together
 BINS = 1000  # of time, each with its weights
 SAVED_EVERY = 400  # steps: about five minutes
-NETWORK = DenoiserConfig(4, (72, 128, 192), 2, (0, 0, 128), residual_to_base=False, gated=True)
+NETWORK = DenoiserConfig(4, (64, 112, 160), 2, (0, 0, 128), residual_to_base=False, gated=True)
 TRAINING = TrainConfig(optimiser="muon", lr=4e-3, warmup=100, decay=0.6, ema=0.998)
+COURSE = "optimiser", "lr", "warmup", "decay", "ema", "momentum", "clip"  # what counts of it
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def process_of(blur: float, spectra: Tensor) -> BlurDiffusion:
     """Of whole pictures. A network that says 0 is the Wiener filter of photos, whatever the
     process; what it says counts in units of what that leaves (`prediction.Residual`)."""
     whole, unknown = spectra
-    prior = Prior(torch.zeros_like(whole[None]), whole[None])
-    return BlurDiffusion(Clocked(sigma_blur_max=blur, unknown=unknown), "residual", prior)
+    schedule = Clocked(sigma_blur_max=blur, unknown=unknown)
+    return BlurDiffusion(schedule, "residual", Prior(0 * whole[None], whole[None]))
 
 
 def train(
@@ -161,9 +162,8 @@ def train(
 
 def _identity(run: Run, plan: Plan) -> str:
     """What decides the weights."""
-    course = ("optimiser", "lr", "warmup", "decay", "ema", "momentum", "clip")
-    how = [getattr(plan.training, name) for name in course]
-    return repr((run, plan.steps, plan.batch, how, plan.network))
+    course = [getattr(plan.training, name) for name in COURSE]
+    return repr((run, plan.steps, plan.batch, course, plan.network))
 
 
 def _checkpoint(run: Run, plan: Plan, runs: Path) -> dict[str, Any] | None:
@@ -193,8 +193,7 @@ def diffusion_loss(blur: float, spectra: Tensor) -> Callable[..., Tensor]:
 
     def loss(network, x, features, base, own) -> Tensor:
         n = len(x)
-        t = torch.randperm(n, generator=own) + torch.rand(n, generator=own).double()
-        t /= n
+        t = (torch.randperm(n, generator=own) + torch.rand(n, generator=own).double()) / n
         at = process.at(t, SIDE, SIDE)
         alpha, sigma = at.t.like(x)
         u_x = dct2(x)

@@ -81,7 +81,7 @@ def duels(folder: Path) -> pd.DataFrame:
 def decoders(folder: Path) -> pd.DataFrame:
     """A row per decoder, features and sampler: mean and spread over the seeds."""
     groups = read_table(folder / "measures.csv").groupby(["decoder", "features", *SAMPLER])
-    digits = {"lpips": 4, "kernel": 2, "psnr": 2, "diversity": 4}
+    digits = {"lpips": 4, "kernel": 3, "psnr": 2, "diversity": 4}
     found = {m: groups[m].agg(lambda v, n=n: str(Spread.of(v, n))) for m, n in digits.items()}
     return pd.DataFrame(found).reset_index()
 
