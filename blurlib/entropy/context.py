@@ -180,7 +180,8 @@ class GroupContext(nn.Module):
             x = torch.cat(contexts, 1)
             return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
 
-        return Gaussian(*in_strips(layer, *contexts, width=self.width).chunk(2, 1))
+        width = 4 * self.width  # its copies, and no halo that would be wasted
+        return Gaussian(*in_strips(layer, *contexts, width=width).chunk(2, 1))
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-VALUES = 2**22  # of a strip in the widest map on the way
+VALUES = 2**23  # of a strip in the widest map on the way
 
 
 def in_strips(
