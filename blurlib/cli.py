@@ -287,8 +287,8 @@ def decompress(
         with progress() as bar:
             task = bar.add_task("diffusion", total=None)
             for state in diffusion.sample(output, **asked, tiling=tiling):
-                x_hat = state.x_hat
                 bar.update(task, completed=state.step, total=state.steps)
+            x_hat = state.x_hat
     _write(target, images.encode_image(images.to_uint8(x_hat[0]), suffix, shown), force)
     _report(target, f"{file.width}×{file.height}, {decoder} decoder")
 

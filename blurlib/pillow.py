@@ -78,7 +78,8 @@ def decompress(
     output = codec.decompress(file, pyramid=decoder == "diffusion")
     x_hat = output.x_hat
     if decoder == "diffusion":
-        *_, last = _load_denoiser(denoiser or checkpoints.DENOISER).sample(output, **sampling)
+        for state in _load_denoiser(denoiser or checkpoints.DENOISER).sample(output, **sampling):
+            last = state
         x_hat = last.x_hat
     return images.to_pillow(images.to_uint8(x_hat[0]))
 

@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,17 +21,18 @@ from blurlib.diffusion.sampler import sample
 from blurlib.diffusion.tiling import Span, crop, predict_tiled
 
 
-class Synthesis(NamedTuple):
-    """One step of the reverse process.
-
-    Attributes:
-        step, steps: this step, from 1, of how many: of all regions together.
-        x_hat: the current estimate of the photo (B, 3, H, W) in [0, 1].
-    """
+@dataclass(frozen=True)
+class Synthesis:
+    """One step of the reverse process: step, from 1, of steps, those of all regions together."""
 
     step: int
     steps: int
-    x_hat: Tensor
+    picture: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def x_hat(self) -> Tensor:
+        """The current estimate of the photo (B, 3, H, W) in [0, 1], made where it is looked at."""
+        return self.picture()
 
 
 class _OnTop(nn.Module):
@@ -151,8 +153,11 @@ class DiffusionDecoder(_OnTop):
         rows, columns = tiling.regions(self.denoiser.config, B, *padded)
         chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap, autocast=autocast)
         if len(rows) == len(columns) == 1:
-            states = chain(output)
-            return (Synthesis(s.step + 1, s.steps, _cropped(s.x_hat, output.size)) for s in states)
+
+            def shown(s: SamplerState) -> Synthesis:
+                return Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size))
+
+            return map(shown, chain(output))
         return self._by_regions(output, list(itertools.product(rows, columns)), chain, how.seed)
 
     @torch.no_grad()
@@ -163,8 +168,8 @@ class DiffusionDecoder(_OnTop):
         chain: Callable[..., Iterator[SamplerState]],
         seed: int,
     ) -> Iterator[Synthesis]:
-        """One region after another; the others show what they were before. `x_hat` is the same
-        tensor at every step."""
+        """One region after another; those to come show the direct reconstruction. `x_hat` is the
+        same tensor at every step."""
         x_hat, pyramid = output.reconstruction
         H, W = output.size
         result, steps = x_hat.clamp(0, 1), itertools.count(1)
@@ -179,7 +184,7 @@ class DiffusionDecoder(_OnTop):
                     change = _cropped(state.x_hat, size).sub_(before.clamp(0, 1))
                     cut(result).addcmul_(change, weight)
                 total = state.steps * len(regions)
-                yield Synthesis(next(steps), total, result[..., :H, :W])
+                yield Synthesis(next(steps), total, lambda: result[..., :H, :W])
 
     def _chain(
         self,
