@@ -57,7 +57,7 @@ class GatedBlock(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_strips(self._whole, x, width=self.expand.out_channels, halo=2)
+        return in_strips(self._whole, x, width=2 * self.expand.out_channels, halo=2)
 
     def _whole(self, x: Tensor) -> Tensor:
         a, b = self.expand(self.norm(self.spatial(x))).chunk(2, 1)
@@ -99,7 +99,8 @@ class Analysis(nn.Module):
                 width = stride**2 * layer.in_channels
                 x = in_strips(layer, x, width=width, halo=1, stride=stride)
             else:
-                x = layer(x)
+                for block in layer.children():  # one by one: what went into the first is not kept
+                    x = block(x)
         return x
 
 
@@ -146,10 +147,11 @@ class MainDecoder(nn.Module):
         features: list[Tensor] = []
         for i, scale in enumerate(self.scales):
             if i > 0:
-                x = in_strips(self.up[i - 1], x, width=8 * self.widths[i], halo=1)
-            x = scale(x)
+                x = in_strips(self.up[i - 1], x, width=16 * self.widths[i], halo=1)
+            for block in scale.children():
+                x = block(x)
             features = [x, *features] if pyramid else []
-        width = 9 * self.patch**2
+        width = 18 * self.patch**2
         x_hat = in_strips(lambda x: self.head(x) + 0.5, x, width=width, halo=1)
         return Reconstruction(x_hat, tuple(features))
 
