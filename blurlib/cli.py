@@ -225,7 +225,7 @@ def compress(
     _report(target, f"{len(data):,} bytes, {bpp:.3f} bpp, {W}×{H}")
 
 
-@app.command(epilog="Example: blurlib decompress photo.blur photo.png --decoder diffusion")
+@app.command(epilog="Example: blurlib decompress photo.blur photo.png")
 @_photo_fits
 def decompress(
     context: typer.Context,
@@ -236,8 +236,9 @@ def decompress(
     decoder: Annotated[
         Decoder,
         typer.Option(
-            help="direct: one pass, faithful. diffusion: realistic texture. deterministic: the "
-            "diffusion's network trained without noise; needs its --denoiser."
+            help="direct: one pass, faithful. diffusion: realistic texture, for files of --model "
+            f"{checkpoints.PERCEPTUAL}. deterministic: the diffusion's network trained without "
+            "noise; needs its --denoiser."
         ),
     ] = "direct",
     steps: Steps = None,

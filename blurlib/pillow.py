@@ -58,7 +58,8 @@ def decompress(
     Args:
         decoder: "direct": one pass, faithful; "diffusion": several steps, with realistic texture.
         model: default: the shipped codec that made the file.
-        denoiser: weights of the diffusion decoder; default: `checkpoints.DENOISER`.
+        denoiser: weights of the diffusion decoder; default: `checkpoints.DENOISER`, for files of
+            the model `checkpoints.PERCEPTUAL`.
         sampling: `steps`, `seed`, … as in `DiffusionDecoder.decode`; default: what suits them.
 
     Raises:

@@ -34,24 +34,24 @@ def rows(data: str, factor: float) -> list[dict]:
     """What the denoiser reads of whose training `factor` times the squared error was a part."""
     torch.set_num_threads(1)
     losses._scale = lambda _: factor  # no recipe asks for what was found to fail
-    plan = Plan.small(checkpoints.CODEC, data)
+    plan = Plan.small(checkpoints.PERCEPTUAL, data)
     with tempfile.TemporaryDirectory() as folder:
         for _ in train(plan.diffusion(0.0, SEED).config, Path(folder)):
             pass
         denoiser = Contestant("", "", zoo.load_denoiser(Path(folder) / "model.safetensors"))
-    found = reads(denoiser, zoo.load(checkpoints.CODEC), held_out_photos(plan))
+    found = reads(denoiser, zoo.load(checkpoints.PERCEPTUAL), held_out_photos(plan))
     return [{"factor": factor, **{k: v for k, v in row.items() if k != "run"}} for row in found]
 
 
 def main(out: Path, data: str) -> None:
     with ProcessPoolExecutor(len(FACTORS), get_context("spawn")) as pool:
         found = [row for part in pool.map(partial(rows, data), FACTORS) for row in part]
-    plan = Plan.small(checkpoints.CODEC, data)
+    plan = Plan.small(checkpoints.PERCEPTUAL, data)
     settings = {"photos": plan.held_out, "steps": plan.training.steps, "rho": plan.training.rho}
-    made = SimpleNamespace(name=checkpoints.CODEC, settings=settings)
+    made = SimpleNamespace(name=checkpoints.PERCEPTUAL, settings=settings)
     content = {
         **new_results("held-out photos", made, seed=SEED).header(),
-        "checkpoint": zoo.sha256(checkpoints.CODEC),
+        "checkpoint": zoo.sha256(checkpoints.PERCEPTUAL),
         "command": f"python -m experiments.loss_balance {out.name} PHOTOS",
         "rows": found,
     }

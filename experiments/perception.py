@@ -25,7 +25,7 @@ from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
 from experiments.record import write_json
 
-MODEL, QUALITY = checkpoints.CODEC, 2.0
+MODEL, QUALITY = checkpoints.PERCEPTUAL, 2.0
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12)  # standard deviation of the noise in 8-bit levels
 COUNTS = (12, 24, 48, 96)
 

@@ -48,7 +48,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
         [images.centre(images.read_image(path), SIDE, SIDE) for path in chosen(data, COUNT)]
     )
     lpips = Lpips.load("alex", datasets.cached_weights(lpips_file("alex")))
-    codec, decoder = zoo.load(checkpoints.CODEC), zoo.load_denoiser(denoiser)
+    codec, decoder = zoo.load(checkpoints.PERCEPTUAL), zoo.load_denoiser(denoiser)
     with torch.inference_mode():
         outputs = {q: codec(images.to_float(photos), q) for q in QUALITIES}
         direct = {q: judged(lpips, photos, output.x_hat) for q, output in outputs.items()}
@@ -65,7 +65,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
             for made in [judged(lpips, photos, decoder.decode(output, how))]
         ]
     settings = {"qualities": QUALITIES, "photos": len(photos), "side": SIDE}
-    codec_of = SimpleNamespace(name=checkpoints.CODEC, settings=settings)
+    codec_of = SimpleNamespace(name=checkpoints.PERCEPTUAL, settings=settings)
     content = {
         **new_results("held-out photos", codec_of, seed=0).header(),
         "checkpoint": zoo.sha256(denoiser),

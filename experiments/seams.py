@@ -40,7 +40,7 @@ class Seam(NamedTuple):
 
 
 def main(out: Path, figure: Path) -> None:
-    codec = zoo.load(checkpoints.CODEC)
+    codec = zoo.load(checkpoints.PERCEPTUAL)
     denoiser = zoo.load_denoiser(checkpoints.DENOISER)
     photo = large_photo()
     how = denoiser.sampling.but(steps=STEPS)

@@ -91,8 +91,10 @@ def test_nobody_installs_from_a_named_registry():
 def test_the_first_pages_show_what_the_shipped_weights_do():
     front = (ROOT / "book/_static/front/front.js").read_text(encoding="utf-8")
     made_with = json.loads(front.partition(" = ")[2].rstrip(";\n"))["weights"]
-    shipped = {name: zoo.sha256(name) for name in (checkpoints.CODEC, checkpoints.DENOISER)}
-    assert made_with == shipped, "python tools/front.py makes them anew"
+    names = (checkpoints.CODEC, checkpoints.PERCEPTUAL, checkpoints.DENOISER)
+    assert made_with == {name: zoo.sha256(name) for name in names}, (
+        "python tools/front.py makes them anew"
+    )
 
 
 @each_notebook

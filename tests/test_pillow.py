@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import blurlib
-from blurlib import datasets, images
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import zoo
 
 
@@ -44,11 +44,13 @@ def test_there_and_back_is_what_the_codec_does(picture):
 
 
 def test_the_perceptual_decode_is_what_the_decoder_does(picture):
-    data = blurlib.compress(picture, 2)
+    data = blurlib.compress(picture, 2, model=checkpoints.PERCEPTUAL)
     decoded = blurlib.decompress(data, decoder="diffusion", steps=2, seed=5)
-    output = blurlib.load("msssim-small").decompress(data)
+    output = blurlib.load(checkpoints.PERCEPTUAL).decompress(data)
     *_, last = zoo.load_denoiser("isotropic-small").sample(output, steps=2, seed=5)
     assert np.array_equal(np.asarray(decoded), images.to_uint8(last.x_hat[0]).permute(1, 2, 0))
+    with pytest.raises(ValueError, match=f"for files of the model {checkpoints.PERCEPTUAL}"):
+        blurlib.decompress(blurlib.compress(picture, 2), decoder="diffusion")
 
 
 def test_arrays_and_other_modes(picture):

@@ -68,19 +68,20 @@ def write(name: str, data: bytes) -> None:
 def compared(shown: Shown, ours: dict[str, BlurlibCodec]) -> tuple[dict, dict[str, Tensor]]:
     """Writes the pictures of one photo; its numbers by codec, and the pictures as tensors.
 
-    ours: both decoders, the direct one first.
+    ours: the direct decoder and the perceptual one, each with its codec.
     """
     photo = datasets.embedded(shown.photo)
-    data = ours["direct"].encode(photo, QUALITY)
+    size = len(ours["direct"].encode(photo, QUALITY))
     entries, pictures = {}, {"original": photo}
     raw = {"file": f"{shown.photo}-original.webp", "bytes": photo.numel()}
     write(raw["file"], webp(photo))
-    for name, decoder in ours.items():
-        pictures[name] = decoder.decode(data)
+    for name, codec in ours.items():
+        data = codec.encode_to(photo, size)
+        pictures[name] = codec.decode(data)
         entries[name] = numbers(photo, data, pictures[name], f"{shown.photo}-{name}.webp")
         write(entries[name]["file"], webp(pictures[name]))
     for baseline, suffix in OTHERS:
-        name, coded = baseline.name, match_bytes(baseline, photo, len(data)).data
+        name, coded = baseline.name, match_bytes(baseline, photo, size).data
         pictures[name] = baseline.decode(coded)
         entries[name] = numbers(photo, coded, pictures[name], f"{shown.photo}-{name}.{suffix}")
         write(entries[name]["file"], coded)
@@ -232,7 +233,9 @@ def main() -> None:
     photos, codec = {}, zoo.load()
     ours = {
         "direct": BlurlibCodec(checkpoints.CODEC, codec),
-        "perceptual": BlurlibCodec(checkpoints.CODEC, codec, zoo.load_denoiser()),
+        "perceptual": BlurlibCodec(
+            checkpoints.PERCEPTUAL, zoo.load(checkpoints.PERCEPTUAL), zoo.load_denoiser()
+        ),
     }
     for shown in track(PHOTOS, "photos at equal bytes"):
         photos[shown.photo], pictures = compared(shown, ours)
@@ -240,7 +243,8 @@ def main() -> None:
             stills(pictures, photos[shown.photo])
     learned = laplacian(codec)
     stands_in(learned)
-    weights = {name: zoo.sha256(name) for name in (checkpoints.CODEC, checkpoints.DENOISER)}
+    names = checkpoints.CODEC, checkpoints.PERCEPTUAL, checkpoints.DENOISER
+    weights = {name: zoo.sha256(name) for name in names}
     content = {
         "weights": weights,
         "photos": photos,

@@ -13,7 +13,14 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 MS_SSIM, MSE = checkpoints.CODEC, "mse-small"
 # name: model, photo, rows, columns, quality, seed
 CASES = {
-    "coffee-96x128-q2": (MS_SSIM, "coffee", slice(100, 196), slice(200, 328), 2.0, None),
+    "coffee-96x128-q2": (
+        checkpoints.PERCEPTUAL,
+        "coffee",
+        slice(100, 196),
+        slice(200, 328),
+        2.0,
+        None,
+    ),
     "cat-77x51-q4.5": (MS_SSIM, "cat", slice(60, 137), slice(150, 201), 4.5, 7),
     "flower-1x1-q1": (MS_SSIM, "flower", slice(200, 201), slice(300, 301), 1.0, None),
     "china-130x64-q6": (MS_SSIM, "china", slice(150, 280), slice(200, 264), 6.0, 2**32 - 1),

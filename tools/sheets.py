@@ -51,15 +51,19 @@ def others(photo: Tensor, size: int) -> dict[str, bytes]:
 def sheet(which: Sheet) -> list[plotting.Panel]:
     """The crop of the original, of our two decoders, and of the baselines at our bytes."""
     photo = images.read_image(datasets.kodak()[which.number - 1])
-    codec, denoiser = zoo.load(), zoo.load_denoiser()
-    direct = BlurlibCodec(checkpoints.CODEC, codec)
-    diffusion = BlurlibCodec(checkpoints.CODEC, codec, denoiser)
+    direct, denoiser = BlurlibCodec(checkpoints.CODEC, zoo.load()), zoo.load_denoiser()
+    diffusion = BlurlibCodec(checkpoints.PERCEPTUAL, zoo.load(checkpoints.PERCEPTUAL), denoiser)
     data = direct.encode(photo, QUALITY)
+    its_data = diffusion.encode_to(photo, len(data))
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))
     decoded = [
         ("blurlib, direct", data, direct.decode(data)),
-        (f"blurlib, diffusion, {denoiser.sampling.steps} steps", data, diffusion.decode(data)),
+        (
+            f"blurlib, diffusion, {denoiser.sampling.steps} steps",
+            its_data,
+            diffusion.decode(its_data),
+        ),
         *((report.label(n), files[n], c.decode(files[n])) for n, c in baselines.items()),
     ]
     shown = [("original", "", photo)]

@@ -40,13 +40,17 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "kodak-direct-bd": lambda root: measured.bd_rates(root, "msssim-small-direct"),
     "kodak-mse": lambda root: measured.rate_distortion(root, "mse-small-direct"),
     "kodak-mse-bd": lambda root: measured.bd_rates(root, "mse-small-direct"),
-    "kodak-diffusion": lambda root: measured.rate_distortion(root, "msssim-small-diffusion"),
+    "kodak-first": lambda root: measured.rate_distortion(root, "msssim-first-direct"),
+    "kodak-first-bd": lambda root: measured.bd_rates(root, "msssim-first-direct"),
+    "kodak-first-roundtrip": lambda root: checks.round_trip(root, "msssim-first"),
+    "laplacian-first": lambda _: training.laplacian("msssim-first"),
+    "kodak-diffusion": lambda root: measured.rate_distortion(root, "msssim-first-diffusion"),
     "kodak-nearer": lambda root: measured.nearer_photos(
-        root, "msssim-small-direct", "msssim-small-diffusion"
+        root, "msssim-first-direct", "msssim-first-diffusion"
     ),
-    "kodak-isotropic": lambda root: measured.rate_distortion(root, "msssim-small-isotropic"),
+    "kodak-isotropic": lambda root: measured.rate_distortion(root, "msssim-first-isotropic"),
     "kodak-nearer-isotropic": lambda root: measured.nearer_photos(
-        root, "msssim-small-direct", "msssim-small-isotropic"
+        root, "msssim-first-direct", "msssim-first-isotropic"
     ),
     "laplacian": lambda _: training.laplacian("msssim-small"),
     "kodak-roundtrip": lambda root: checks.round_trip(root, "msssim-small"),

@@ -85,7 +85,7 @@ def reading(found: Comparison) -> str:
         [decoder, f"{logsnr:g}", f"{row.silent}", f"{row.own}", f"{row.other}"]
         for (decoder, logsnr), row in found.by_reading().iterrows()
     ]
-    head = ["decoder", "log-SNR", "saying nothing", "its noisy picture", "that of another photo"]
+    head = ["decoder", "log-SNR", "output of 0", "its noisy picture", "that of another photo"]
     return markdown(head, rows)
 
 

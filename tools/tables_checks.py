@@ -262,7 +262,7 @@ def loss_balance(root: Path) -> str:
          *(f"{row[name]:.3f}" for name in ("silent", "own", "other"))]
         for row in content["rows"]
     ]  # fmt: skip
-    head = ["part of the squared error", "log-SNR", "saying nothing", "its noisy picture",
+    head = ["part of the squared error", "log-SNR", "output of 0", "its noisy picture",
             "that of another photo"]  # fmt: skip
     of = content["settings"]
     return markdown(head, rows) + (

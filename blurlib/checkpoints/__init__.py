@@ -2,4 +2,5 @@
 named."""
 
 CODEC = "msssim-small"
+PERCEPTUAL = "msssim-first"  # the codec of the denoisers
 DENOISER = "isotropic-small"

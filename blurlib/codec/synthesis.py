@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blurlib import checkpoints
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.model import STRIDE, CodecOutput
 from blurlib.codec.transforms import Reconstruction
@@ -53,7 +54,8 @@ class _OnTop(nn.Module):
         if model_id != self.codec_id:
             raise ValueError(
                 f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
-                f"from {model_id.hex()}: use the denoiser of that codec"
+                f"from {model_id.hex()}: the denoisers that ship are for files of the model "
+                f"{checkpoints.PERCEPTUAL}"
             )
         return tiling.side(self.denoiser.config, B, *self._largest(tiling, B, H, W))
 

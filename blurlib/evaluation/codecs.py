@@ -329,6 +329,16 @@ class BlurlibCodec:
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self.codec.compress(images.to_float(image)[None], quality, effort=self.effort)
 
+    def encode_to(self, image: Tensor, target_bytes: int) -> bytes:
+        """The largest file of at most ``target_bytes``; if none is so small, the smallest."""
+        x = images.to_float(image)[None]
+        try:
+            return self.codec.compress_to(
+                x, 8 * target_bytes / image[0].numel(), effort=self.effort
+            )
+        except ValueError:
+            return self.codec.compress(x, 1.0, effort=self.effort)
+
     def decode(self, data: bytes) -> Tensor:
         return images.to_uint8(self.picture(self.codec.decompress(data))[0])
 

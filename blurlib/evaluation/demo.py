@@ -1,14 +1,15 @@
-"""The demonstration: one photo, our two decoders and three well-known codecs at equal bytes."""
+"""The demonstration: one photo at equal bytes, by our two decoders, each with its codec, and by
+three well-known codecs."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from blurlib import checkpoints, images
+from blurlib import images
+from blurlib.checkpoints import CODEC, PERCEPTUAL
 from blurlib.codec import zoo
 from blurlib.evaluation.codecs import BASELINES, BlurlibCodec, match_bytes
 from blurlib.evaluation.measure import Comparison, compare
@@ -38,8 +39,8 @@ class Entry(NamedTuple):
 
 def outputs(out: Path) -> list[Path]:
     """Every file that `run` writes into a folder."""
-    coded = [out / "photo.blur", *(out / f"photo.{baseline.name}" for baseline in BASELINES)]
-    return [*coded, *(_picture(out, name) for name in NAMES)]
+    coded = ["photo.blur", "perceptual.blur", *(f"photo.{b.name}" for b in BASELINES)]
+    return [*(out / name for name in coded), *(_picture(out, name) for name in NAMES)]
 
 
 def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator[Entry]:
@@ -48,16 +49,20 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
 
     steps: of the diffusion decoder; None is what suits its weights.
     """
-    direct, diffusion = BlurlibCodec(checkpoints.CODEC, zoo.load()), zoo.load_denoiser()
-    perceptual = replace(direct, on_top=diffusion, sampling=diffusion.sampling.but(steps=steps))
+    direct, diffusion = BlurlibCodec(CODEC, zoo.load()), zoo.load_denoiser()
+    sampling = diffusion.sampling.but(steps=steps)
+    perceptual = BlurlibCodec(PERCEPTUAL, zoo.load(PERCEPTUAL), diffusion, sampling=sampling)
     data = direct.encode(image, quality)
+    size = len(data)
     atomic_write(out / "photo.blur", data, overwrite=True)
-    for name, ours in zip(NAMES, (direct, perceptual), strict=False):
-        yield _entry(name, data, image, ours.decode(data), out)
+    yield _entry(NAMES[0], data, image, direct.decode(data), out)
+    data = perceptual.encode_to(image, size)
+    atomic_write(out / "perceptual.blur", data, overwrite=True)
+    yield _entry(NAMES[1], data, image, perceptual.decode(data), out)
     for baseline in BASELINES:
         if max(image.shape) > baseline.longest:
             continue
-        match = match_bytes(baseline, image, len(data))
+        match = match_bytes(baseline, image, size)
         atomic_write(out / f"photo.{baseline.name}", match.data, overwrite=True)
         yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)
 

@@ -20,7 +20,9 @@ def main(
     data: Annotated[
         Path | None, typer.Option(help="Training photos. Default: datasets/train of BLURLIB_HOME.")
     ] = None,
-    codec: Annotated[str, typer.Option(help="Codec whose files all decode.")] = checkpoints.CODEC,
+    codec: Annotated[
+        str, typer.Option(help="Codec whose files all decode.")
+    ] = checkpoints.PERCEPTUAL,
     scale: Annotated[
         Literal["small", "paper"],
         typer.Option(

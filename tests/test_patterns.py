@@ -1,0 +1,54 @@
+"""No pattern is lost, however unlike a photo: stripes, checkers, dithers, noise, single pixels."""
+
+import itertools
+
+import pytest
+import torch
+
+from blurlib import metrics
+from blurlib.codec import zoo
+
+SIDE = 128  # pixels
+FLAT, ALIKE = 30.0, 0.1  # dB: what a flat picture must reach; too small a difference to count
+# Weights for MS-SSIM draw the finest waves with too little regard for where they are.
+MODELS = {"msssim-small": 0.6, "mse-small": ALIKE}
+
+
+def patterns() -> dict[str, torch.Tensor]:
+    """Name → (3, SIDE, SIDE) in [0, 1]."""
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    drawn = torch.Generator().manual_seed(0)
+    noise = torch.rand(3, SIDE, SIDE, generator=drawn)
+    grey = {"hot pixel": (y == 50) & (x == 50), "black": y < 0, "white": y >= 0}
+    for period in (1, 2, 3, 4, 8, 16):
+        grey[f"stripes of {period}"] = x // period % 2
+        grey[f"diagonals of {period}"] = (x + y) // period % 2
+        grey[f"checkers of {period}"] = (y // period + x // period) % 2
+    for angle in (0.1, 0.5, 1.2):
+        at = y * torch.tensor(angle).sin() + x * torch.tensor(angle).cos()
+        grey[f"waves at {angle}"] = (at * 2.5).sin() / 2 + 0.5
+    grey["dither"] = (7 * y + 3 * x) % 16 < 8
+    grey["text"] = (noise[0, ::2, ::2] > 0.7).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    found = {name: value.float().expand(3, SIDE, SIDE) for name, value in grey.items()}
+    found |= {"noise": noise, "bits": (noise > 0.5).float()}
+    checkers = found["checkers of 1"][0]
+    found["red and blue"] = torch.stack([checkers, torch.zeros_like(checkers), 1 - checkers])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("effort", [0, 1, 2])
+@pytest.mark.parametrize("model", MODELS)
+def test_no_pattern_is_lost(model, effort):
+    """More quality is a better picture, and none is worse than one of the mean colour."""
+    codec = zoo.load(model)
+    for name, x in patterns().items():
+        if effort == 2 and name not in ("checkers of 1", "stripes of 3", "noise", "text"):
+            continue  # a search takes a second or two
+        files = [codec.compress(x[None], quality, effort=effort) for quality in (1.0, 3.0, 6.0)]
+        pictures = [codec.decompress(data).x_hat.clamp(0, 1) for data in files]
+        found = [metrics.psnr(x, picture[0]) for picture in pictures]
+        flat = metrics.psnr(x, x.mean((1, 2), keepdim=True).expand_as(x))
+        assert found[0] > min(flat, FLAT) - MODELS[model], (name, found)
+        for low, high in itertools.pairwise(found):
+            assert high > min(low, FLAT) - ALIKE, (name, found)
