@@ -312,8 +312,9 @@ def info(
     if as_json:
         print(json.dumps(report, indent=2))
         return
+    psnr = "" if report["psnr"] is None else f" (direct picture: {report['psnr']:g} dB)"
     say(
-        f"{source}: {report['width']}×{report['height']}, quality {report['quality']:g}, "
+        f"{source}: {report['width']}×{report['height']}, quality {report['quality']:g}{psnr}, "
         f"{report['bytes']:,} bytes = {report['bpp']:.3f} bpp, model {report['model']}"
     )
     _print_table(report["layout"], "bytes")

@@ -19,6 +19,7 @@ FILE = BlurFile(
     y_stream=bytes(range(200)),
 )
 SEEDED = dataclasses.replace(FILE, seed=123_456_789)
+MEASURED = dataclasses.replace(SEEDED, psnr=31.75)
 
 
 def with_crc(data: bytes) -> bytes:
@@ -37,7 +38,10 @@ def test_the_layout_is_the_documented_one():
     assert struct.unpack("<I", data[28:32]) == (123_456_789,)
     assert data[32:] == SEEDED.z_stream + SEEDED.y_stream
     assert FILE.to_bytes()[5] == 0
-    for file, size in ((FILE, 28), (SEEDED, 32)):
+    measured = MEASURED.to_bytes()
+    assert measured[5] == 3
+    assert measured[28:33] == data[28:32] + bytes([127])
+    for file, size in ((FILE, 28), (SEEDED, 32), (MEASURED, 33)):
         assert sum(n for _, n in file.header_fields()) == size
         assert len(file.to_bytes()) == size + len(file.z_stream) + len(file.y_stream)
     assert with_crc(data) == data
@@ -52,9 +56,15 @@ def test_empty_streams_and_extreme_fields_come_back():
     for seed in (-1, 2**32):
         with pytest.raises(BitstreamError, match=f"seed is {seed}"):
             dataclasses.replace(FILE, seed=seed).to_bytes()
+    for psnr in (0.25, 63.75):
+        file = dataclasses.replace(FILE, psnr=psnr)
+        assert BlurFile.from_bytes(file.to_bytes()) == file
+    for psnr in (0.0, 64.0, 30.1, float("nan")):
+        with pytest.raises(BitstreamError, match=f"psnr is {psnr}: .* from 0.25 to 63.75"):
+            dataclasses.replace(FILE, psnr=psnr).to_bytes()
 
 
-@pytest.mark.parametrize("file", [FILE, SEEDED])
+@pytest.mark.parametrize("file", [FILE, SEEDED, MEASURED])
 def test_every_truncation_is_refused(file):
     data = file.to_bytes()
     for n in range(len(data)):
@@ -66,7 +76,7 @@ def test_every_truncation_is_refused(file):
             BlurFile.from_bytes(data + more)
 
 
-@pytest.mark.parametrize("file", [FILE, SEEDED])
+@pytest.mark.parametrize("file", [FILE, SEEDED, MEASURED])
 def test_every_changed_byte_is_refused(file):
     data = file.to_bytes()
     rng = random.Random(0)
@@ -100,7 +110,7 @@ def forged(offset: int, field: str, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "field", "value"),
     [
-        *((5, "<B", flags) for flags in (2, 128, 255)),
+        *((5, "<B", flags) for flags in (4, 128, 255)),
         *((20, "<I", n) for n in (213, 2**31, -1 % 2**32)),
     ],
 )
@@ -108,9 +118,13 @@ def test_unknown_flags_and_streams_longer_than_the_file_are_refused(offset, fiel
     with pytest.raises(BitstreamError, match="contradicts itself"):
         BlurFile.from_bytes(forged(offset, field, value))
     header = bytearray(FILE.to_bytes()[:28])
-    header[5], header[20:24] = 1, bytes(4)  # a seed that is not there
-    with pytest.raises(BitstreamError, match="contradicts itself"):
-        BlurFile.from_bytes(with_crc(bytes(header)))
+    for flags, rest in ((1, b""), (2, b""), (3, bytes(4)), (2, b"\0")):
+        header[5], header[20:24] = (
+            flags,
+            bytes(4),
+        )  # a seed or a PSNR that is not there, a PSNR of 0
+        with pytest.raises(BitstreamError, match="contradicts itself"):
+            BlurFile.from_bytes(with_crc(bytes(header) + rest))
 
 
 @pytest.mark.parametrize("size", [(0, 333), (640, 0), (65535, 65535)])

@@ -11,7 +11,7 @@ import torch
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.bitstream import BitstreamError, BlurFile
 from blurlib.codec.inspection import describe
-from blurlib.codec.model import pad
+from blurlib.codec.model import pad, snap_psnr
 from blurlib.codec.transforms import Reconstruction
 from blurlib.entropy import ContextConfig, EntropyConfig, strips
 from stand_ins import TRANSFORM
@@ -43,9 +43,30 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
         assert len(decoded.latent.z_symbols.unique()) > 5
         assert all(len(coded.residual.unique()) > 5 for coded in decoded.latent.passes)
     estimate = forward.estimated_bits.item() / 8
-    streams = len(data) - 28
+    streams = len(data) - 29
     assert streams == pytest.approx(estimate, rel=0.01, abs=64)
     assert decoded.estimated_bits.item() == forward.estimated_bits.item()
+
+
+@torch.inference_mode()
+def test_a_file_says_how_close_its_direct_reconstruction_is(tiny_codec, photo):
+    """In quarters of a decibel, as `forward` does of every photo of a batch."""
+    x = torch.cat([photo(70, 90), photo(70, 180)[..., 90:]])
+    batch = tiny_codec(x, 2.5)
+    for i, own in enumerate(x):
+        for data in (tiny_codec.compress(own[None], 2.5, effort=0, seed=i),
+                     tiny_codec.compress_to(own[None], 9.0, effort=0)):  # fmt: skip
+            decoded = tiny_codec.decompress(data)
+            exact = -10 * (decoded.x_hat - own).double().square().mean().log10().item()
+            assert decoded.psnr.tolist() == [BlurFile.from_bytes(data).psnr]
+            assert decoded.psnr.item() == round(4 * exact) / 4 != 0.25
+            assert describe(BlurFile.from_bytes(data), passes=False)["psnr"] == decoded.psnr.item()
+        assert batch.psnr[i] == tiny_codec(own[None], 2.5).psnr.item()
+    assert (
+        tiny_codec.decompress(dataclasses.replace(BlurFile.from_bytes(data), psnr=None)).psnr
+        is None
+    )
+    assert snap_psnr(torch.tensor([0.0, 1e-3, 5.0])).tolist() == [63.75, 30.0, 0.25]
 
 
 @torch.no_grad()

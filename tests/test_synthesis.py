@@ -1,6 +1,5 @@
 """From the direct reconstruction to the perceptual one, with an untrained denoiser."""
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -82,10 +81,15 @@ def test_photos_of_several_qualities_are_a_batch(decoder, tiny_codec, photo):
     with torch.no_grad():
         both = tiny_codec.eval()(x, torch.tensor([1.0, 2.0]))
         one = [tiny_codec(x[i : i + 1], 1.0 + i) for i in range(2)]
+    usual = decoder.variance(both._replace(psnr=None))
+    assert (usual[0] > 2 * usual[1]).all()
     together = decoder.variance(both)
     for i, alone in enumerate(one):
         assert torch.equal(together[i], decoder.variance(alone)[0])
-    assert (together[0] > 2 * together[1]).all()
+        error = 4 * (alone.x_hat - x[i]).square().mean().item()
+        assert together[i].mean().item() == pytest.approx(error, rel=0.03)  # ⅛ dB
+        ratio = together[i] / usual[i]
+        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
     with pytest.raises(ValueError, match="known for qualities 1 to"):
         decoder.variance(both._replace(quality=both.quality + 99))
     with pytest.raises(ValueError, match="error_levels is 0"):
@@ -160,8 +164,8 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
     with torch.no_grad():
         by_hand = decoder.denoiser(base, torch.zeros(1), base, output.reconstruction.pyramid)
     unit = 1.0
-    if decoder.process.prediction == "residual":  # the variance at quality 2 is e⁻⁵ throughout
-        unit = math.exp(-2.5)
+    if decoder.process.prediction == "residual":
+        unit = 2 * 10 ** (-output.psnr.item() / 20)
         by_hand = base + unit * by_hand
     calls = []
     monkeypatch.setattr(torch, "randn", lambda *_, **__: calls.append("noise"))

@@ -234,7 +234,7 @@ def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
             data = tiny_codec.compress(x[None], 1 + 2 * part, effort=0)
             mse = (tiny_codec.decompress(data).x_hat - x).square().mean().item()
             weight = 2e-4 * 25**part
-            bpp = 8 * (len(data) - 28) / x[0].numel()  # without the header
+            bpp = 8 * (len(data) - 29) / x[0].numel()  # without the header
             assert 0.05 * bpp < weight * 255**2 * mse < 20 * bpp  # both parts count
             expected.append((bpp + weight * 255**2 * mse) / math.sqrt(weight / 1e-3))
     found = held_out_loss(tiny_codec, photos, config)
@@ -782,7 +782,7 @@ def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(of_denoiser, ti
     decoder = stage._decoder(stage.module)
     for quality in (1.0, 2.0):
         with torch.no_grad():
-            output = tiny_codec.eval()(crops, quality)
+            output = tiny_codec.eval()(crops, quality)._replace(psnr=None)
         error = 4 * (output.x_hat - crops).square().mean()
         assert decoder.variance(output).mean().item() == pytest.approx(error.item(), rel=0.1)
 

@@ -5,7 +5,7 @@ All numbers are little-endian.
     offset  size  field
     0       4     magic "BLUR"
     4       1     format version
-    5       1     flags: bit 0 set where a seed follows the header
+    5       1     flags: bit 0 set where a seed follows the header, bit 1 where a PSNR does
     6       4     model id: first 4 bytes of the SHA-256 of the codec's weights
     10      2     width in pixels, 1 … 65535
     12      2     height in pixels, 1 … 65535
@@ -14,6 +14,7 @@ All numbers are little-endian.
     20      4     length of the hyper-latent's stream in bytes
     24      4     CRC-32 of the whole file without this field
     28      4     seed of the diffusion decoder, only with flag bit 0
+    …       1     PSNR of the direct reconstruction in steps of ¼ dB, 1 … 255, only with flag bit 1
     …             hyper-latent's stream, then the latent's stream up to the end
 """
 
@@ -32,7 +33,7 @@ _FIELDS = [
 ]  # fmt: skip
 _SEED = struct.Struct("<I")
 _CRC_AT = 24
-_HAS_SEED = 1
+_HAS_SEED, _HAS_PSNR = 1, 2
 
 
 class BitstreamError(ValueError):
@@ -42,7 +43,10 @@ class BitstreamError(ValueError):
 @dataclass(frozen=True)
 class BlurFile:
     """A parsed `.blur` file: the fields of its header, with quality as a multiple of 1/256, and the
-    range-coded streams of the hyper-latent z and the latent y."""
+    range-coded streams of the hyper-latent z and the latent y.
+
+    psnr: of the direct reconstruction, in dB, a multiple of ¼ from 0.25 to 63.75.
+    """
 
     model_id: bytes
     width: int
@@ -52,25 +56,34 @@ class BlurFile:
     z_stream: bytes
     y_stream: bytes
     seed: int | None = None
+    psnr: float | None = None
 
     def header_fields(self) -> list[tuple[str, int]]:
         """(name, size in bytes) of everything that is not a stream, in order."""
-        return _FIELDS + ([("seed", _SEED.size)] if self.seed is not None else [])
+        seed = [] if self.seed is None else [("seed", _SEED.size)]
+        return _FIELDS + seed + ([] if self.psnr is None else [("PSNR", 1)])
 
     def to_bytes(self) -> bytes:
-        """The file; BitstreamError where the photo is too large for it, or the seed not 32 bits."""
+        """The file; BitstreamError where the photo is too large for it, the seed not 32 bits, or
+        the PSNR not on its grid."""
         check_size(self.width, self.height)
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise BitstreamError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
+        if self.psnr is not None and 4 * self.psnr not in range(1, 256):
+            raise BitstreamError(
+                f"psnr is {self.psnr}: it must be a multiple of 0.25 from 0.25 to 63.75"
+            )
         seed = b"" if self.seed is None else _SEED.pack(self.seed)
+        psnr = b"" if self.psnr is None else bytes([int(4 * self.psnr)])
+        flags = (_HAS_SEED if seed else 0) | (_HAS_PSNR if psnr else 0)
 
         def header(crc: int) -> bytes:
             return _HEADER.pack(
-                MAGIC, VERSION, _HAS_SEED if seed else 0, self.model_id, self.width, self.height,
+                MAGIC, VERSION, flags, self.model_id, self.width, self.height,
                 round(self.quality * 256), self.symbols_crc, len(self.z_stream), crc,
             )  # fmt: skip
 
-        payload = seed + self.z_stream + self.y_stream
+        payload = seed + psnr + self.z_stream + self.y_stream
         return header(_crc(header(0) + payload)) + payload
 
     @classmethod
@@ -89,15 +102,19 @@ class BlurFile:
         _, _, flags, model_id, width, height, quality, symbols_crc, z_length, crc = fields
         if _crc(data) != crc:
             raise BitstreamError("the file is cut or damaged: its CRC-32 does not match")
-        start = _HEADER.size + (_SEED.size if flags & _HAS_SEED else 0)
-        if flags & ~_HAS_SEED or start + z_length > len(data):
+        psnr_at = _HEADER.size + (_SEED.size if flags & _HAS_SEED else 0)
+        start = psnr_at + (1 if flags & _HAS_PSNR else 0)
+        if flags & ~(_HAS_SEED | _HAS_PSNR) or start + z_length > len(data):
             raise BitstreamError("the header contradicts itself: unknown flags or lengths")
+        if flags & _HAS_PSNR and not data[psnr_at]:
+            raise BitstreamError("the header contradicts itself: a PSNR of 0, which is none")
         check_size(width, height)
         return cls(
             model_id, width, height, quality / 256, symbols_crc,
             z_stream=data[start : start + z_length],
             y_stream=data[start + z_length :],
             seed=_SEED.unpack_from(data, _HEADER.size)[0] if flags & _HAS_SEED else None,
+            psnr=data[psnr_at] / 4 if flags & _HAS_PSNR else None,
         )  # fmt: skip
 
 

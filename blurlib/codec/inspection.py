@@ -17,6 +17,7 @@ def describe(file: BlurFile, codec: BlurCodec | None = None, passes: bool = True
         "height": file.height,
         "quality": file.quality,
         "seed": file.seed,
+        "psnr": file.psnr,
         "model": zoo.name_of(file.model_id) or file.model_id.hex(),
         "bytes": total,
         "bpp": 8 * total / (file.width * file.height),

@@ -4,7 +4,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from numbers import Integral
 from typing import NamedTuple
@@ -95,6 +95,8 @@ class CodecOutput(NamedTuple):
         size: (H, W) of the photos.
         model_id: of the codec that made it.
         seed: of the diffusion decoder, where the file holds one.
+        psnr: of each direct reconstruction, (B,), float64, dB, as a file stores it; or None where
+            the file does not.
     """
 
     reconstruction: Reconstruction
@@ -103,6 +105,7 @@ class CodecOutput(NamedTuple):
     size: tuple[int, int]
     model_id: bytes
     seed: int | None = None
+    psnr: Tensor | None = None
 
     @property
     def x_hat(self) -> Tensor:
@@ -129,6 +132,11 @@ def snap_quality(quality: Tensor, levels: int) -> Tensor:
     if len(refused):
         raise ValueError(f"quality is {refused[0]:g}: it must be a number from 1 to {levels}")
     return torch.round(quality * QUALITY_STEPS) / QUALITY_STEPS
+
+
+def snap_psnr(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors on [0, 1], as a file stores it (¼ dB), float64."""
+    return torch.round(-40 * mse.double().log10()).clamp(1, 255) / 4
 
 
 def pad(x: Tensor) -> Tensor:
@@ -195,7 +203,10 @@ class BlurCodec(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
             latent = self.latent_of(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
-        return CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
+        output = CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
+        with torch.no_grad():
+            mse = (output.x_hat - to_float(x)).square().mean((1, 2, 3))
+        return output._replace(psnr=snap_psnr(mse))
 
     @torch.no_grad()
     def compress(
@@ -227,17 +238,19 @@ class BlurCodec(nn.Module):
         return self._proven(self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe), x)
 
     def _proven(self, data: bytes, x: Tensor) -> bytes:
-        """`data`, which decodes to something like x: a network may answer a picture of a kind that
-        it has never seen with numbers that are no picture."""
-        x_hat = self.decompress(data, pyramid=False).x_hat
+        """`data`, with the PSNR of what it decodes to, which is something like x: a network may answer
+        a picture of a kind that it has never seen with numbers that are no picture."""
+        file = BlurFile.from_bytes(data)
+        x_hat = self.decompress(file, pyramid=False).x_hat
         rows = zip(x_hat.split(STRIDE, -2), x.split(STRIDE, -2), strict=True)
         error = sum((a - to_float(b)).square().sum().item() for a, b in rows)
         if not error <= x.numel():  # NaN too; black for white is 1 a value
             raise ValueError(
-                f"at quality {BlurFile.from_bytes(data).quality:g} these weights lose this photo "
+                f"at quality {file.quality:g} these weights lose this photo "
                 "(it would not decode to a picture): use another quality or other weights"
             )
-        return data
+        psnr = snap_psnr(torch.tensor(error / x.numel(), dtype=torch.float64))
+        return replace(file, psnr=psnr.item()).to_bytes()
 
     def _encode(
         self,
@@ -248,7 +261,7 @@ class BlurCodec(nn.Module):
         effort: int,
         observe: Observe | None = None,
     ) -> bytes:
-        """A photo at one quality to a file, given g_a's output."""
+        """A photo at one quality to a file, given g_a's output; `_proven` sets its PSNR."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
         objective = self.objective if effort else None
@@ -260,7 +273,7 @@ class BlurCodec(nn.Module):
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent, (H, W), q.item()),
             z_stream=self.entropy.encode_z(latent), y_stream=self.entropy.encode_y(latent),
-            seed=seed,
+            seed=seed, psnr=0.25,
         ).to_bytes()  # fmt: skip
 
     def _searched(
@@ -362,7 +375,8 @@ class BlurCodec(nn.Module):
         q = torch.tensor([file.quality], dtype=torch.float64, device=latent.y_hat.device)
         reconstruction = self.reconstruct(latent.y_hat, q, pyramid)
         size = (file.height, file.width)
-        return CodecOutput(reconstruction, latent, q, size, self.model_id, file.seed)
+        psnr = None if file.psnr is None else q.new_tensor([file.psnr])
+        return CodecOutput(reconstruction, latent, q, size, self.model_id, file.seed, psnr)
 
     @torch.inference_mode()
     def decode_latent(self, file: BlurFile) -> Latent:

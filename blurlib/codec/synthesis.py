@@ -64,9 +64,15 @@ class _OnTop(nn.Module):
         return H, W
 
     def variance(self, output: CodecOutput) -> Tensor:
-        """How wrong reconstructions of this quality usually are, (B, 1, H, W): of `Prior`."""
+        """How wrong these reconstructions are, (B, 1, H, W): of `Prior`. As usual at their quality;
+        where their PSNR is known, scaled so that the mean over the frequencies is the squared
+        error on [−1, 1] that it stands for."""
         size = output.reconstruction.x_hat.shape[-2:]
-        return error_variance(self.denoiser.error_spectra, output.quality, *size)
+        variance = error_variance(self.denoiser.error_spectra, output.quality, *size)
+        if output.psnr is not None:
+            error = 4 * 10 ** (-output.psnr.to(variance.device) / 10)
+            variance *= (error / variance.mean((1, 2, 3))).view(-1, 1, 1, 1)
+        return variance
 
 
 class DiffusionDecoder(_OnTop):
