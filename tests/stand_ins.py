@@ -56,7 +56,6 @@ def inputs(config: DenoiserConfig, H: int, W: int, B: int = 2):
     def randn(channels, stride):
         return torch.randn(B, channels, H // stride, W // stride, generator=generator)
 
-    scales = enumerate(config.cond_channels)
-    pyramid = [randn(channels, config.patch * 2**i) for i, channels in scales if channels]
+    pyramid = [randn(n, config.patch * 2**i) for i, maps in enumerate(config.maps) for n in maps]
     t = torch.rand(B, generator=generator)
     return randn(config.image_channels, 1), t, randn(config.image_channels, 1), pyramid

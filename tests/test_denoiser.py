@@ -34,10 +34,10 @@ def test_a_gate_per_value_lets_the_noisy_picture_through():
 
 
 @pytest.mark.parametrize("H", [8, 16])
-@pytest.mark.parametrize("W", [8, 40])
-def test_every_input_and_parameter_reaches_the_output(H, W):
-    z_t, t, base, pyramid = inputs(TINY, H, W)
-    network = awake(replace(TINY, residual_to_base=False))
+@pytest.mark.parametrize(("W", "told"), [(8, 0), (40, 0), (40, 3)])
+def test_every_input_and_parameter_reaches_the_output(H, W, told):
+    z_t, t, base, pyramid = inputs(replace(TINY, error_levels=2, told=told), H, W)
+    network = awake(replace(TINY, residual_to_base=False, error_levels=2, told=told))
     everything = [z_t, t, base, *pyramid, *network.parameters()]
     for tensor in everything:
         tensor.requires_grad_()
@@ -119,6 +119,9 @@ def test_the_paper_size_is_the_same_class():
         ({"widths": (8, 0, 8)}, r"widths .* \(8, 0, 8\)"),
         ({"cond_channels": (1, 2, 3, 4)}, r"at most 3 .* \(1, 2, 3, 4\)"),
         ({"cond_channels": (-1,)}, r"cond_channels .* \(-1,\)"),
+        ({"told": 7}, "told must be 0, or above with error_levels .* 7"),
+        ({"told": 7, "error_levels": 2, "cond_channels": ()}, "told .* 7"),
+        ({"told": -1, "error_levels": 2}, "told .* -1"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(change, named):

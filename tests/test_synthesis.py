@@ -1,5 +1,6 @@
 """From the direct reconstruction to the perceptual one, with an untrained denoiser."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -9,22 +10,23 @@ import torch
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling, Tiling, tiling
 from stand_ins import DENOISER
 
 
-@pytest.fixture(scope="module", params=["x", "residual"])
+@pytest.fixture(scope="module", params=["x", "residual", "told"])
 def decoder(tiny_codec, request) -> DiffusionDecoder:
     torch.manual_seed(0)
-    residual = request.param == "residual"
+    residual, told = request.param != "x", 7 if request.param == "told" else 0
     levels = tiny_codec.config.levels if residual else 0
-    config = replace(DENOISER, residual_to_base=not residual, error_levels=levels)
+    config = replace(DENOISER, residual_to_base=not residual, error_levels=levels, told=told)
     denoiser = Denoiser(config)
     with torch.no_grad():  # an untrained denoiser returns its base: let it do something
         torch.nn.init.normal_(denoiser.head.weight, std=0.1)
         if residual:
             denoiser.error_spectra -= 4 + torch.arange(len(denoiser.error_spectra))[:, None]
-    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0), request.param)
+    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0), "residual" if residual else "x")
     return DiffusionDecoder(denoiser, process, tiny_codec.model_id).eval()
 
 
@@ -96,6 +98,31 @@ def test_photos_of_several_qualities_are_a_batch(decoder, tiny_codec, photo):
         DiffusionDecoder(Denoiser(DENOISER), decoder.process, tiny_codec.model_id)
 
 
+def test_what_is_told_is_that_of_each_symbol_and_photo(decoder, tiny_codec, photo):
+    """log₂ σ one symbol after the other; the usual PSNR at quality 2 where the file has none."""
+    output = decoded(tiny_codec, photo)
+    *pyramid, told = decoder.conditions(output)
+    if not decoder.denoiser.config.told:
+        assert decoder.conditions(output) is output.reconstruction.pyramid
+        pytest.skip("is told nothing")
+    assert all(map(torch.equal, pyramid, output.reconstruction.pyramid))
+    assert told.shape == (1, 7, 8, 8)
+    sums = torch.zeros(5, 8, 8, dtype=torch.float64)
+    for channels, mask, sigma in ((*c.here, c.sigma) for c in output.latent.passes):
+        group = tiny_codec.entropy.channels.index(channels)
+        for i, (row, column) in enumerate(mask.nonzero().tolist()):
+            sums[group, row, column] = sum(math.log2(s) for s in sigma[0, :, i].tolist())
+    mean = sums / torch.tensor(tiny_codec.config.entropy.groups)[:, None, None]
+    torch.testing.assert_close(2 * told[0, :5] - 1, mean.float(), rtol=0, atol=1e-4)
+    assert mean.std() > 0.01
+    without = decoder.conditions(output._replace(psnr=None))[-1]
+    assert torch.equal(without[:, :6], told[:, :6])
+    usual = 10 * math.log10(4 / math.exp(-5))
+    for maps, psnr in ((told, output.psnr.item()), (without, usual)):
+        of_photo = torch.tensor([0.0, psnr / 10 - 3])[:, None, None]  # 2 is the middle of 1 … 3
+        torch.testing.assert_close(maps[0, 5:], of_photo.expand(2, 8, 8))
+
+
 def test_tiles_change_little(decoder, tiny_codec, photo):
     output = decoded(tiny_codec, photo, 130, 300)
     *_, whole = decoder.sample(output, steps=2)
@@ -113,6 +140,8 @@ def test_regions_of_one_noise_change_little(decoder, tiny_codec, photo, monkeypa
     assert states[-1][2].shape == output.x_hat.shape
     parts = tiling.spans(192, 192, 64, 16), tiling.spans(320, 320, 64, 16)
     chain = partial(decoder._chain, how=Sampling(2), side=320, overlap=64, autocast=None)
+    given = Reconstruction(output.reconstruction.x_hat, decoder.conditions(output))
+    output = output._replace(reconstruction=given)
     *_, whole = decoder._by_regions(output, [tuple(a for (a,) in parts)], chain, 0)
     assert not torch.equal(states[-1][2], whole.x_hat)
     torch.testing.assert_close(states[-1][2], whole.x_hat, rtol=0, atol=0.05)
@@ -162,7 +191,7 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
     output = decoded(tiny_codec, photo)
     base = 2 * output.reconstruction.x_hat - 1
     with torch.no_grad():
-        by_hand = decoder.denoiser(base, torch.zeros(1), base, output.reconstruction.pyramid)
+        by_hand = decoder.denoiser(base, torch.zeros(1), base, decoder.conditions(output))
     unit = 1.0
     if decoder.process.prediction == "residual":
         unit = 2 * 10 ** (-output.psnr.item() / 20)

@@ -132,6 +132,10 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "must be 'x' or 'residual'"),
         ("stage = 'deterministic'\ncodec = 'a'\nloss_weight = 'v'", "loss_weight is 'v': without"),
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
+        (
+            "told = true\nprediction = 'v'",
+            "told is true with prediction 'v': it must be 'residual'",
+        ),
         ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
     ],
 )
@@ -736,7 +740,8 @@ def test_other_stages_and_small_photos_have_no_held_out_loss(
 def test_a_denoiser_is_trained_on_its_frozen_codec(
     of_denoiser, tmp_path, tiny_codec, photo, prediction
 ):
-    config = replace(of_denoiser, prediction=prediction, spacing="logsnr")
+    told = prediction == "residual"
+    config = replace(of_denoiser, prediction=prediction, spacing="logsnr", told=told)
     steps = run(config, tmp_path / "run")
     scale = 1 if prediction == "residual" else 5
     for step in steps:
@@ -744,6 +749,7 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
         assert step.loss == pytest.approx(total + config.rho * step.parts["lpips"])
     decoder = zoo.load_denoiser(tmp_path / "run" / "model.safetensors")
     assert decoder.process.prediction == prediction
+    assert decoder.denoiser.config.told == (7 if told else 0)
     assert prediction == "v" or (decoder.denoiser.error_spectra != 0).all()
     again = stages.make(replace(config, init=str(tmp_path / "run" / "model.safetensors")))
     for a, b in zip(again.module.parameters(), decoder.parameters(), strict=True):
@@ -759,7 +765,13 @@ def test_a_deterministic_decoder_is_trained_without_noise(
 ):
     monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
     config = replace(
-        of_denoiser, stage="deterministic", rho=0.5, steps=20, lr=1e-2, prediction="residual"
+        of_denoiser,
+        stage="deterministic",
+        rho=0.5,
+        steps=20,
+        lr=1e-2,
+        prediction="residual",
+        told=True,
     )
     steps = run(config, tmp_path / "run")
     for step in steps:

@@ -238,8 +238,8 @@ class BlurCodec(nn.Module):
         return self._proven(self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe), x)
 
     def _proven(self, data: bytes, x: Tensor) -> bytes:
-        """`data`, with the PSNR of what it decodes to, which is something like x: a network may answer
-        a picture of a kind that it has never seen with numbers that are no picture."""
+        """`data`, with the PSNR of what it decodes to. That is something like x: a network may
+        answer a picture of a kind that it has never seen with numbers that are no picture."""
         file = BlurFile.from_bytes(data)
         x_hat = self.decompress(file, pyramid=False).x_hat
         rows = zip(x_hat.split(STRIDE, -2), x.split(STRIDE, -2), strict=True)

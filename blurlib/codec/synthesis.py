@@ -74,6 +74,22 @@ class _OnTop(nn.Module):
             variance *= (error / variance.mean((1, 2, 3))).view(-1, 1, 1, 1)
         return variance
 
+    def conditions(self, output: CodecOutput) -> tuple[Tensor, ...]:
+        """The maps that the denoiser is given: the main decoder's pyramid and, where it is told
+        more, at H/16 and all about 1 in size, the entropy model's log₂ σ by groups of channels, the
+        quality, and the PSNR of the direct reconstruction: the usual one where it is not known."""
+        x_hat, pyramid = output.reconstruction
+        if not self.denoiser.config.told:
+            return pyramid
+        psnr, spectra = output.psnr, self.denoiser.error_spectra
+        if psnr is None:
+            usual = error_variance(spectra, output.quality, STRIDE, STRIDE).mean((1, 2, 3))
+            psnr = 10 * (4 / usual).log10()
+        log2_sigma = output.latent.log2_sigma().to(x_hat)
+        of_photo = 2 * (output.quality - 1) / (len(spectra) - 1) - 1, psnr / 10 - 3
+        flat = [a.to(log2_sigma).view(-1, 1, 1, 1).expand_as(log2_sigma[:, :1]) for a in of_photo]
+        return (*pyramid, torch.cat([(log2_sigma + 1) / 2, *flat], 1))
+
 
 class DiffusionDecoder(_OnTop):
     """A denoiser, its diffusion process, and the id of the codec it belongs to.
@@ -106,8 +122,8 @@ class DiffusionDecoder(_OnTop):
     def predict(self, z_t: Tensor, t: Tensor, output: CodecOutput) -> Tensor:
         """Output of the denoiser, in pixels; z_t (`BlurDiffusion.network_input`) of the size of
         `output.reconstruction.x_hat`, t (B,)."""
-        x_hat, pyramid = output.reconstruction
-        return self.denoiser(z_t, t, 2 * x_hat - 1, pyramid)
+        base = 2 * output.reconstruction.x_hat - 1
+        return self.denoiser(z_t, t, base, self.conditions(output))
 
     def sample(
         self,
@@ -156,8 +172,11 @@ class DiffusionDecoder(_OnTop):
         autocast: torch.dtype | None = None,
     ) -> Iterator[Synthesis]:
         """What `sample` yields; refuses at once what it refuses."""
-        B, _, *padded = output.reconstruction.x_hat.shape
+        x_hat = output.reconstruction.x_hat
+        B, _, *padded = x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
+        given = Reconstruction(x_hat, self.conditions(output))
+        output = output._replace(reconstruction=given)
         rows, columns = tiling.regions(self.denoiser.config, B, *padded)
         chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap, autocast=autocast)
         if len(rows) == len(columns) == 1:
@@ -273,9 +292,8 @@ class DeterministicDecoder(_OnTop):
         self, output: CodecOutput, network: Callable[..., Tensor] | None = None
     ) -> Correction:
         """What it makes of the reconstruction; `network` may stand for the denoiser."""
-        x_hat, pyramid = output.reconstruction
-        base = 2 * x_hat - 1
-        result = (network or self.denoiser)(base, base.new_zeros(len(base)), base, pyramid)
+        base, maps = 2 * output.reconstruction.x_hat - 1, self.conditions(output)
+        result = (network or self.denoiser)(base, base.new_zeros(len(base)), base, maps)
         if not self.denoiser.config.error_levels:
             return Correction(result, base.new_ones(len(base), 1, 1, 1))
         unit = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(base)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class DenoiserConfig:
             noise then need not pass through layers that hold fewer values than it has.
         error_levels: qualities of the codec whose error spectra are kept with the weights, as
             `error_spectra`, for "residual"; 0 for none.
+        told: channels of one more map, concatenated where the coarsest feature map is: what else
+            is known of the picture. They need error_levels; 0 for none.
     """
 
     patch: int
@@ -41,6 +43,7 @@ class DenoiserConfig:
     residual_to_base: bool = True
     gated: bool = False
     error_levels: int = 0
+    told: int = 0
 
     def __post_init__(self) -> None:
         for name in ("patch", "blocks", "image_channels"):
@@ -55,6 +58,11 @@ class DenoiserConfig:
                 f"cond_channels must hold at most {len(self.widths)} counts of 0 or more, "
                 f"one per width, got {self.cond_channels}"
             )
+        if self.told and not (self.told > 0 and self.error_levels and any(self.cond_channels)):
+            raise ValueError(
+                "told must be 0, or above with error_levels and cond_channels that are, got "
+                f"{self.told}"
+            )
 
     @classmethod
     def small(cls) -> "DenoiserConfig":
@@ -66,6 +74,14 @@ class DenoiserConfig:
         """Widths 64·(1..6) from full resolution down, conditioned at H/2 … H/16: `base` at the
         finest scale, then the main decoder's four."""
         return cls(1, (64, 128, 192, 256, 320, 384), 2, cond_channels=(0, 64, 128, 192, 256))
+
+    @property
+    def maps(self) -> list[tuple[int, ...]]:
+        """Channels of the maps that are concatenated at each scale, finest first."""
+        maps = [(channels,) if channels else () for channels in self.cond_channels]
+        if self.told:
+            maps[max(i for i, own in enumerate(maps) if own)] += (self.told,)
+        return maps + [()] * (len(self.widths) - len(maps))
 
     @property
     def multiple(self) -> int:
@@ -163,15 +179,13 @@ class Denoiser(nn.Module):
         if config.error_levels:
             self.register_buffer("error_spectra", torch.zeros(config.error_levels, BANDS))
         widths, blocks, patch = config.widths, config.blocks, config.patch
-        # One entry per scale, finest first: 0 where nothing is concatenated.
-        self.cond_channels = config.cond_channels + (0,) * (len(widths) - len(config.cond_channels))
         self.time_channels = time = 4 * widths[0]
         self.time_mlp = nn.Sequential(nn.Linear(time, time), nn.SiLU(), nn.Linear(time, time))
         pixels = config.image_channels * patch**2
         self.stem = nn.Conv2d(2 * pixels, widths[0], 1)
         self.fuse = nn.ModuleList(
-            nn.Conv2d(width + cond, width, 1) if cond else nn.Identity()
-            for width, cond in zip(widths, self.cond_channels, strict=True)
+            nn.Conv2d(width + sum(maps), width, 1) if maps else nn.Identity()
+            for width, maps in zip(widths, config.maps, strict=True)
         )
         self.encode = nn.ModuleList(Blocks(blocks, width, time) for width in widths)
         self.decode = nn.ModuleList(Blocks(blocks, width, time) for width in widths)
@@ -191,7 +205,7 @@ class Denoiser(nn.Module):
             t: (B,) in [0, 1].
             base: (B, 3, H, W), the direct reconstruction, pixels in [−1, 1].
             pyramid: feature maps of the main decoder for the scales with cond_channels > 0, finest
-                first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)).
+                first: (B, cond_channels[i], H/(patch·2^i), W/(patch·2^i)); then what is told.
 
         Returns (B, 3, H, W). Raises ValueError where shapes disagree with these or H, W are not
         multiples of patch · 2^(len(widths)−1).
@@ -201,9 +215,9 @@ class Denoiser(nn.Module):
         conditions = iter(pyramid)
         x = self.stem(F.pixel_unshuffle(torch.cat([z_t, base], dim=1), self.config.patch))
         skips = []
-        for i, encode in enumerate(self.encode):
+        for i, (encode, maps) in enumerate(zip(self.encode, self.config.maps, strict=True)):
             x = self.down[i - 1](x) if i > 0 else x
-            x = self.fuse[i](torch.cat([x, next(conditions)], 1)) if self.cond_channels[i] else x
+            x = self.fuse[i](torch.cat([x, *islice(conditions, len(maps))], 1)) if maps else x
             x = self._run(encode, x, time)
             skips.append(x)
         x = self._run(self.decode[-1], x, time)
@@ -229,10 +243,9 @@ class Denoiser(nn.Module):
                 "pad the picture"
             )
         wanted = [(B, self.config.image_channels, H, W)] * 2
-        for i, channels in enumerate(self.cond_channels):
-            if channels:
-                stride = self.config.patch * 2**i
-                wanted.append((B, channels, H // stride, W // stride))
+        for i, maps in enumerate(self.config.maps):
+            stride = self.config.patch * 2**i
+            wanted += [(B, channels, H // stride, W // stride) for channels in maps]
         got = [tuple(x.shape) for x in (z_t, base, *pyramid)]
         if got != wanted:
             raise ValueError(f"z_t, base and pyramid must have shapes {wanted}, got {got}")

@@ -20,6 +20,7 @@ from blurlib.entropy.coder import (
     LOG2_SIGMA_MAX,
     LOG2_SIGMA_MIN,
     MAX_SYMBOL,
+    SIGMA_STEPS,
     Noise,
     SymbolDecoder,
     SymbolEncoder,
@@ -124,6 +125,17 @@ class Latent(NamedTuple):
         for coded in self.passes:
             total[:, coded.here.channels] += coded_bits(coded.residual, coded.sigma).sum(2)
         return total
+
+    def log2_sigma(self) -> Tensor:
+        """log₂ σ at every latent position, the mean over the channels of each group, float32,
+        (B, groups, H, W); of no groups in training."""
+        B, _, H, W = self.y_hat.shape
+        starts = sorted({coded.here.channels.start for coded in self.passes})
+        index = self.y_hat.new_zeros(B, len(starts), H, W, dtype=torch.float32)
+        for coded in self.passes:
+            group = index[:, starts.index(coded.here.channels.start)]
+            group[:, coded.here.mask] = coded.sigma_index.float().mean(1)
+        return index / SIGMA_STEPS + LOG2_SIGMA_MIN
 
 
 class Hyperprior(NamedTuple):

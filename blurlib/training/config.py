@@ -65,6 +65,9 @@ class TrainConfig:
     #: (blurlib.diffusion.BlurDiffusion). A deterministic decoder predicts "x", or "residual": the
     #: same in units of those errors
     prediction: Literal["x", "eps", "v", "residual"] = "x"
+    #: Whether a denoiser of a "residual" is told σ of the latent, quality and PSNR, beside the
+    #: features of the main decoder (blurlib.codec.synthesis.DiffusionDecoder.conditions)
+    told: bool = False
     #: Which errors weigh the same at every time and frequency: "" those of the denoiser's output;
     #: the others are those of BlurDiffusion.loss_weight
     loss_weight: Literal["", "x", "eps", "v", "min-snr"] = ""
@@ -157,6 +160,8 @@ class TrainConfig:
             yield f"prediction is {self.prediction!r}: without noise it must be 'x' or 'residual'"
         if self.stage == "deterministic" and self.loss_weight:
             yield f"loss_weight is {self.loss_weight!r}: without times to weigh it must be ''"
+        if self.told and self.prediction != "residual":
+            yield f"told is true with prediction {self.prediction!r}: it must be 'residual'"
         if self.stage == "joint" and self.prediction == "residual":
             yield (
                 "prediction is 'residual', which needs a finished codec: in joint training it must "

@@ -118,7 +118,7 @@ class DenoiserStage(Stage[Denoiser]):
         super().__init__(config)
         # float64 is for coding; here nothing has to be repeated exactly.
         self.codec = zoo.load(config.codec).float().requires_grad_(False)
-        self.module = self.network = _new_denoiser(config, self.codec.config.levels)
+        self.module = self.network = _new_denoiser(config, self.codec.config)
         wanted = tuple(channels for channels in self.module.config.cond_channels if channels)
         widths = self.codec.config.transform.widths
         if wanted != widths:
@@ -186,7 +186,7 @@ class JointStage(Stage[CodecAndDenoiser]):
     def __init__(self, config: TrainConfig):
         super().__init__(config)
         self.trained_codec = _new_codec(config)
-        self.module = CodecAndDenoiser(self.trained_codec, _new_denoiser(config, 0))
+        self.module = CodecAndDenoiser(self.trained_codec, _new_denoiser(config))
         self.network = self.trained_codec, self.module.denoiser
         self.process = _process(config)
         self.lpips = _load_lpips()
@@ -223,15 +223,16 @@ def _new_codec(config: TrainConfig) -> BlurCodec:
     return codec
 
 
-def _new_denoiser(config: TrainConfig, levels: int) -> Denoiser:
-    """levels: qualities of its codec, whose errors it may be told."""
+def _new_denoiser(config: TrainConfig, of: CodecConfig | None = None) -> Denoiser:
+    """of: its codec, if that is finished: only then the errors are known, for "residual"."""
     sizes = DenoiserConfig.small() if config.size == "small" else DenoiserConfig.paper()
     denoiser = Denoiser(
         dataclasses.replace(
             sizes,
             residual_to_base=config.prediction == "x",
             gated=config.prediction == "residual",
-            error_levels=levels if config.prediction == "residual" else 0,
+            error_levels=of.levels if of and config.prediction == "residual" else 0,
+            told=len(of.entropy.groups) + 2 if of and config.told else 0,
         ),
         checkpointing=config.checkpointing,
     )
