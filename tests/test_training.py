@@ -24,7 +24,8 @@ import stand_ins
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecConfig, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.diffusion import DenoiserConfig
+from blurlib.codec.transforms import Reconstruction
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
 from blurlib.metrics import Lpips, block_steps
 from blurlib.training import loop, losses, stages
 from blurlib.training.config import RECIPES, TrainConfig, assigned
@@ -132,10 +133,13 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("stage = 'deterministic'\ncodec = 'a'\nprediction = 'v'", "must be 'x' or 'residual'"),
         ("stage = 'deterministic'\ncodec = 'a'\nloss_weight = 'v'", "loss_weight is 'v': without"),
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
+        ("unroll_steps = 17", "unroll_steps is 17: it must be less than or equal to 16"),
+        ("unroll_last = 1.5", "unroll_last is 1.5: it must be less than or equal to 1"),
         (
-            "told = true\nprediction = 'v'",
-            "told is true with prediction 'v': it must be 'residual'",
+            "stage = 'deterministic'\ncodec = 'a'\nunroll_steps = 2",
+            "only stage 'denoiser' has chain",
         ),
+        ("told = true\nprediction = 'v'", "told is true with prediction 'v': it must be"),
         ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
     ],
 )
@@ -506,8 +510,8 @@ def altered(monkeypatch, factor) -> None:
     """Every loss of a codec is multiplied by factor(its step, from 0)."""
     of = stages.CodecStage.loss
 
-    def loss(self, x, step, draws):
-        found = of(self, x, step, draws)
+    def loss(self, x, step, *others):
+        found = of(self, x, step, *others)
         return found._replace(total=found.total * factor(step))
 
     monkeypatch.setattr(stages.CodecStage, "loss", loss)
@@ -757,6 +761,64 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
     output = tiny_codec.decompress(tiny_codec.compress(photo(64, 64), 2))
     *_, last = decoder.sample(output, steps=2)
     assert torch.isfinite(last.x_hat).all()
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "deterministic", "multistep"])
+def test_the_gradient_of_an_unrolled_chain_is_that_of_finite_differences(
+    of_denoiser, tiny_codec, photo, solver
+):
+    """Through all evaluations, each computed again on the way back."""
+    x, config = photo(64, 64), replace(of_denoiser, prediction="residual")
+    output = tiny_codec(x, 2.0)
+    own = Reconstruction(
+        output.reconstruction.x_hat.detach().double(),
+        tuple(features.detach().double() for features in output.reconstruction.pyramid),
+    )
+    sizes = replace(stand_ins.DENOISER, residual_to_base=False, gated=True, error_levels=3, told=7)
+    network = stand_ins.awake(sizes).double()
+    network.checkpointing = True
+    process = BlurDiffusion(BlurSchedule(sigma_blur_max=5.0, logsnr_min=0.0), "residual")
+    decoder = DiffusionDecoder(network, process, bytes(4), Sampling(3, solver=solver))
+    given, lpips = output._replace(reconstruction=own), Lpips(stand_ins.Distance()).double()
+
+    def loss() -> Tensor:
+        draws = Draws(0, 0, range(1), 1)
+        return losses.perceptual(
+            decoder, given, x.double(), lpips, config, draws, unrolled=True
+        ).total.sum()
+
+    weight = network.fuse[2].weight
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction, found = torch.randn(weight.shape, generator=generator("any")).double(), []
+    with torch.no_grad():
+        for step in (1e-5, -2e-5):
+            weight += step * direction
+            found.append(loss().item())
+    numeric = (found[0] - found[1]) / 2e-5
+    assert abs(numeric) > 1e-3
+    assert (gradient * direction).sum().item() == pytest.approx(numeric, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_last_part_of_a_run_is_of_unrolled_chains_and_resumes_bit_for_bit(
+    of_denoiser, tmp_path
+):
+    config = replace(
+        of_denoiser, prediction="residual", told=True, steps=4, unroll_steps=2, unroll_last=0.5
+    )
+    expected = run(config, tmp_path / "whole")
+    assert [next(iter(step.parts)) for step in expected] == ["diffusion"] * 2 + ["mse"] * 2
+    for step in expected:
+        error, lpips = step.parts.values()
+        assert step.loss == pytest.approx((1 - config.rho) * error + config.rho * lpips)
+    with contextlib.closing(loop.train(config, tmp_path / "cut")) as steps:
+        first = list(itertools.islice(steps, 3))
+    torch.manual_seed(12345)
+    rest = run(config, tmp_path / "cut", resume=True)
+    assert timeless(first + rest) == timeless(expected)
+    assert_same(checkpoint(tmp_path / "cut"), checkpoint(tmp_path / "whole"))
+    assert zoo.load_denoiser(tmp_path / "cut" / "model.safetensors").sampling == Sampling(2)
+    assert config.slowdown == 1.5  # for the time box: half of the steps take twice as long
 
 
 @pytest.mark.slow

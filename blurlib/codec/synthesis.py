@@ -18,7 +18,7 @@ from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import BlurDiffusion, Denoiser, Prior, SamplerState, Sampling, Tiling
 from blurlib.diffusion.dct import dct2
 from blurlib.diffusion.prior import error_variance
-from blurlib.diffusion.sampler import sample
+from blurlib.diffusion.sampler import last_x_hat, sample
 from blurlib.diffusion.tiling import Span, crop, predict_tiled
 
 
@@ -73,6 +73,13 @@ class _OnTop(nn.Module):
             error = 4 * 10 ** (-output.psnr.to(variance.device) / 10)
             variance *= (error / variance.mean((1, 2, 3))).view(-1, 1, 1, 1)
         return variance
+
+    def unit(self, output: CodecOutput) -> Tensor:
+        """The size of the error that `variance` says, (B, 1, 1, 1); 1 where it is not known."""
+        x_hat = output.reconstruction.x_hat
+        if not self.denoiser.config.error_levels:
+            return x_hat.new_ones(len(x_hat), 1, 1, 1)
+        return self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(x_hat)
 
     def conditions(self, output: CodecOutput) -> tuple[Tensor, ...]:
         """The maps that the denoiser is given: the main decoder's pyramid and, where it is told
@@ -159,6 +166,14 @@ class DiffusionDecoder(_OnTop):
         for state in self._pictures(output, sampling, tiling or Tiling()):
             last = state
         return last.x_hat
+
+    def unrolled(self, output: CodecOutput, noise: Callable[[], Tensor]) -> "Correction":
+        """The end of the chain of `sampling` from the given draws, for training: gradients go back
+        through all its evaluations."""
+        x_hat, predict = output.reconstruction.x_hat, partial(self.predict, output=output)
+        how, process = self.sampling, self.given(output)
+        chain = sample(process, predict, x_hat.shape, how, noise=noise, gradients=True)
+        return Correction(last_x_hat(chain), self.unit(output))
 
     def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:
         rows, columns = tiling.regions(self.denoiser.config, B, H, W)
@@ -263,8 +278,8 @@ def _cropped(x_hat: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Correction(NamedTuple):
-    """x_hat: (B, 3, H, W), pixels in [−1, 1]; unit: (B, 1, 1, 1), the size of the usual error of
-    the direct reconstruction, in which the network speaks, or 1 where it does not know that."""
+    """x_hat: (B, 3, H, W), pixels in [−1, 1]; unit: (B, 1, 1, 1), that of `_OnTop.unit`, in which
+    the network speaks."""
 
     x_hat: Tensor
     unit: Tensor
@@ -294,7 +309,7 @@ class DeterministicDecoder(_OnTop):
         """What it makes of the reconstruction; `network` may stand for the denoiser."""
         base, maps = 2 * output.reconstruction.x_hat - 1, self.conditions(output)
         result = (network or self.denoiser)(base, base.new_zeros(len(base)), base, maps)
-        if not self.denoiser.config.error_levels:
-            return Correction(result, base.new_ones(len(base), 1, 1, 1))
-        unit = self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(base)
-        return Correction(base + unit * result, unit)
+        unit = self.unit(output)
+        return Correction(
+            base + unit * result if self.denoiser.config.error_levels else result, unit
+        )

@@ -101,6 +101,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     noise: Callable[[], Tensor] | None = None,
+    gradients: bool = False,
 ) -> Iterator[SamplerState]:
     """From noise at t = 1 to a picture, in `steps` network evaluations and two DCTs each.
 
@@ -111,8 +112,9 @@ def sample(
         dtype, device: of the chain. Noise is drawn on the CPU, the same for every device, and the
             coefficients are in float64.
         noise: draws N(0, I) of this shape, frequencies; the default goes by the seed.
+        gradients: whether they flow back through the chain, which keeps all its evaluations.
 
-    Yields a `SamplerState` per step, without gradients. Raises ValueError, before the first step,
+    Yields a `SamplerState` per step. Raises ValueError, before the first step,
     for a shape that is not 4-D.
     """
     if len(shape) != 4:
@@ -123,7 +125,8 @@ def sample(
         """N(0, I). The DCT is orthonormal, so the draw serves as frequencies as it is."""
         return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(device)
 
-    return _chain(process, predict, sampling, noise or drawn)
+    chain = _chain if gradients else torch.no_grad()(_chain)
+    return chain(process, predict, sampling, noise or drawn)
 
 
 def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
@@ -133,7 +136,6 @@ def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
     return last.x_hat
 
 
-@torch.no_grad()
 def _chain(
     process: BlurDiffusion, predict: Predict, sampling: Sampling, noise: Callable[[], Tensor]
 ) -> Iterator[SamplerState]:

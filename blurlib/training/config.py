@@ -82,6 +82,10 @@ class TrainConfig:
     #: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. With "eps" it is
     #: refused where x̂ magnifies the errors of ε̂ more than tenfold
     lpips_t_max: Part = 0.7
+    #: Steps of a chain from noise to picture, whose end a denoiser is trained for in the last part
+    #: of its run, with (1 − ρ) · MSE + ρ · LPIPS; it is then sampled in as many. 0: it is not
+    unroll_steps: Annotated[int, Field(ge=0, le=16)] = 0
+    unroll_last: Part = 0.25  #: that part
 
     # Data
     #
@@ -160,6 +164,8 @@ class TrainConfig:
             yield f"prediction is {self.prediction!r}: without noise it must be 'x' or 'residual'"
         if self.stage == "deterministic" and self.loss_weight:
             yield f"loss_weight is {self.loss_weight!r}: without times to weigh it must be ''"
+        if self.unroll_steps and self.stage != "denoiser":
+            yield f"unroll_steps is {self.unroll_steps}: only stage 'denoiser' has chains to unroll"
         if self.told and self.prediction != "residual":
             yield f"told is true with prediction {self.prediction!r}: it must be 'residual'"
         if self.stage == "joint" and self.prediction == "residual":
@@ -175,6 +181,11 @@ class TrainConfig:
         times = torch.linspace(0, 1, 101, dtype=torch.float64)
         lowest = schedule.alpha(times, self.crop, self.crop).amin((1, 2, 3))
         return times[schedule.sigma(times) / lowest <= MAGNIFIED].max().item()
+
+    @property
+    def slowdown(self) -> float:
+        """How many times longer than the first the mean step takes, at most."""
+        return 1 + self.unroll_last * max(0, self.unroll_steps - 1)
 
     @property
     def target(self) -> Objective:

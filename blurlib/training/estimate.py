@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     memory: int  # bytes at the peak: of the GPU, or of this process; 0 where Python cannot tell
     device: str
     steps: int
-    seconds: float  # of a step
+    seconds: float  # of a step, on average
     images: int  # in a step
 
     @property
@@ -38,12 +38,15 @@ class Estimate(NamedTuple):
 
 def estimate(config: TrainConfig) -> Estimate:
     """Train for a few steps in a folder that is then deleted. ValueError: it cannot start."""
-    short = dataclasses.replace(config, steps=WARM_UP + MEASURED + 1, checkpoint_every=1e9)
+    short = dataclasses.replace(
+        config, steps=WARM_UP + MEASURED + 1, checkpoint_every=1e9,
+        unroll_last=0.25,  # the last step of those taken, for its memory; the median is of the rest
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.closing(train(short, Path(folder))) as steps:
             taken = list(itertools.islice(steps, WARM_UP + MEASURED))
         skipped = len((Path(folder) / "skipped.txt").read_text().splitlines())
-    seconds = statistics.median(step.seconds for step in taken[WARM_UP:])
+    seconds = config.slowdown * statistics.median(step.seconds for step in taken[WARM_UP:])
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     return Estimate(
         parameters=sum(p.numel() for p in stages.make(config).module.parameters()),

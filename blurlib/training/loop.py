@@ -216,7 +216,7 @@ class _Run:
         for group in groups:
             group["lr"] = lr * group["scale"]
         draws = Draws(config.seed, self.step, self.samples, self.total, self.fabric.device)
-        loss = self.stage.loss(x, self.step, draws)
+        loss = self.stage.loss(x, self.step, draws, self.steps)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
@@ -254,6 +254,7 @@ class _Run:
         if self.fabric.is_global_zero:
             log = read_log(self.folder.path)
             pace = statistics.mean(s.seconds for s in log if s.step in MEASURED_STEPS)
+            pace *= self.config.slowdown
             left = max(1, int((self.config.max_minutes * 60 - self.seconds) / pace))
         return self.fabric.broadcast(left)
 

@@ -120,20 +120,25 @@ def perceptual(
     lpips: Lpips,
     config: TrainConfig,
     draws: Draws,
+    unrolled: bool = False,
 ) -> Loss:
     """(1 − ρ) · 5 · error + ρ · LPIPS of each photo.
 
     The error of a diffusion is its loss at a random time, and LPIPS counts where t < `lpips_t_max`.
-    That of a deterministic decoder is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE
+    That of a deterministic decoder, and of the picture at the end of an `unrolled` chain from fresh
+    noise, is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE
     is in units of the usual error, and LPIPS in units of the direct picture's: it is several times
     smaller at the highest quality than at the lowest, and would not be heard there.
 
     `output` is the codec's for x (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
     counts: Tensor | float = 1.0
-    if isinstance(decoder, DeterministicDecoder):
+    if unrolled or isinstance(decoder, DeterministicDecoder):
         name = "mse"
-        x_hat, unit = decoder.predict(output)
+        if isinstance(decoder, DeterministicDecoder):
+            x_hat, unit = decoder.predict(output)
+        else:
+            x_hat, unit = decoder.unrolled(output, lambda: draws.normal(x))
         error = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
     else:
         name, process = "diffusion", decoder.given(output)

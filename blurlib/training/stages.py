@@ -56,8 +56,9 @@ class Stage(ABC, Generic[Trained]):
         self.network = fabric.setup_module(self.module)
 
     @abstractmethod
-    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
-        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0; means over the batch."""
+    def loss(self, x: Tensor, step: int, draws: Draws, steps: int = 0) -> Loss:
+        """Loss of photos (B, 3, H, W) in [0, 1] at a step, from 0, of `steps`, or 0 where that is
+        not known yet; means over the batch."""
 
     @abstractmethod
     def preview(self, average: Trained, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class CodecStage(Stage[BlurCodec]):
         if self.lpips:
             self.lpips.to(fabric.device)
 
-    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+    def loss(self, x: Tensor, step: int, draws: Draws, steps: int = 0) -> Loss:
         z_weight = _z_weight(step, self.config)
         return rate_distortion(self.network, x, self.config, draws, z_weight, lpips=self.lpips)
 
@@ -145,11 +146,14 @@ class DenoiserStage(Stage[Denoiser]):
         for frozen in (self.codec, self.lpips):
             frozen.to(fabric.device)
 
-    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+    def loss(self, x: Tensor, step: int, draws: Draws, steps: int = 0) -> Loss:
         with torch.no_grad():
             output = self.codec(x, draw_quality(draws, self.codec.config.levels))
-        decoder = self._decoder(self.network)
-        return perceptual(decoder, output, x, self.lpips, self.config, draws).mean()
+        decoder, config = self._decoder(self.network), self.config
+        unrolled = (
+            config.unroll_steps > 0 and steps > 0 and step >= steps * (1 - config.unroll_last)
+        )
+        return perceptual(decoder, output, x, self.lpips, config, draws, unrolled).mean()
 
     def preview(self, average: Denoiser, x: Tensor) -> Tensor:
         return _preview(self._decoder(average), self.codec(x, _middle(self.codec)))
@@ -158,7 +162,8 @@ class DenoiserStage(Stage[Denoiser]):
         return {"model.safetensors": zoo.decoder_bytes(self._decoder(average))}
 
     def _decoder(self, denoiser: Denoiser) -> DiffusionDecoder | DeterministicDecoder:
-        return DiffusionDecoder(denoiser, self.process, self.codec.model_id)
+        how = Sampling(self.config.unroll_steps) if self.config.unroll_steps else None
+        return DiffusionDecoder(denoiser, self.process, self.codec.model_id, how)
 
 
 class DeterministicStage(DenoiserStage):
@@ -195,7 +200,7 @@ class JointStage(Stage[CodecAndDenoiser]):
         self.network = tuple(map(fabric.setup_module, self.network))
         self.lpips.to(fabric.device)
 
-    def loss(self, x: Tensor, step: int, draws: Draws) -> Loss:
+    def loss(self, x: Tensor, step: int, draws: Draws, steps: int = 0) -> Loss:
         (codec, denoiser), config = self.network, self.config
         decoder = DiffusionDecoder(denoiser, self.process, bytes(4))
 
@@ -255,7 +260,8 @@ def _load_lpips() -> Lpips:
 def _preview(decoder: DiffusionDecoder | DeterministicDecoder, output: CodecOutput) -> Tensor:
     if isinstance(decoder, DeterministicDecoder):
         return decoder.decode(output)
-    return decoder.decode(output, Sampling(steps=PREVIEW_STEPS))
+    steps = min(PREVIEW_STEPS, decoder.sampling.steps)
+    return decoder.decode(output, decoder.sampling.but(steps=steps))
 
 
 def _z_weight(step: int, config: TrainConfig) -> float:
