@@ -78,7 +78,7 @@ class DenoiserConfig:
     @property
     def maps(self) -> list[tuple[int, ...]]:
         """Channels of the maps that are concatenated at each scale, finest first."""
-        maps = [(channels,) if channels else () for channels in self.cond_channels]
+        maps: list[tuple[int, ...]] = [(n,) if n else () for n in self.cond_channels]
         if self.told:
             maps[max(i for i, own in enumerate(maps) if own)] += (self.told,)
         return maps + [()] * (len(self.widths) - len(maps))
