@@ -65,11 +65,11 @@ class _OnTop(nn.Module):
 
     def variance(self, output: CodecOutput) -> Tensor:
         """How wrong these reconstructions are, (B, 1, H, W): of `Prior`. As usual at their quality;
-        where their PSNR is known, scaled so that the mean over the frequencies is the squared
-        error on [−1, 1] that it stands for."""
+        where their PSNR is known, to denoisers that were trained to be told it, scaled so that the
+        mean over the frequencies is the squared error on [−1, 1] that it stands for."""
         size = output.reconstruction.x_hat.shape[-2:]
         variance = error_variance(self.denoiser.error_spectra, output.quality, *size)
-        if output.psnr is not None:
+        if output.psnr is not None and self.denoiser.config.told:
             error = 4 * 10 ** (-output.psnr.to(variance.device) / 10)
             variance *= (error / variance.mean((1, 2, 3))).view(-1, 1, 1, 1)
         return variance

@@ -139,10 +139,10 @@ class SymbolEncoder:
 class SymbolDecoder:
     """Reads symbols back in the order they were appended; DecodingError where the bytes are
     impossible under the model, or too few for what came out of them: past their end a range decoder
-    goes on for ever."""
+    goes on for ever. Symbols may take `spare_bits` more than the data has."""
 
-    def __init__(self, data: bytes):
-        self._bits = 8.0 * len(data) + 64  # left; the coder's state is two words
+    def __init__(self, data: bytes, spare_bits: float = 64):  # the coder's state is two words
+        self._bits = 8.0 * len(data) + spare_bits  # left
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4")
         self._coder = constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
 

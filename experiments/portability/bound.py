@@ -18,6 +18,7 @@ keep a larger distance than the largest |δ| decodes under all noise that moves 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -107,7 +108,9 @@ class BatchDecoder(SymbolDecoder):
     """
 
     def __init__(self, streams: Sequence[bytes]):
-        self._decoders: list[SymbolDecoder | None] = [SymbolDecoder(stream) for stream in streams]
+        self._decoders: list[SymbolDecoder | None] = [
+            SymbolDecoder(stream, spare_bits=math.inf) for stream in streams
+        ]
 
     def gaussian(self, sigma: np.ndarray) -> np.ndarray:
         """Integer residuals (images · n,) under N(0, σ), image after image."""
