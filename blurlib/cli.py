@@ -117,7 +117,7 @@ def run(app: typer.Typer) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        print(end="", flush=True)  # there may be no stdout to flush
         if code == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except UsageError as error:
@@ -128,7 +128,13 @@ def run(app: typer.Typer) -> NoReturn:
         sys.stdout = None  # which the interpreter would flush
         sys.exit(1)
     except (ValueError, OSError) as error:
-        _fail(_one_line(error))
+        words = _one_line(error)
+        try:
+            print(end="", flush=True)
+        except OSError as full:  # as of /dev/full
+            words = f"stdout: {full.strerror}"
+            sys.stdout = None  # which the interpreter would flush
+        _fail(words)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -656,8 +662,11 @@ def _read(source: Path) -> bytes:
 def _write(target: Path, data: bytes, force: bool) -> None:
     if target != STDIO:
         return files.atomic_write(target, data, force)
-    sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except OSError as error:  # of the class that its number has, such as BrokenPipeError
+        raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def _report(target: Path, what: str) -> None:

@@ -577,3 +577,30 @@ def test_the_installed_command_answers():
     assert (
         result.stderr == f"blurlib: {os.devnull}: not a .blur file: it does not start with BLUR\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full")
+@pytest.mark.parametrize("arguments", [["info"], ["decompress", "-"], ["codecs"]])
+def test_a_full_device_is_one_line(arguments, blur):
+    command, *rest = arguments
+    inputs = [] if command == "codecs" else [blur]
+    code = "from blurlib.cli import main; main()"
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, command, *inputs, *rest],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        )  # fmt: skip
+    one_line_error((result.returncode, "", result.stderr), "stdout: No space left")
+
+
+def test_a_photo_whose_name_is_not_utf_8_is_measured(run, measuring):
+    command, file = measuring
+    (command[1] / "photo.png").rename(command[1] / "caf\udce9.png")
+    for _ in range(2):  # the second time from the file
+        code, out, err = run(*command)
+        assert (code, err) == (0, "")
+        assert "2 rows of 1 images" in out
+    content = json.loads(file.read_bytes().decode())
+    assert {row["image"] for row in content["rows"]} == {"caf\udce9.png"}

@@ -300,7 +300,7 @@ class _Store:
     def beside(cls, file: Path, results: Results, network: Features) -> "_Store":
         """For these results and this network only."""
         identity = json.dumps(results.identity(), sort_keys=True, ensure_ascii=False)
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:16]
         store = file.parent / ".features" / f"{file.stem}-{digest}"
         return cls(store / f"{network.name}-{network.sha256[:16]}", network)
 

@@ -116,7 +116,8 @@ def write(path: str | os.PathLike, results: Results, overwrite: bool = False) ->
     distances = sorted(results.distances, key=lambda d: (d.network, d.sha256, d.quality))
     rows = sorted(results.rows, key=lambda row: (row.image, row.quality))
     text = f'{header[:-2]},\n "distances": {_lines(distances)},\n "rows": {_lines(rows)}\n}}\n'
-    atomic_write(path, text.encode(), overwrite)
+    # The escape of a name that is not UTF-8, a lone surrogate, is JSON's own.
+    atomic_write(path, text.encode(errors="backslashreplace"), overwrite)
 
 
 def read(path: str | os.PathLike) -> Results:

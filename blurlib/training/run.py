@@ -114,7 +114,7 @@ class RunFolder:
         if lines or rank == 0:
             self.path.mkdir(parents=True, exist_ok=True)  # of a process on another machine
             name = f"skipped-{rank}.txt" if rank else "skipped.txt"
-            self.write(name, "".join(lines).encode())
+            self.write(name, "".join(lines).encode(errors="backslashreplace"))
 
 
 def read_log(run: Path) -> list[Step]:
