@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blurlib.codec.search import Searched
     from blurlib.evaluation.perception import Features
     from blurlib.metrics import Lpips
+    from blurlib.plotting import Figure
     from blurlib.training.config import TrainConfig
     from blurlib.training.run import Step
 
@@ -375,7 +376,7 @@ def demo(
             entries.append(entry)
             bar.update(task, description=entry.name, advance=1)
     panels = [plotting.Panel(*panel) for panel in demonstration.panels(image, entries)]
-    plotting.comparison(panels).savefig(out / "comparison.png")
+    _save(plotting.comparison(panels), out / "comparison.png")
     _print_table([entry.row() for entry in entries], f"{path.name} at the bytes of blurlib")
     for rival in demonstration.BASELINES:
         if max(image.shape) > rival.longest:
@@ -496,7 +497,7 @@ def _draw_curves(run: Path) -> float:
 
     start = time.monotonic()
     if is_first_process() and (run / "log.jsonl").is_file() and (steps := read_log(run)):
-        plotting.training_curves(steps).savefig(run / "curves.png")
+        _save(plotting.training_curves(steps), run / "curves.png")
     return time.monotonic() - start
 
 
@@ -667,6 +668,11 @@ def _write(target: Path, data: bytes, force: bool) -> None:
         sys.stdout.flush()
     except OSError as error:  # of the class that its number has, such as BrokenPipeError
         raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def _save(figure: "Figure", target: Path) -> None:
+    figure.savefig(buffer := io.BytesIO(), format="png")
+    files.atomic_write(target, buffer.getvalue(), overwrite=True)
 
 
 def _report(target: Path, what: str) -> None:

@@ -604,3 +604,16 @@ def test_a_photo_whose_name_is_not_utf_8_is_measured(run, measuring):
         assert "2 rows of 1 images" in out
     content = json.loads(file.read_bytes().decode())
     assert {row["image"] for row in content["rows"]} == {"caf\udce9.png"}
+
+
+def test_a_plot_that_cannot_be_drawn_to_the_end_leaves_the_earlier_one(tmp_path):
+    class Figure:
+        def savefig(self, file, **_):
+            with open(file, "wb") if isinstance(file, Path) else file as half:
+                half.write(b"half")
+                raise OSError("the disk is full")
+
+    (tmp_path / "curves.png").write_bytes(b"earlier")
+    with pytest.raises(OSError, match="full"):
+        cli._save(Figure(), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes() == b"earlier"
