@@ -97,6 +97,8 @@ def damaged(content, **changes):
         (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": math.inf}]), "infinity"),
         (lambda c: json.dumps(c).replace('"bpp": 0.1', '"bpp": 1e400', 1), "bpp is inf"),
         (lambda c: damaged(c, rows=["row"]), "not of its type"),
+        (lambda c: damaged(c, rows=[{**c["rows"][0], "image": {}}]), "image is no text"),
+        (lambda c: damaged(c, distances=[{**c["distances"][0], "sha256": []}]), "sha256 is no"),
         (lambda c: "[" * 100_000, "not JSON"),
         (lambda c: damaged(c, rows=[c["rows"][0]] * 2), "two rows"),
         (lambda c: damaged(c, distances=[c["distances"][0]] * 2), "two distances"),

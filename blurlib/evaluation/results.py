@@ -173,6 +173,9 @@ def _to_json(entry: Row | Distance) -> str:
 
 def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
     values = {k: math.nan if v is None and k in _NULLABLE else v for k, v in values.items()}
+    for f in fields(kind):
+        if f.type is str and not isinstance(values.get(f.name, ""), str):
+            raise TypeError(f"{f.name} is no text")
     numbers = {f.name: f.type(values[f.name]) for f in fields(kind) if f.type in (int, float)}
     return kind(**{**values, **numbers})
 
