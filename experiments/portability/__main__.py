@@ -44,21 +44,29 @@ INSTRUCTIONS = [
 ]
 
 
-def encode(
-    codec: BlurCodec, seed: int, sizes: Sequence[tuple[int, int]] = SIZES
-) -> dict[str, BlurFile]:
-    """`BATCH` files of each size: random places in the embedded photos, at random qualities."""
+def photos(
+    seed: int, levels: int, sizes: Sequence[tuple[int, int]] = SIZES
+) -> dict[str, tuple[Tensor, float]]:
+    """`BATCH` photos of each size, (1, 3, H, W): random places in the embedded ones, and for each a
+    random quality."""
     rng = np.random.default_rng(seed)
-    files = {}
+    found = {}
     for rows, columns in sizes:
         for i in range(BATCH):
             photo = datasets.embedded(rng.choice(datasets.embedded_names()))
             top = rng.integers(photo.shape[1] - rows + 1)
             left = rng.integers(photo.shape[2] - columns + 1)
             x = images.to_float(photo[:, top : top + rows, left : left + columns])[None]
-            data = codec.compress(x, rng.uniform(1, codec.config.levels))
-            files[f"{rows}x{columns}-{i}"] = BlurFile.from_bytes(data)
-    return files
+            found[f"{rows}x{columns}-{i}"] = x, rng.uniform(1, levels)
+    return found
+
+
+def encode(
+    codec: BlurCodec, seed: int, sizes: Sequence[tuple[int, int]] = SIZES
+) -> dict[str, BlurFile]:
+    """The files of `photos`."""
+    chosen = photos(seed, codec.config.levels, sizes)
+    return {n: BlurFile.from_bytes(codec.compress(x, q)) for n, (x, q) in chosen.items()}
 
 
 class Decoded(NamedTuple):
