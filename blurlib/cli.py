@@ -56,8 +56,8 @@ Effort = Annotated[
     typer.Option(
         min=0,
         max=9,
-        help="Of the encoder: 0 and 1 take one pass, 2 to 9 search for a smaller or better file, "
-        "which takes up to minutes.",
+        help="Of the encoder: 0 takes one pass, 1 to 9 search for a smaller or better file, which "
+        "takes up to minutes.",
     ),
 ]
 # How the diffusion decoder is run; what is not given is what suits its weights.
@@ -200,7 +200,7 @@ def compress(
         float | None, typer.Option(help="Largest file within so many bits per pixel.")
     ] = None,
     seed: Seed = None,
-    effort: Effort = 1,
+    effort: Effort = 0,
     force: Force = False,
 ) -> None:
     """Compress a photo into a .blur file."""
@@ -523,7 +523,7 @@ def evaluate(
     start_scale: StartScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Noise of the diffusion decoder.")] = 0,
     memory: Memory = 2048,
-    effort: Effort = 1,
+    effort: Effort = 0,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results/measured"),
     lpips: Annotated[
         Literal["alex", "vgg", "squeeze", "none"], typer.Option(help="Network of LPIPS.")

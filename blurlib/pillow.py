@@ -22,7 +22,7 @@ def compress(
     target_bpp: float | None = None,
     model: str = checkpoints.CODEC,
     seed: int | None = None,
-    effort: int = 1,
+    effort: int = 0,
 ) -> bytes:
     """A picture to the bytes of a `.blur` file.
 

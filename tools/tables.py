@@ -83,7 +83,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "seams": checks.seams,
     "sampling-isotropic": lambda root: checks.sampling(root, "isotropic-small"),
     "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
-    "quantiser": checks.quantiser,
     "optimisers": checks.optimisers,
     "start": checks.start,
     "unfinished": training.unfinished,

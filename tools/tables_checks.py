@@ -207,23 +207,6 @@ def start(root: Path) -> str:
     return markdown(head, rows)
 
 
-def quantiser(root: Path) -> str:
-    """What rounding that weighs the rate gains on photos held out from training."""
-    content = _check(root, "quantiser")
-    rows = [
-        [row["model"], f"{row['weight']:g}{' (ships)' if row['ships'] else ''}",
-         f"{row['psnr']:+.1f} ± {row['psnr_error']:.1f} %",
-         f"{row['ms_ssim']:+.1f} ± {row['ms_ssim_error']:.1f} %", f"{row['bytes']:+.1f} %"]
-        for row in content["rows"]
-    ]  # fmt: skip
-    head = ["weights", "w", "BD-rate, PSNR", "BD-rate, MS-SSIM", "bytes at equal quality setting"]
-    of = content["settings"]
-    return markdown(head, rows) + (
-        f"\n{of['photos']} photos of {of['side']}×{of['side']}, real files, {len(of['qualities'])} "
-        f"qualities from {min(of['qualities']):g} to {max(of['qualities']):g}.\n"
-    )
-
-
 def sampling(root: Path, denoiser: str) -> str:
     """LPIPS and PSNR of a shipped denoiser on held-out photos, by how it is sampled."""
     content, shipped = _check(root, f"sampling-{denoiser}"), zoo.load_denoiser(denoiser).sampling

@@ -214,7 +214,7 @@ class BlurCodec(nn.Module):
         x: Tensor,
         quality: float,
         seed: int | None = None,
-        effort: int = 1,
+        effort: int = 0,
         observe: Observe | None = None,
     ) -> bytes:
         """One photo to the bytes of a `.blur` file.
@@ -223,9 +223,8 @@ class BlurCodec(nn.Module):
             x: (1, 3, H, W), floats in [0, 1] or, at a quarter of their memory, uint8.
             quality: from 1 (smallest file) to `config.levels`, rounded to 1/256.
             seed: stored for the diffusion decoder, so that everybody's decode looks the same.
-            effort: how hard the encoder tries: 0 rounds y to the nearest, as `forward` does; 1
-                weighs the rate when it rounds; 2 to 9 search for a better y, which takes minutes
-                (`blurlib.codec.search`).
+            effort: how hard the encoder tries: 0 rounds y to the nearest, as `forward` does; 1 to 9
+                search for a better y, which takes up to minutes (`blurlib.codec.search`).
             observe: called after each iteration of a search.
 
         Raises:
@@ -264,11 +263,10 @@ class BlurCodec(nn.Module):
         """A photo at one quality to a file, given g_a's output; `_proven` sets its PSNR."""
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
-        objective = self.objective if effort else None
-        weight = objective.rate_weight if objective else 0.0
-        latent = self.latent_of(features, q, rate_weight=weight)
-        if objective and (iterations := ITERATIONS[effort]):
-            latent = self._searched(x, features, latent, q, objective, iterations, observe)
+        latent = self.latent_of(features, q)
+        if effort and self.objective:
+            how = self.objective, ITERATIONS[effort]
+            latent = self._searched(x, features, latent, q, *how, observe)
         H, W = x.shape[-2:]
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent, (H, W), q.item()),
@@ -312,7 +310,7 @@ class BlurCodec(nn.Module):
         x: Tensor,
         target_bpp: float,
         seed: int | None = None,
-        effort: int = 1,
+        effort: int = 0,
         observe: Observe | None = None,
     ) -> bytes:
         """The largest file not over `target_bpp`, by quality: sizes grow with it.
@@ -325,7 +323,7 @@ class BlurCodec(nn.Module):
 
         @cache
         def at(step: int) -> bytes:
-            return self._encode(x, features, step / QUALITY_STEPS, seed, min(effort, 1))
+            return self._encode(x, features, step / QUALITY_STEPS, seed, 0)
 
         def within(limit: float) -> bytes:
             """By regula falsi on the logarithm of the size, nearly linear in quality: six or seven
@@ -349,7 +347,7 @@ class BlurCodec(nn.Module):
                 "bpp at quality 1"
             )
         best = fast = within(budget)
-        for _ in range(2 if ITERATIONS[effort] else 0):
+        for _ in range(2 if effort else 0):
             quality = BlurFile.from_bytes(fast).quality
             data = self._encode(x, features, quality, seed, effort, observe)
             if len(data) <= budget:
@@ -430,12 +428,9 @@ class BlurCodec(nn.Module):
         quality: Tensor,
         z_rate_weight: float = 1.0,
         noise: Noise = uniform_noise,
-        rate_weight: float = 0.0,
     ) -> Latent:
         """What the entropy model makes of g_a's output (B, M, H/16, W/16), H and W multiples of 64:
-        `forward` without the transforms. In eval mode rounding gives `rate_weight` for a bit
-        (`LaplacianEntropyModel.quantise`).
-        """
+        `forward` without the transforms."""
         give_back(features)
         gain = self.gain(quality)
         y = features * gain.to(features.dtype)
@@ -447,7 +442,7 @@ class BlurCodec(nn.Module):
             return self.entropy.train_latent(y, bits_z, self.hyperprior(z_hat, gain), noise)
         z_symbols = self.entropy.hyper_latent.symbols(z)
         hyperprior = self.hyperprior(self.entropy.hyper_latent.values(z_symbols), gain)
-        return self.entropy.quantise(y, z_symbols, hyperprior, rate_weight)
+        return self.entropy.quantise(y, z_symbols, hyperprior)
 
     def hyperprior(self, z_hat: Tensor, gain: Tensor) -> Hyperprior:
         """What ẑ (B, N, h, w) and the gains (B, M, 1, 1) say of y."""
@@ -478,10 +473,10 @@ class BlurCodec(nn.Module):
             raise ValueError(
                 f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
             )
-        if ITERATIONS[effort] and self.objective is None:
+        if effort and self.objective is None:
             raise ValueError(
                 f"effort is {effort}: these weights do not say what they were trained for, so that "
-                "there is nothing to search by; use effort 0 or 1"
+                "there is nothing to search by; use effort 0"
             )
 
     def _check_precision(self) -> None:

@@ -9,10 +9,6 @@ from torch import Tensor
 
 from blurlib.metrics import MS_SSIM_MIN_SIDE, MsSsimLoss
 
-# What rounding gives for a bit, see `LaplacianEntropyModel.quantise`, else 0. A squared error of y
-# stands for one of the photo, so that a codec for MS-SSIM gains little: experiments/quantiser.py
-# compares.
-RATE_WEIGHTS = {"mse": 0.5}
 LPIPS_WEIGHT = 430.0  # beside 255² · MSE: at 0.15 to 0.5 bpp both parts are then about as large
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (x̂, x), photos in [0, 1] → (B,)
@@ -61,11 +57,6 @@ class Objective:
             f"these weights were trained for the distortion '{self.distortion}', which the codec "
             "alone cannot compute"
         )
-
-    @property
-    def rate_weight(self) -> float:
-        """What rounding gives for a bit where it weighs the rate."""
-        return RATE_WEIGHTS.get(self.distortion, 0.0)
 
 
 def _squared_error(x_hat: Tensor, x: Tensor) -> Tensor:

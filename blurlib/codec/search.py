@@ -15,8 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from blurlib.codec.model import BlurCodec
 
-# Of `effort` 0 to 9. 0 and 1 do not search: 0 rounds to the nearest, 1 weighs the rate.
-ITERATIONS = (0, 0, 10, 20, 40, 60, 100, 150, 200, 300)
+# Of `effort` 0 to 9; 0 does not search.
+ITERATIONS = (0, 5, 10, 20, 40, 60, 100, 150, 200, 300)
 HOT, COLD = 1.0, 0.1  # temperature at the first and the last iteration
 RATES = 0.05, 0.005  # of Adam at the first and the last iteration, in units of y
 TILE = 768  # pixels: what is searched at once, so that memory does not grow with the photo

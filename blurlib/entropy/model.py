@@ -5,7 +5,6 @@ only in where a pass gets its values from.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -247,32 +246,14 @@ class LaplacianEntropyModel(nn.Module):
 
         return self.walk(hyperprior, code), torch.stack(bits).sum(0)
 
-    def quantise(
-        self, y: Tensor, z_symbols: Tensor, hyperprior: Hyperprior, rate_weight: float = 0.0
-    ) -> Latent:
-        """Real quantisation, exactly as `decode` will see it: ŷ = r + μ. Of the integer nearest to
-        y − μ and its neighbour towards 0, r is the one with less of
-
-            (y − μ − r)² + rate_weight · (ln 2)/6 · bits(r, σ)
-
-        (ln 2)/6 is what a bit is worth where all quantisers have steps of 1: D = Δ²/12 and
-        R = h − log₂ Δ give −dD/dR = (ln 2)/6 · Δ². Only the encoder decides so; a decoder reads any
-        r. Rate–distortion optimised quantisation: Karczewicz et al. 2008 (VCEG-AH21).
-        """
+    def quantise(self, y: Tensor, z_symbols: Tensor, hyperprior: Hyperprior) -> Latent:
+        """Real quantisation, exactly as `decode` will see it: ŷ = μ + round(y − μ)."""
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
-            return in_strips(choose, y[:, here.channels][..., here.mask], mu, sigma, width=8)
+            return in_strips(nearest, y[:, here.channels][..., here.mask], mu, width=8)
 
-        def choose(y: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
-            exact = y.to(mu) - mu
-            nearest = exact.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
-            if not rate_weight:
-                return nearest
-            smaller = nearest - nearest.sign()
-            price = rate_weight * math.log(2) / 6
-            saved = price * (coded_bits(nearest, sigma) - coded_bits(smaller, sigma))
-            lost = (exact - smaller).square() - (exact - nearest).square()
-            return torch.where(lost < saved, smaller, nearest)
+        def nearest(y: Tensor, mu: Tensor) -> Tensor:
+            return (y.to(mu) - mu).round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
         return self._coded(z_symbols, hyperprior, residual)
 

@@ -296,7 +296,7 @@ class BlurlibCodec:
     on_top_sha256: str = ""
     sampling: Sampling | None = None
     tiling: Tiling = field(default_factory=Tiling)
-    effort: int = 1
+    effort: int = 0
 
     def __post_init__(self):
         if self.sampling is None and isinstance(self.on_top, DiffusionDecoder):
@@ -310,8 +310,8 @@ class BlurlibCodec:
 
     @property
     def name(self) -> str:
-        """Isotropic diffusion has a name of its own, and so has an effort other than usual."""
-        decoder, effort = self.decoder, "" if self.effort == 1 else f"-effort{self.effort}"
+        """Isotropic diffusion has a name of its own, and so has a search."""
+        decoder, effort = self.decoder, f"-effort{self.effort}" if self.effort else ""
         if isinstance(self.on_top, DiffusionDecoder):
             decoder = "diffusion" if self.on_top.process.schedule.sigma_blur_max else "isotropic"
         return f"{self.model}-{decoder}{effort}"
@@ -383,7 +383,7 @@ def select(
     denoiser: str = "",
     sampling: Mapping[str, Any] | None = None,
     tiling: Tiling | None = None,
-    effort: int = 1,
+    effort: int = 0,
 ) -> Selection:
     """A baseline by its name, or one of our models by name or file.
 
