@@ -23,8 +23,9 @@ from blurlib.codec import zoo
 from blurlib.diffusion import Sampling
 from blurlib.evaluation.results import new_results
 from blurlib.metrics import Lpips, lpips_file
+from blurlib.training.config import TrainConfig
+from blurlib.training.data import find_photos
 from experiments.perception import noisy
-from experiments.quantiser import chosen
 from experiments.record import write_json
 
 QUALITIES = (1.0, 3.0, 5.0, 6.0)
@@ -74,6 +75,13 @@ def main(out: Path, data: str, denoiser: str) -> None:
         "rows": rows,
     }
     write_json(out, content)
+
+
+def chosen(data: str, count: int) -> list[Path]:
+    """So many of the held-out photos, evenly."""
+    found = [Path(entry.path) for entry in find_photos(TrainConfig(data=data), held_out=True)]
+    places = np.linspace(0, len(found) - 1, count).round().astype(int)
+    return [found[i] for i in places]
 
 
 class Judged(NamedTuple):

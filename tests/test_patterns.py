@@ -37,13 +37,13 @@ def patterns() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("effort", [0, 1, 2])
+@pytest.mark.parametrize("effort", [0, 1])
 @pytest.mark.parametrize("model", MODELS)
 def test_no_pattern_is_lost(model, effort):
     """More quality is a better picture, and none is worse than one of the mean colour."""
     codec = zoo.load(model)
     for name, x in patterns().items():
-        if effort == 2 and name not in ("checkers of 1", "stripes of 3", "noise", "text"):
+        if effort and name not in ("checkers of 1", "stripes of 3", "noise", "text"):
             continue  # a search takes a second or two
         files = [codec.compress(x[None], quality, effort=effort) for quality in (1.0, 3.0, 6.0)]
         pictures = [codec.decompress(data).x_hat.clamp(0, 1) for data in files]

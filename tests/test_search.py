@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_msssim import ms_ssim
 
-from blurlib.codec import Objective, model, objective, search, zoo
+from blurlib.codec import Objective, model, search, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy.checkerboard import anchor_mask
 
@@ -23,7 +23,7 @@ def codec(tiny_codec_path):
 @pytest.fixture
 def short(monkeypatch):
     """Searches of six iterations."""
-    monkeypatch.setattr(model, "ITERATIONS", (0, 0) + 8 * (6,))
+    monkeypatch.setattr(model, "ITERATIONS", (0,) + 9 * (6,))
 
 
 def loss(codec, x: torch.Tensor, data: bytes) -> float:
@@ -95,13 +95,6 @@ def _latent(codec):
         return y, codec.hyperprior(codec.entropy.hyper_latent.values(z_symbols), gain)
 
 
-def test_weighing_the_rate_makes_files_smaller(codec, photo, monkeypatch):
-    monkeypatch.setitem(objective.RATE_WEIGHTS, "mse", 100.0)  # σ is large in random weights
-    x = photo(100, 130)
-    plain, weighed = (len(codec.compress(x, 2, effort=effort)) for effort in (0, 1))
-    assert weighed < plain
-
-
 @pytest.mark.parametrize("distortion", ["mse", "ms-ssim"])
 @pytest.mark.parametrize("size", [(1, 1), (50, 70)])
 def test_a_searched_file_decodes_and_is_never_worse(
@@ -146,7 +139,7 @@ def test_large_photos_are_searched_in_tiles(codec, photo, monkeypatch, short):
     assert loss(codec, x, data) < loss(codec, x, codec.compress(x, 2))
 
 
-@pytest.mark.parametrize("effort", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("effort", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
     x = photo(100, 130)
     target = 8 * len(codec.compress(x, 2)) / (100 * 130)

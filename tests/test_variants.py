@@ -8,7 +8,6 @@ import itertools
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from blurlib.entropy import (
     SymbolDecoder,
     even_groups,
 )
-from blurlib.entropy.coder import MAX_SYMBOL, PROBABILITY_FLOOR, SIGMA_TABLE
+from blurlib.entropy.coder import MAX_SYMBOL, SIGMA_TABLE
 from experiments.entropy.positional import ENCODINGS
 
 M, HEIGHT, WIDTH = 20, 5, 8
@@ -185,30 +184,6 @@ def test_every_parameter_of_every_variant_learns(variant):
     for name, parameter in model.groups.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
-
-
-@torch.no_grad()
-def test_rounding_that_weighs_the_rate_takes_the_cheaper_of_two_integers():
-    """Against SciPy: every residual is the argmin of e² + w · (ln 2)/6 · bits over the nearest
-    integer and its neighbour towards 0; with some w both happen."""
-    weight, model, (prior, y) = 2.0, model_of(VARIANTS["laplacian-anchors"]), prior_and_y(3)
-    latent = model.quantise(y, NO_Z, prior, weight)
-    moved = []
-    for coded in latent.passes:
-        here, residual, sigma = coded.here, coded.residual, coded.sigma
-        mu = latent.y_hat[:, here.channels][..., here.mask] - residual
-        exact, r = y[:, here.channels][..., here.mask] - mu, residual.numpy()
-        nearest = np.rint(exact.numpy())
-        both = np.stack([nearest, nearest - np.sign(nearest)])
-        normal = scipy.stats.norm(scale=sigma)
-        mass = normal.cdf(0.5 - np.abs(both)) - normal.cdf(-0.5 - np.abs(both))
-        bits = -np.log2(np.maximum(mass, PROBABILITY_FLOOR))
-        cost = (exact - both) ** 2 + weight * np.log(2) / 6 * bits
-        np.testing.assert_array_equal(r, np.where(cost[1] < cost[0], both[1], both[0]))
-        moved.append((r != nearest)[nearest != 0])
-    assert 0 < np.concatenate(moved, axis=None).mean() < 1
-    decoded = model.decode(SymbolDecoder(model.encode_y(latent)), NO_Z, prior)
-    assert torch.equal(decoded.y_hat, latent.y_hat)
 
 
 @torch.no_grad()
