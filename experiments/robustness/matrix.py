@@ -52,7 +52,9 @@ def encoded(codec: BlurCodec, batch: int) -> list[bytes]:
         part = chosen[start : start + batch]
         features = codec.g_a(pad(torch.cat([x for x, _ in part])))
         rows = zip(part, features.split(1), strict=True)
-        data += [codec._encode(x, one, q, seed=None, effort=0) for (x, q), one in rows]
+        data += [
+            codec._proven(codec._encode(x, one, q, seed=None, effort=0), x) for (x, q), one in rows
+        ]
     return data
 
 
