@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation-entropy-sizes": lambda root: entropy.shown(root, entropy.sizes),
     "ablation-entropy-bits": lambda root: entropy.shown(root, entropy.bits),
     "portability": checks.portability,
+    "promises": checks.promises,
     "portability-noise": checks.portability_noise,
     "decode-speed": checks.decode_speed,
     "diffusion-step": checks.diffusion_step,
