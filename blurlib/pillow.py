@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 from blurlib import checkpoints, images
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import MAGIC, BlurFile
+from blurlib.diffusion import last_x_hat
 
 _load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
 
@@ -79,9 +80,8 @@ def decompress(
     output = codec.decompress(file, pyramid=decoder == "diffusion")
     x_hat = output.x_hat
     if decoder == "diffusion":
-        for state in _load_denoiser(denoiser or checkpoints.DENOISER).sample(output, **sampling):
-            last = state
-        x_hat = last.x_hat
+        chosen = _load_denoiser(denoiser or checkpoints.DENOISER)
+        x_hat = last_x_hat(chosen.sample(output, **sampling))
     return images.to_pillow(images.to_uint8(x_hat[0]))
 
 

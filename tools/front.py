@@ -23,7 +23,7 @@ from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.diffusion.process import BlurDiffusion
 from blurlib.diffusion.schedule import BlurSchedule
-from blurlib.evaluation.codecs import AVIF, JPEG, WEBP, BlurlibCodec, match_bytes
+from blurlib.evaluation.codecs import AVIF, JPEG, WEBP, BlurlibCodec, match_bytes, select
 from blurlib.evaluation.measure import compare
 from blurlib.files import atomic_write
 from experiments import plots
@@ -233,9 +233,7 @@ def main() -> None:
     photos, codec = {}, zoo.load()
     ours = {
         "direct": BlurlibCodec(checkpoints.CODEC, codec),
-        "perceptual": BlurlibCodec(
-            checkpoints.PERCEPTUAL, zoo.load(checkpoints.PERCEPTUAL), zoo.load_denoiser()
-        ),
+        "perceptual": select(checkpoints.PERCEPTUAL, "diffusion", checkpoints.DENOISER).codec,
     }
     for shown in track(PHOTOS, "photos at equal bytes"):
         photos[shown.photo], pictures = compared(shown, ours)

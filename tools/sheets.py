@@ -13,7 +13,6 @@ from rich.progress import track
 from torch import Tensor
 
 from blurlib import checkpoints, datasets, images, metrics, plotting
-from blurlib.codec import zoo
 from blurlib.evaluation.codecs import (
     AVIF,
     HEIC,
@@ -21,8 +20,8 @@ from blurlib.evaluation.codecs import (
     JPEG_2000,
     JPEG_XL,
     WEBP,
-    BlurlibCodec,
     match_bytes,
+    select,
 )
 from experiments import report
 
@@ -51,8 +50,8 @@ def others(photo: Tensor, size: int) -> dict[str, bytes]:
 def sheet(which: Sheet) -> list[plotting.Panel]:
     """The crop of the original, of our two decoders, and of the baselines at our bytes."""
     photo = images.read_image(datasets.kodak()[which.number - 1])
-    direct, denoiser = BlurlibCodec(checkpoints.CODEC, zoo.load()), zoo.load_denoiser()
-    diffusion = BlurlibCodec(checkpoints.PERCEPTUAL, zoo.load(checkpoints.PERCEPTUAL), denoiser)
+    direct = select(checkpoints.CODEC).codec
+    diffusion = select(checkpoints.PERCEPTUAL, "diffusion", checkpoints.DENOISER).codec
     data = direct.encode(photo, QUALITY)
     its_data = diffusion.encode_to(photo, len(data))
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
@@ -60,7 +59,7 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
     decoded = [
         ("blurlib, direct", data, direct.decode(data)),
         (
-            f"blurlib, diffusion, {denoiser.sampling.steps} steps",
+            f"blurlib, diffusion, {diffusion.sampling.steps} steps",
             its_data,
             diffusion.decode(its_data),
         ),

@@ -264,9 +264,9 @@ class BlurCodec(nn.Module):
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
         latent = self.latent_of(features, q)
-        if effort and self.objective:
-            how = self.objective, ITERATIONS[effort]
-            latent = self._searched(x, features, latent, q, *how, observe)
+        objective, iterations = self.objective, ITERATIONS[effort]
+        if objective and iterations:
+            latent = self._searched(x, features, latent, q, objective, iterations, observe)
         H, W = x.shape[-2:]
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent, (H, W), q.item()),

@@ -163,16 +163,14 @@ class DiffusionDecoder(_OnTop):
         """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there. `sampling`
         counts as it is, its seed too; None is what `sample` takes for None."""
         sampling = sampling or self.sampling.but(seed=output.seed)
-        for state in self._pictures(output, sampling, tiling or Tiling()):
-            last = state
-        return last.x_hat
+        return last_x_hat(self._pictures(output, sampling, tiling or Tiling()))
 
     def unrolled(self, output: CodecOutput, noise: Callable[[], Tensor]) -> "Correction":
         """The end of the chain of `sampling` from the given draws, for training: gradients go back
         through all its evaluations."""
-        x_hat, predict = output.reconstruction.x_hat, partial(self.predict, output=output)
-        how, process = self.sampling, self.given(output)
-        chain = sample(process, predict, x_hat.shape, how, noise=noise, gradients=True)
+        base, maps = 2 * output.reconstruction.x_hat - 1, self.conditions(output)
+        predict, process = partial(self.denoiser, base=base, pyramid=maps), self.given(output)
+        chain = sample(process, predict, base.shape, self.sampling, noise=noise, gradients=True)
         return Correction(last_x_hat(chain), self.unit(output))
 
     def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -129,8 +129,15 @@ def sample(
     return chain(process, predict, sampling, noise or drawn)
 
 
-def last_x_hat(states: Iterator[SamplerState]) -> Tensor:
-    """Runs a chain to its end and returns its result: the last x̂, (B, 3, H, W), pixels."""
+class HasPicture(Protocol):
+    """A step of a chain."""
+
+    @property
+    def x_hat(self) -> Tensor: ...
+
+
+def last_x_hat(states: Iterator[HasPicture]) -> Tensor:
+    """Runs a chain to its end, keeping no step, and returns its result: the last x̂."""
     for state in states:
         last = state
     return last.x_hat

@@ -20,7 +20,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from blurlib import images
+from blurlib import images, metrics
 from blurlib.codec import BlurCodec, CodecOutput, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
@@ -333,9 +333,8 @@ class BlurlibCodec:
         """The largest file of at most ``target_bytes``; if none is so small, the smallest."""
         x = images.to_float(image)[None]
         try:
-            return self.codec.compress_to(
-                x, 8 * target_bytes / image[0].numel(), effort=self.effort
-            )
+            rate = metrics.bpp(target_bytes, *image.shape[1:])
+            return self.codec.compress_to(x, rate, effort=self.effort)
         except ValueError:
             return self.codec.compress(x, 1.0, effort=self.effort)
 
