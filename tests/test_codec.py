@@ -339,4 +339,4 @@ def test_config_survives_json():
         CodecConfig(EntropyConfig(M=20, groups=(5, 15)), levels=2),
         CodecConfig(EntropyConfig(context=ContextConfig(channel=0, position="none"))),
     ):
-        assert CodecConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert CodecConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config

@@ -8,7 +8,7 @@ import scipy.optimize
 import scipy.special
 import torch
 
-from blurlib.entropy.coder import PROBABILITY_FLOOR
+from blurlib.entropy.coder import PROBABILITY_FLOOR, uniform_noise
 from blurlib.entropy.hyper import COUNTS, TAIL, FactorizedDensity, HyperLatent
 from conftest import make_logistic
 
@@ -226,7 +226,7 @@ def test_the_rate_weight_scales_the_gradient_at_z_and_leaves_the_densities_their
         torch.manual_seed(1)  # the same noise
         leaf = z.clone().requires_grad_()
         hyper_latent.zero_grad()
-        hyper_latent.noisy(leaf, weight)[1].sum().backward()
+        hyper_latent.noisy(leaf, weight, uniform_noise)[1].sum().backward()
         matrix = hyper_latent.density.matrices[0].grad
         gradients[weight] = (leaf.grad.clone(), matrix.clone())
     for weight in (0.25, 0.0):

@@ -19,7 +19,7 @@ from blurlib.entropy import (
     SymbolDecoder,
     even_groups,
 )
-from blurlib.entropy.coder import MAX_SYMBOL, SIGMA_TABLE
+from blurlib.entropy.coder import MAX_SYMBOL, SIGMA_TABLE, uniform_noise
 from experiments.entropy.positional import ENCODINGS
 
 M, HEIGHT, WIDTH = 20, 5, 8
@@ -176,7 +176,8 @@ def test_bits_of_a_channel_are_those_of_its_symbols():
 @every_variant
 def test_every_parameter_of_every_variant_learns(variant):
     model, (prior, y) = model_of(variant), prior_and_y(5)
-    latent = model.train_latent(y.requires_grad_(), torch.zeros(1, dtype=torch.float64), prior)
+    bits_z = torch.zeros(1, dtype=torch.float64)
+    latent = model.train_latent(y.requires_grad_(), bits_z, prior, uniform_noise)
     assert (latent.y_hat - y).abs().max() <= 0.5
     (straight_through,) = torch.autograd.grad(latent.y_hat.sum(), y, retain_graph=True)
     torch.testing.assert_close(straight_through, torch.ones_like(y))
@@ -196,7 +197,7 @@ def test_the_training_rate_is_close_to_the_rate_of_coding():
     prior = Hyperprior(torch.randn(1, 6, 20, 32).double(), torch.ones(1, M, 1, 1).double())
     y = 8 * torch.randn(1, M, 20, 32, dtype=torch.float64)
     model.hyper_latent.freeze()
-    trained = model.train_latent(y, torch.zeros(1), prior).bits_y.item()
+    trained = model.train_latent(y, torch.zeros(1), prior, uniform_noise).bits_y.item()
     assert trained == pytest.approx(model.quantise(y, NO_Z, prior).bits_y.item(), rel=0.01)
 
 

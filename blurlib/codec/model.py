@@ -4,7 +4,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from numbers import Integral
 from typing import NamedTuple
@@ -14,27 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blurlib.codec import transforms
 from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_size
 from blurlib.codec.objective import Objective
-from blurlib.codec.search import ITERATIONS, Searched, search
-from blurlib.codec.transforms import (
-    Analysis,
-    Gain,
-    HyperAnalysis,
-    HyperSynthesis,
-    MainDecoder,
-    Reconstruction,
-    TransformConfig,
-    to_float,
-)
-from blurlib.entropy.coder import (
-    LEAST_BITS,
-    MU_STEPS,
-    DecodingError,
-    Noise,
-    SymbolDecoder,
-    uniform_noise,
-)
+from blurlib.codec.search import ITERATIONS, Searched, cost, search
+from blurlib.entropy import coder
 from blurlib.entropy.context import ContextConfig
 from blurlib.entropy.model import EntropyConfig, Hyperprior, LaplacianEntropyModel, Latent, Watch
 from blurlib.entropy.strips import give_back
@@ -52,7 +36,7 @@ class CodecConfig:
     """
 
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
-    transform: TransformConfig = field(default_factory=TransformConfig)
+    transform: transforms.TransformConfig = field(default_factory=transforms.TransformConfig)
     levels: int = 6
 
     def __post_init__(self):
@@ -69,19 +53,14 @@ class CodecConfig:
         """The paper's sizes: M = 256, four stride-2 stages."""
         return cls(
             EntropyConfig(M=256, N=192, context=ContextConfig(256, 128, 128, 128, 256, heads=8)),
-            TransformConfig(patch=2, widths=(64, 128, 192, 256), blocks=(2, 2, 2, 2)),
+            transforms.TransformConfig(patch=2, widths=(64, 128, 192, 256), blocks=(2, 2, 2, 2)),
         )
-
-    def to_dict(self) -> dict:
-        """Plain nested dict, for JSON and TOML."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict) -> "CodecConfig":
-        """Inverse of `to_dict`."""
-        entropy = dict(data["entropy"])
-        entropy["context"] = ContextConfig(**entropy["context"])
-        transform = TransformConfig(**data["transform"])
+        """Inverse of `dataclasses.asdict`."""
+        entropy = {**data["entropy"], "context": ContextConfig(**data["entropy"]["context"])}
+        transform = transforms.TransformConfig(**data["transform"])
         return cls(EntropyConfig(**entropy), transform, data["levels"])
 
 
@@ -99,7 +78,7 @@ class CodecOutput(NamedTuple):
             the file does not.
     """
 
-    reconstruction: Reconstruction
+    reconstruction: transforms.Reconstruction
     latent: Latent
     quality: Tensor
     size: tuple[int, int]
@@ -160,13 +139,13 @@ class BlurCodec(nn.Module):
         self.objective: Objective | None = None  # of the weights; kept in their file
         self.coding_dtype = torch.float64
         M, N = self.config.entropy.M, self.config.entropy.N
-        self.g_a = Analysis(self.config.transform, M)
-        self.h_a = HyperAnalysis(M, N, self.config.transform.norm)
-        self.h_s = HyperSynthesis(N, M, self.config.entropy.context.hyper)
-        self.gain = Gain(self.config.levels, M, (0.0, 2.0))
-        self.inverse_gain = Gain(self.config.levels, M, (0.0, -2.0))
+        self.g_a = transforms.Analysis(self.config.transform, M)
+        self.h_a = transforms.HyperAnalysis(M, N, self.config.transform.norm)
+        self.h_s = transforms.HyperSynthesis(N, M, self.config.entropy.context.hyper)
+        self.gain = transforms.Gain(self.config.levels, M, (0.0, 2.0))
+        self.inverse_gain = transforms.Gain(self.config.levels, M, (0.0, -2.0))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
-        self.main_decoder = MainDecoder(self.config.transform, M)
+        self.main_decoder = transforms.MainDecoder(self.config.transform, M)
 
     def code_in(self, dtype: torch.dtype = torch.float64) -> "BlurCodec":
         """Move what the decoder must repeat exactly to `dtype`, and code in it.
@@ -183,7 +162,7 @@ class BlurCodec(nn.Module):
         x: Tensor,
         quality: Tensor | float,
         z_rate_weight: float = 1.0,
-        noise: Noise = uniform_noise,
+        noise: coder.Noise = coder.uniform_noise,
     ) -> CodecOutput:
         """Code and reconstruct.
 
@@ -205,7 +184,7 @@ class BlurCodec(nn.Module):
         size = (x.shape[-2], x.shape[-1])
         output = CodecOutput(self.reconstruct(latent.y_hat, q), latent, q, size, self.model_id)
         with torch.no_grad():
-            mse = (output.x_hat - to_float(x)).square().mean((1, 2, 3))
+            mse = (output.x_hat - transforms.to_float(x)).square().mean((1, 2, 3))
         return output._replace(psnr=snap_psnr(mse))
 
     @torch.no_grad()
@@ -242,7 +221,7 @@ class BlurCodec(nn.Module):
         file = BlurFile.from_bytes(data)
         x_hat = self.decompress(file, pyramid=False).x_hat
         rows = zip(x_hat.split(STRIDE, -2), x.split(STRIDE, -2), strict=True)
-        error = sum((a - to_float(b)).square().sum().item() for a, b in rows)
+        error = sum((a - transforms.to_float(b)).square().sum().item() for a, b in rows)
         if not error <= x.numel():  # NaN too; black for white is 1 a value
             raise ValueError(
                 f"at quality {file.quality:g} these weights lose this photo "
@@ -264,9 +243,8 @@ class BlurCodec(nn.Module):
         q = torch.tensor([quality], dtype=torch.float64, device=features.device)
         q = snap_quality(q, self.config.levels)
         latent = self.latent_of(features, q)
-        objective, iterations = self.objective, ITERATIONS[effort]
-        if objective and iterations:
-            latent = self._searched(x, features, latent, q, objective, iterations, observe)
+        if effort:
+            latent = self._searched(x, features, latent, q, ITERATIONS[effort], observe)
         H, W = x.shape[-2:]
         return BlurFile(
             self.model_id, W, H, q.item(), symbols_crc(latent, (H, W), q.item()),
@@ -280,12 +258,11 @@ class BlurCodec(nn.Module):
         features: Tensor,
         latent: Latent,
         quality: Tensor,
-        objective: Objective,
         iterations: int,
         observe: Observe | None,
     ) -> Latent:
         """A better latent than `latent`, by search, or if none was found that one."""
-        x = to_float(x)
+        x = transforms.to_float(x)
         gain = self.gain(quality)
         z_hat = self.entropy.hyper_latent.values(latent.z_symbols)
         y = features * gain.to(features.dtype)
@@ -295,14 +272,7 @@ class BlurCodec(nn.Module):
         hyperprior = self.hyperprior(z_hat, gain)
         y = state.y.to(hyperprior.gain.dtype)
         found = self.entropy.quantise(y, latent.z_symbols, hyperprior)
-        weight = objective.lmbda(quality, self.config.levels)
-
-        def loss(latent: Latent) -> float:
-            x_hat = self.reconstruct(latent.y_hat, quality).x_hat[..., : x.shape[-2], : x.shape[-1]]
-            d = objective.distance(x_hat, x)
-            return (latent.bits_y / x[0, 0].numel() + weight * d).item()
-
-        return min(found, latent, key=loss)
+        return min(found, latent, key=lambda latent: cost(self, x, latent, quality).item())
 
     @torch.no_grad()
     def compress_to(
@@ -409,17 +379,17 @@ class BlurCodec(nn.Module):
         q = torch.tensor([file.quality], dtype=torch.float64, device=device)
         size = -(-file.height // STRIDE), -(-file.width // STRIDE)
         symbols = self.config.entropy.M * size[0] * size[1] * (STRIDE // 16) ** 2
-        if 8 * len(file.y_stream) + 64 < 0.95 * LEAST_BITS * symbols:
+        if 8 * len(file.y_stream) + 64 < 0.95 * coder.LEAST_BITS * symbols:
             raise BitstreamError(
                 f"{len(file.y_stream)} bytes are too few for {file.width}×{file.height} pixels"
             )
         try:
-            z_symbols = self.entropy.decode_z(SymbolDecoder(file.z_stream), *size)
+            z_symbols = self.entropy.decode_z(coder.SymbolDecoder(file.z_stream), *size)
             z_hat = self.entropy.hyper_latent.values(z_symbols)
             hyperprior = self.hyperprior(z_hat, self.gain(q))
-            stream = SymbolDecoder(file.y_stream)
+            stream = coder.SymbolDecoder(file.y_stream)
             return self.entropy.decode(stream, z_symbols, hyperprior, watch)
-        except DecodingError as error:
+        except coder.DecodingError as error:
             raise BitstreamError(f"the streams do not decode: {error}") from error
 
     def latent_of(
@@ -427,7 +397,7 @@ class BlurCodec(nn.Module):
         features: Tensor,
         quality: Tensor,
         z_rate_weight: float = 1.0,
-        noise: Noise = uniform_noise,
+        noise: coder.Noise = coder.uniform_noise,
     ) -> Latent:
         """What the entropy model makes of g_a's output (B, M, H/16, W/16), H and W multiples of 64:
         `forward` without the transforms."""
@@ -449,7 +419,9 @@ class BlurCodec(nn.Module):
         gain = gain.to(z_hat.dtype)
         return Hyperprior(self.h_s(z_hat, gain), gain)
 
-    def reconstruct(self, y_hat: Tensor, quality: Tensor, pyramid: bool = True) -> Reconstruction:
+    def reconstruct(
+        self, y_hat: Tensor, quality: Tensor, pyramid: bool = True
+    ) -> transforms.Reconstruction:
         """Main decoder on ŷ, with `quality` (B,)."""
         give_back(y_hat)
         return self.main_decoder(y_hat, self.inverse_gain(quality), pyramid)
@@ -496,6 +468,6 @@ def symbols_crc(latent: Latent, size: tuple[int, int], quality: float) -> int:
     head = struct.pack("<HHH", size[1], size[0], round(quality * QUALITY_STEPS))
     crc = zlib.crc32(latent.z_symbols.cpu().numpy().astype("<i4").tobytes(), zlib.crc32(head))
     for y_hat in latent.y_hat.flatten(0, 1):
-        y = np.rint(y_hat.double().cpu().numpy() * MU_STEPS).astype("<i4").tobytes()
+        y = np.rint(y_hat.double().cpu().numpy() * coder.MU_STEPS).astype("<i4").tobytes()
         crc = zlib.crc32(y, crc)
     return crc

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from blurlib.entropy.model import Latent
+
 if TYPE_CHECKING:
     from blurlib.codec.model import BlurCodec
 
@@ -70,15 +72,22 @@ def _parts(side: int) -> list[slice]:
     return [slice(start, min(start + step, side)) for start in range(0, side, step)]
 
 
+def cost(codec: "BlurCodec", x: Tensor, latent: Latent, quality: Tensor) -> Tensor:
+    """R + λ·D of a photo x, (1, 3, H, W), by the objective of the codec, (1,). R without ẑ, which
+    a search keeps."""
+    objective = codec.objective
+    assert objective, "the codec refuses to search without one"
+    x_hat = codec.reconstruct(latent.y_hat, quality).x_hat[..., : x.shape[-2], : x.shape[-1]]
+    lmbda = objective.lmbda(quality, codec.config.levels).to(x)
+    return latent.bits_y / x[0, 0].numel() + lmbda * objective.distance(x_hat, x)
+
+
 @torch.enable_grad()
 def _tile(
     codec: "BlurCodec", x: Tensor, y: Tensor, z_hat: Tensor, quality: float, iterations: int
 ) -> Iterator[tuple[float, Tensor]]:
     """`search` for one tile: its loss and y after each iteration."""
     q = torch.tensor([quality], dtype=torch.float64, device=x.device)
-    objective = codec.objective
-    assert objective, "the codec refuses to search without one"
-    lmbda = objective.lmbda(q, codec.config.levels).to(x)
     with torch.no_grad():
         hyperprior = codec.hyperprior(z_hat, codec.gain(q))
     y = y.detach().clone().requires_grad_()
@@ -88,9 +97,7 @@ def _tile(
     for i in range(iterations):
         temperature = HOT * (COLD / HOT) ** (i / max(1, iterations - 1))
         latent = codec.entropy.anneal(y, hyperprior, temperature, drawn)
-        x_hat = codec.reconstruct(latent.y_hat, q).x_hat[..., : x.shape[-2], : x.shape[-1]]
-        bpp = latent.bits_y / x[0, 0].numel()
-        loss = (bpp + lmbda * objective.distance(x_hat, x)).mean()
+        loss = cost(codec, x, latent, q).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

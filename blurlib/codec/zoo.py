@@ -176,7 +176,7 @@ def codec_bytes(codec: BlurCodec) -> bytes:
         for parameter in codec.parameters():
             parameter.copy_(_storage(parameter))
     codec.entropy.hyper_latent.freeze()
-    config = codec.config.to_dict()
+    config = asdict(codec.config)
     objective = codec.objective and asdict(codec.objective)
     return _serialise(codec, {"kind": "codec", "config": config, "objective": objective})
 

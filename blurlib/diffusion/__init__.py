@@ -2,7 +2,7 @@
 
 from blurlib.diffusion.dct import dct2, frequencies, idct2
 from blurlib.diffusion.denoiser import Denoiser, DenoiserConfig
-from blurlib.diffusion.prior import Prior, error_spectrum, error_variance
+from blurlib.diffusion.prior import Prior, error_spectrum
 from blurlib.diffusion.process import BlurDiffusion, diffusion_loss
 from blurlib.diffusion.sampler import SamplerState, Sampling, Solver, last_x_hat, sample
 from blurlib.diffusion.schedule import BlurSchedule, Spacing
@@ -11,5 +11,5 @@ from blurlib.diffusion.tiling import Tiling, predict_tiled
 __all__ = [
     "BlurDiffusion", "BlurSchedule", "Denoiser", "DenoiserConfig", "Prior", "SamplerState",
     "Sampling", "Solver", "Spacing", "Tiling", "dct2", "diffusion_loss", "error_spectrum",
-    "error_variance", "frequencies", "idct2", "last_x_hat", "predict_tiled", "sample",
+    "frequencies", "idct2", "last_x_hat", "predict_tiled", "sample",
 ]  # fmt: skip

@@ -8,14 +8,10 @@ from blurlib.entropy.model import (
     Hyperprior,
     LaplacianEntropyModel,
     Latent,
-    Noise,
     PassCoder,
-    Watch,
-    uniform_noise,
 )
 
 __all__ = [
     "ContextConfig", "DecodingError", "EntropyConfig", "Hyperprior", "LaplacianEntropyModel",
-    "Latent", "Noise", "PassCoder", "SymbolDecoder", "SymbolEncoder", "Watch", "even_groups",
-    "uneven_groups", "uniform_noise",
+    "Latent", "PassCoder", "SymbolDecoder", "SymbolEncoder", "even_groups", "uneven_groups",
 ]  # fmt: skip

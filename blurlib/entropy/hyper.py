@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurlib.entropy.coder import PROBABILITY_FLOOR, Noise, uniform_noise
+from blurlib.entropy.coder import PROBABILITY_FLOOR, Noise
 
 WIDTHS = (1, 3, 3, 3, 3, 1)  # of the layers of a density
 START_SCALE = 4.0  # of the logistic densities at the start: about the range h_a starts with
@@ -127,9 +127,7 @@ class HyperLatent(nn.Module):
         ):
             raise ValueError("tables of the hyper-latent that cannot be")
 
-    def noisy(
-        self, z: Tensor, rate_weight: float, noise: Noise = uniform_noise
-    ) -> tuple[Tensor, Tensor]:
+    def noisy(self, z: Tensor, rate_weight: float, noise: Noise) -> tuple[Tensor, Tensor]:
         """Training: (z with uniform noise, its bits per image).
 
         Where rounding makes z constant, h_s would see nothing of it and never learn to use it;

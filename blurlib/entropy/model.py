@@ -13,24 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blurlib.entropy import coder
 from blurlib.entropy.channel_groups import check_count, check_groups, uneven_groups
 from blurlib.entropy.checkerboard import pass_masks
-from blurlib.entropy.coder import (
-    LOG2_SIGMA_MAX,
-    LOG2_SIGMA_MIN,
-    MAX_SYMBOL,
-    SIGMA_STEPS,
-    Noise,
-    SymbolDecoder,
-    SymbolEncoder,
-    coded_bits,
-    gaussian_bits,
-    lower_bound,
-    sigma_at,
-    snap_mu,
-    snap_sigma,
-    uniform_noise,
-)
 from blurlib.entropy.context import ContextConfig, Gaussian, GroupContext
 from blurlib.entropy.hyper import HyperLatent
 from blurlib.entropy.strips import give_back, in_strips
@@ -86,12 +71,12 @@ class CodedPass(NamedTuple):
     @property
     def sigma(self) -> Tensor:
         """(B, C, positions), float64."""
-        return sigma_at(self.sigma_index)
+        return coder.sigma_at(self.sigma_index)
 
     @property
     def bits(self) -> Tensor:
         """Estimated bits per image, (B,) float64."""
-        return coded_bits(self.residual, self.sigma).sum((1, 2))
+        return coder.coded_bits(self.residual, self.sigma).sum((1, 2))
 
 
 class Latent(NamedTuple):
@@ -115,14 +100,14 @@ class Latent(NamedTuple):
         B, _, H, W = self.y_hat.shape
         total = self.y_hat.new_zeros(B, H, W, dtype=torch.float64)
         for coded in self.passes:
-            total[:, coded.here.mask] += coded_bits(coded.residual, coded.sigma).sum(1)
+            total[:, coded.here.mask] += coder.coded_bits(coded.residual, coded.sigma).sum(1)
         return total
 
     def bits_per_channel(self) -> Tensor:
         """Estimated bits of ŷ in every channel, all positions together, (B, M) float64."""
         total = self.y_hat.new_zeros(self.y_hat.shape[:2], dtype=torch.float64)
         for coded in self.passes:
-            total[:, coded.here.channels] += coded_bits(coded.residual, coded.sigma).sum(2)
+            total[:, coded.here.channels] += coder.coded_bits(coded.residual, coded.sigma).sum(2)
         return total
 
     def log2_sigma(self) -> Tensor:
@@ -134,7 +119,7 @@ class Latent(NamedTuple):
         for coded in self.passes:
             group = index[:, starts.index(coded.here.channels.start)]
             group[:, coded.here.mask] = coded.sigma_index.float().mean(1)
-        return index / SIGMA_STEPS + LOG2_SIGMA_MIN
+        return index / coder.SIGMA_STEPS + coder.LOG2_SIGMA_MIN
 
 
 class Hyperprior(NamedTuple):
@@ -199,7 +184,7 @@ class LaplacianEntropyModel(nn.Module):
         return y_hat
 
     def train_latent(
-        self, y: Tensor, bits_z: Tensor, hyperprior: Hyperprior, noise: Noise = uniform_noise
+        self, y: Tensor, bits_z: Tensor, hyperprior: Hyperprior, noise: coder.Noise
     ) -> Latent:
         """Mixed quantisation: noise for the rate, straight-through for contexts and decoder."""
         drawn = noise(y)
@@ -240,7 +225,7 @@ class LaplacianEntropyModel(nn.Module):
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
             priced, kept = relax(here, y[:, here.channels] - gaussian.mu)
-            cost = gaussian_bits(priced, self.bounded_scale(gaussian.log2_sigma))
+            cost = coder.gaussian_bits(priced, self.bounded_scale(gaussian.log2_sigma))
             bits.append((cost * here.mask).sum((1, 2, 3)))
             return kept + gaussian.mu
 
@@ -253,13 +238,13 @@ class LaplacianEntropyModel(nn.Module):
             return in_strips(nearest, y[:, here.channels][..., here.mask], mu, width=8)
 
         def nearest(y: Tensor, mu: Tensor) -> Tensor:
-            return (y.to(mu) - mu).round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
+            return (y.to(mu) - mu).round().clamp(-coder.MAX_SYMBOL, coder.MAX_SYMBOL)
 
         return self._coded(z_symbols, hyperprior, residual)
 
     def decode(
         self,
-        decoder: SymbolDecoder,
+        decoder: coder.SymbolDecoder,
         z_symbols: Tensor,
         hyperprior: Hyperprior,
         watch: Watch = lambda code: code,
@@ -285,9 +270,9 @@ class LaplacianEntropyModel(nn.Module):
         passes: list[CodedPass] = []
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            mu = snap_mu(gaussian.mu[..., here.mask])
-            index = snap_sigma(gaussian.log2_sigma[..., here.mask])
-            r = residual(here, mu, sigma_at(index))
+            mu = coder.snap_mu(gaussian.mu[..., here.mask])
+            index = coder.snap_sigma(gaussian.log2_sigma[..., here.mask])
+            r = residual(here, mu, coder.sigma_at(index))
             passes.append(CodedPass(here, r.short(), index))
             y_hat = torch.empty_like(gaussian.mu)
             y_hat[..., here.mask] = r + mu
@@ -299,7 +284,7 @@ class LaplacianEntropyModel(nn.Module):
 
     def encode_y(self, latent: Latent) -> bytes:
         """One range-coded stream with the passes of one image in order."""
-        encoder = SymbolEncoder()
+        encoder = coder.SymbolEncoder()
         for coded in latent.passes:
             residual, sigma = coded.residual.cpu(), coded.sigma.double().cpu()
             encoder.gaussian(residual.numpy().ravel(), sigma.numpy().ravel())
@@ -307,13 +292,13 @@ class LaplacianEntropyModel(nn.Module):
 
     def encode_z(self, latent: Latent) -> bytes:
         """One range-coded stream with the hyper-latent of one image."""
-        encoder = SymbolEncoder()
+        encoder = coder.SymbolEncoder()
         symbols = latent.z_symbols[0].cpu().numpy()
         for channel, probabilities in zip(symbols, self.hyper_latent.probabilities(), strict=True):
             encoder.categorical(channel.ravel(), probabilities)
         return encoder.to_bytes()
 
-    def decode_z(self, decoder: SymbolDecoder, height: int, width: int) -> Tensor:
+    def decode_z(self, decoder: coder.SymbolDecoder, height: int, width: int) -> Tensor:
         """Hyper-latent symbols (1, N, height, width)."""
         probabilities = self.hyper_latent.probabilities()
         symbols = np.stack([decoder.categorical(p, height * width) for p in probabilities])
@@ -330,4 +315,5 @@ class LaplacianEntropyModel(nn.Module):
 
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""
-        return lower_bound(log2_sigma, LOG2_SIGMA_MIN).clamp_max(LOG2_SIGMA_MAX).exp2()
+        low, high = coder.LOG2_SIGMA_MIN, coder.LOG2_SIGMA_MAX
+        return coder.lower_bound(log2_sigma, low).clamp_max(high).exp2()
