@@ -195,14 +195,9 @@ def _set_decoder(decoder: MainDecoder, stages: list[Stage]) -> None:
     up = (m for part in (decoder.up, decoder.head) for m in part.modules())
     layers = (layer for layer in up if isinstance(layer, nn.Conv2d))
     for layer, stage in zip(layers, stages[::-1], strict=True):
-        _set(layer, _shuffled(stage))
-
-
-def _shuffled(stage: Stage) -> Tensor:
-    """The kernel before a pixel shuffle that makes blocks of coefficients."""
-    n = stage.basis.shape[-1]
-    blocks = F.pixel_unshuffle(_kernels(stage, inverse=True), n)  # (kept, C · n², 3, 3)
-    return blocks.transpose(0, 1).flip(2, 3)
+        # Before a pixel shuffle, which makes blocks of coefficients.
+        blocks = F.pixel_unshuffle(_kernels(stage, inverse=True), stage.basis.shape[-1])
+        _set(layer, blocks.transpose(0, 1).flip(2, 3))
 
 
 def _identity(layer: nn.Conv2d, stage: Stage) -> Tensor:

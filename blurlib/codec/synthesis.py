@@ -57,11 +57,7 @@ class _OnTop(nn.Module):
                 f"from {model_id.hex()}: the denoisers that ship are for files of the model "
                 f"{checkpoints.PERCEPTUAL}"
             )
-        return tiling.side(self.denoiser.config, B, *self._largest(tiling, B, H, W))
-
-    def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:
-        """Size of what is decoded at once."""
-        return H, W
+        return tiling.side(self.denoiser.config, B, H, W)
 
     def variance(self, output: CodecOutput) -> Tensor:
         """How wrong these reconstructions are, (B, 1, H, W): of `Prior`. As usual at their quality;
@@ -173,9 +169,10 @@ class DiffusionDecoder(_OnTop):
         chain = sample(process, predict, base.shape, self.sampling, noise=noise, gradients=True)
         return Correction(last_x_hat(chain), self.unit(output))
 
-    def _largest(self, tiling: Tiling, B: int, H: int, W: int) -> tuple[int, int]:
+    def _side(self, model_id: bytes, tiling: Tiling, B: int, H: int, W: int) -> int:
+        """Of what is decoded at once: a region."""
         rows, columns = tiling.regions(self.denoiser.config, B, H, W)
-        return rows[0].stop, columns[0].stop
+        return super()._side(model_id, tiling, B, rows[0].stop, columns[0].stop)
 
     def _pictures(
         self,
