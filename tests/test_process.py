@@ -161,13 +161,13 @@ def test_float32_pictures_keep_their_dtype():
     assert {result.dtype for result in results} == {torch.float32}
 
 
-def true_error(process, weight, x, x_hat, t, gamma=5.0):
+def true_error(process, weight, x, x_hat, t):
     """The loss named `weight`, from the errors of x̂, ε̂ and v̂ themselves."""
     alpha, sigma = process.schedule.alpha(t, H, W), process.schedule.sigma(t)[:, None, None, None]
     d_x = dct2(x_hat - x)
     d_eps = -alpha * d_x / sigma  # z_t is what it is
     d_v = alpha * d_eps - sigma * d_x
-    d_min = torch.minimum((alpha / sigma) ** 2, torch.tensor(gamma)).sqrt() * d_x
+    d_min = torch.minimum((alpha / sigma) ** 2, torch.tensor(5)).sqrt() * d_x
     return {"x": d_x, "eps": d_eps, "v": d_v, "min-snr": d_min}[weight].square().mean((1, 2, 3))
 
 
@@ -201,7 +201,7 @@ def test_a_weighted_loss_is_the_same_whatever_is_predicted(schedule, prediction,
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_isotropic_weights_equal_those_of_the_min_snr_paper(prediction):
-    """min(SNR, γ) for x, min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for v; one per picture."""
+    """min(SNR, 5) for x, min(SNR, 5)/SNR for ε, min(SNR, 5)/(SNR + 1) for v; one per picture."""
     t = torch.rand(9, dtype=torch.float64)
     snr = ISOTROPIC.logsnr(t).exp()
     reference = snr.clamp(max=5) / {"x": 1, "eps": snr, "v": snr + 1}[prediction]
@@ -215,7 +215,5 @@ def test_what_there_is_not_is_refused():
         BlurDiffusion(BLUR).transition(torch.tensor([0.1, 0.75]), 0.25, H, W)
     with pytest.raises(ValueError, match="x, eps, v, residual, min-snr, got 'snr'"):
         BlurDiffusion(BLUR).loss_weight("snr", 0.5, H, W)
-    with pytest.raises(ValueError, match="gamma must be above 0, got 0"):
-        BlurDiffusion(BLUR).loss_weight("min-snr", 0.5, H, W, gamma=0)
     with pytest.raises(ValueError, match="x, eps, v, residual, got 'noise'"):
         BlurDiffusion(BLUR, "noise")

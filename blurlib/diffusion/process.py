@@ -163,27 +163,23 @@ class BlurDiffusion:
 
     # What an error costs
 
-    def loss_weight(
-        self, weight: LossWeight, t: Time, H: int, W: int, gamma: float = 5.0
-    ) -> Tensor:
+    def loss_weight(self, weight: LossWeight, t: Time, H: int, W: int) -> Tensor:
         """(B, 1, H, W), float64: factors on the squared error of the network output, frequency by
         frequency, that make it the loss named by `weight`, whatever the network predicts.
 
         An error Δx of x̂ weighs c_weight · Δx², and Δoutput² = c_prediction · Δx², hence the factor
         c_weight/c_prediction. c is the `cost` of the prediction of that name, or
 
-            "min-snr"  c = min(SNR_t, γ)    (Hang et al. 2023, arXiv 2303.09556)
+            "min-snr"  c = min(SNR_t, 5)    (Hang et al. 2023, arXiv 2303.09556)
 
-        Raises ValueError for any other weight and for γ ≤ 0.
+        Raises ValueError for any other weight.
         """
         if weight not in get_args(LossWeight):
             known = ", ".join(get_args(LossWeight))
             raise ValueError(f"weight must be one of {known}, got {weight!r}")
-        if not gamma > 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
         t = self.marginal(t, H, W)
         if weight == "min-snr":
-            cost = Eps(t).cost().clamp(max=gamma)
+            cost = Eps(t).cost().clamp(max=5)
         else:
             cost = PREDICTIONS[weight](t, self.prior).cost()
         return cost / self.at(t, H, W).cost()
@@ -196,15 +192,14 @@ def diffusion_loss(
     t: Tensor,
     eps: Tensor,
     weight: LossWeight | None = None,
-    gamma: float = 5.0,
 ) -> DiffusionLoss:
     """Weighted squared error of the network output, one number per picture, and its x̂.
 
     Args:
         predict: (`network_input` at t, t) → output.
         x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps: N(0, I) like x.
-        weight, gamma: of `BlurDiffusion.loss_weight`; None weighs all errors of the output alike,
-            as does the weight named like the prediction.
+        weight: of `BlurDiffusion.loss_weight`; None weighs all errors of the output alike, as does
+            the weight named like the prediction.
     """
     H, W = x.shape[-2:]
     at = process.at(t, H, W)
@@ -214,5 +209,5 @@ def diffusion_loss(
     u_output = dct2(predict(idct2(at.input(u_t)), t).to(x))
     error = u_output - at.target(u_x, u_eps)
     if weight is not None and weight != process.prediction:
-        error = process.loss_weight(weight, at.t, H, W, gamma).sqrt().to(x) * error
+        error = process.loss_weight(weight, at.t, H, W).sqrt().to(x) * error
     return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), idct2(at.u_x(u_t, u_output)))

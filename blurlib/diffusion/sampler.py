@@ -114,8 +114,7 @@ def sample(
         noise: draws N(0, I) of this shape, frequencies; the default goes by the seed.
         gradients: whether they flow back through the chain, which keeps all its evaluations.
 
-    Yields a `SamplerState` per step. Raises ValueError, before the first step,
-    for a shape that is not 4-D.
+    Yields a `SamplerState` per step. ValueError, before the first, for a shape that is not 4-D.
     """
     if len(shape) != 4:
         raise ValueError(f"shape must be (batch, channels, height, width), got {tuple(shape)}")
