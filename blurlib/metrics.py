@@ -1,13 +1,12 @@
 """How far a reconstruction is from the photo: MSE, PSNR, MS-SSIM, LPIPS, and bits per pixel.
 
 For measuring, images are ``(3, H, W)``: ``uint8`` (peak 255) or floats in [0, 1] (peak 1), computed
-in float64. For training, `MsSsimLoss` and `Lpips` take batches ``(B, 3, H, W)`` in [0, 1].
+in float64. For training, `ms_ssim_loss` and `Lpips` take batches ``(B, 3, H, W)`` in [0, 1].
 """
 
 import math
 import os
 import warnings
-from typing import Any
 
 import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
@@ -76,16 +75,14 @@ def lpips_distance(network: nn.Module, x: Tensor, y: Tensor) -> float:
         return network(x[None].float() / 255, y[None].float() / 255).item()
 
 
-class MsSsimLoss(nn.Module):
+def ms_ssim_loss(x_hat: Tensor, x: Tensor) -> Tensor:
     """1 − MS-SSIM per image: ``(B, 3, H, W)`` twice, in [0, 1] → ``(B,)``; differentiable.
     ValueError when a side is shorter than `MS_SSIM_MIN_SIDE`."""
-
-    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
-            raise ValueError(
-                f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels, got {tuple(x.shape)}"
-            )
-        return 1 - _ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+    if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
+        raise ValueError(
+            f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels, got {tuple(x.shape)}"
+        )
+    return 1 - _ms_ssim(x_hat, x, data_range=1.0, size_average=False)
 
 
 def block_steps(x: Tensor) -> Tensor:
@@ -127,11 +124,20 @@ class Lpips(nn.Module):
         """
         if net not in ("alex", "squeeze", "vgg"):
             raise ValueError(f"no LPIPS network {net!r}; there are alex, squeeze, vgg")
+        import lpips  # takes seconds, with all of torchvision
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision: the argument names lpips uses are old
-            if path is None:
-                return cls(_downloaded(net))
-            network = _lpips(net=net, pretrained=False, pnet_rand=True)
+            if path is not None:
+                network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+            else:
+                try:
+                    return cls(lpips.LPIPS(net=net, verbose=False))
+                except (OSError, RuntimeError) as error:  # RuntimeError: a download was cut short
+                    raise OSError(
+                        f"the {net} weights of LPIPS could not be fetched "
+                        f"({type(error).__name__}); put {lpips_file(net)} into BLURLIB_HOME/weights"
+                    ) from None
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except OSError:
@@ -150,19 +156,3 @@ class Lpips(nn.Module):
                 f"LPIPS needs sides of at least {LPIPS_MIN_SIDE} pixels, got {tuple(x.shape)}"
             )
         return self.network(x, y, normalize=True).flatten()
-
-
-def _lpips(**options: Any) -> nn.Module:
-    import lpips  # takes seconds, with all of torchvision
-
-    return lpips.LPIPS(verbose=False, **options)
-
-
-def _downloaded(net: str) -> nn.Module:
-    try:
-        return _lpips(net=net)
-    except (OSError, RuntimeError) as error:  # no network; RuntimeError: a download was cut short
-        raise OSError(
-            f"the {net} weights of LPIPS could not be fetched ({type(error).__name__}); "
-            f"put {lpips_file(net)} into BLURLIB_HOME/weights"
-        ) from None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from blurlib.metrics import MS_SSIM_MIN_SIDE, MsSsimLoss
+from blurlib.metrics import MS_SSIM_MIN_SIDE, ms_ssim_loss
 
 LPIPS_WEIGHT = 430.0  # beside 255² · MSE: at 0.15 to 0.5 bpp both parts are then about as large
 
@@ -52,7 +52,7 @@ class Objective:
             return _squared_error(x_hat, x) + LPIPS_WEIGHT * lpips(x_hat, x)
         if self.distortion == "ms-ssim":
             times = [-(-MS_SSIM_MIN_SIDE // side) for side in x.shape[-2:]]
-            return MsSsimLoss()(*(photo.repeat(1, 1, *times) for photo in (x_hat, x)))
+            return ms_ssim_loss(*(photo.repeat(1, 1, *times) for photo in (x_hat, x)))
         raise ValueError(
             f"these weights were trained for the distortion '{self.distortion}', which the codec "
             "alone cannot compute"
