@@ -226,10 +226,9 @@ def compress(
             data = codec.compress_to(x, target_bpp, seed, effort, observe)
         else:
             data = codec.compress(x, 3.0 if quality is None else quality, seed, effort, observe)
-    _write(target, data, force)
     H, W = x.shape[-2:]
     bpp = 8 * len(data) / (H * W)
-    _report(target, f"{len(data):,} bytes, {bpp:.3f} bpp, {W}×{H}")
+    _write(target, data, force, f"{len(data):,} bytes, {bpp:.3f} bpp, {W}×{H}")
 
 
 @app.command(epilog="Example: blurlib decompress photo.blur photo.png")
@@ -297,8 +296,8 @@ def decompress(
             for state in diffusion.sample(output, **asked, tiling=tiling):
                 bar.update(task, completed=state.step, total=state.steps)
             x_hat = state.x_hat
-    _write(target, images.encode_image(images.to_uint8(x_hat[0]), suffix, shown), force)
-    _report(target, f"{file.width}×{file.height}, {decoder} decoder")
+    data = images.encode_image(images.to_uint8(x_hat[0]), suffix, shown)
+    _write(target, data, force, f"{file.width}×{file.height}, {decoder} decoder")
 
 
 @app.command(epilog="Example: blurlib info photo.blur --json")
@@ -360,10 +359,11 @@ def demo(
     from blurlib.evaluation import demo as demonstration
 
     Sampling().but(steps=steps)
-    if photo not in datasets.embedded_names() and not Path(photo).exists():
-        names = ", ".join(datasets.embedded_names())
+    embedded = datasets.embedded_names()
+    if photo not in embedded and not Path(photo).exists():
+        names = ", ".join(embedded)
         raise ValueError(f"{photo}: no such file, and not one of the embedded photos {names}")
-    path = datasets.embedded_path(photo) if photo in datasets.embedded_names() else Path(photo)
+    path = datasets.embedded_path(photo) if photo in embedded else Path(photo)
     image = images.read_image(path)
     for target in (out / "comparison.png", *demonstration.outputs(out)):
         if target.exists() and (not force or target.samefile(path)):
@@ -660,24 +660,22 @@ def _read(source: Path) -> bytes:
         return files.read(file, source)
 
 
-def _write(target: Path, data: bytes, force: bool) -> None:
+def _write(target: Path, data: bytes, force: bool, what: str) -> None:
+    """Write OUT, and say what was written; beside a picture or file on stdout, on stderr."""
     if target != STDIO:
-        return files.atomic_write(target, data, force)
+        files.atomic_write(target, data, force)
+        return say(f"{target}: {what}")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except OSError as error:  # of the class that its number has, such as BrokenPipeError
         raise OSError(error.errno, error.strerror, "stdout") from None
+    say(f"{target}: {what}", sys.stderr)
 
 
 def _save(figure: "Figure", target: Path) -> None:
     figure.savefig(buffer := io.BytesIO(), format="png")
     files.atomic_write(target, buffer.getvalue(), overwrite=True)
-
-
-def _report(target: Path, what: str) -> None:
-    """Say what was written; beside a file on stdout, on stderr."""
-    say(f"{target}: {what}", sys.stderr if target == STDIO else None)
 
 
 def _read_blur(path: Path) -> "BlurFile":
