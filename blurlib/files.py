@@ -90,10 +90,8 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
-        lock.acquire()
+        held = lock.acquire()
     except Timeout:
         raise OSError(f"{path}: another process is writing there: let it end first") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()

@@ -67,9 +67,9 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
         yield _entry(baseline.name.upper(), match.data, image, baseline.decode(match.data), out)
 
 
-def panels(original: Tensor, entries: Sequence[Entry], size: int = 288) -> list[tuple]:
+def panels(original: Tensor, entries: Sequence[Entry]) -> list[tuple]:
     """The same crop of the photo and of every entry: (title, caption, image) each."""
-    height, width = (min(size, side) for side in original.shape[1:])
+    height, width = (min(288, side) for side in original.shape[1:])
     shown = [("original", f"{original.numel():,} bytes", images.centre(original, height, width))]
     for entry in entries:
         quality = f"{entry.found.psnr:.1f} dB, MS-SSIM {entry.similarity}"

@@ -31,10 +31,8 @@ def share(
     1 job works in this process. More are new processes with one thread each, which get ``work`` by
     pickle; what it raises is raised here. WorkerError: it cannot be pickled, or a worker died.
     """
-    if jobs == 1:
+    if jobs == 1 or not tasks:
         yield from ((task, work(task)) for task in tasks)
-        return
-    if not tasks:
         return
     workers = min(jobs, len(tasks))
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),))

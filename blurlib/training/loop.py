@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from blurlib.files import alone
@@ -107,8 +108,6 @@ def launch(config: TrainConfig) -> Fabric:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes and reports."""
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 

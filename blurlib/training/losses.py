@@ -17,8 +17,8 @@ from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
 
 # Brings an MSE of about 0.02 on [−1, 1] nearer to LPIPS. "residual" needs none: there both are in
-# units of what is usual. With a tenth of that weight LPIPS drowned the squared error in
-# its gradient, and networks hardly learned to look at the noisy picture.
+# units of what is usual. With a tenth of it LPIPS drowned the squared error in the gradient, and
+# networks hardly learned to look at the noisy picture.
 DIFFUSION_SCALE = 5.0
 LPIPS_FLOOR = 0.01  # of a direct picture: a flat one has next to none, and would rule the gradient
 SHIFTS = 8  # pixels that LPIPS may see a picture shifted by: fewer than this
@@ -98,9 +98,9 @@ HELD_OUT_PARTS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the way from the lowest quality
 def held_out_loss(
     codec: BlurCodec, photos: Sequence[Tensor], config: TrainConfig, lpips: Lpips | None = None
 ) -> float:
-    """R + λ·D of photos (3, H, W) in [0, 1] at five qualities with the quantisation of
-    real files, so that runs with other noise, steps or optimisers can be compared: training's own
-    rate is too high where σ is small. The codec has frozen tables and is in eval mode."""
+    """R + λ·D of photos (3, H, W) in [0, 1] at five qualities with the quantisation of real files,
+    so that runs with other noise, steps or optimisers can be compared: training's own rate is too
+    high where σ is small. The codec has frozen tables and is in eval mode."""
     levels = codec.config.levels
     quality = 1 + (levels - 1) * torch.tensor(HELD_OUT_PARTS, dtype=torch.float64)
     losses = []
@@ -126,9 +126,9 @@ def perceptual(
 
     The error of a diffusion is its loss at a random time, and LPIPS counts where t < `lpips_t_max`.
     That of a deterministic decoder, and of the picture at the end of an `unrolled` chain from fresh
-    noise, is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE
-    is in units of the usual error, and LPIPS in units of the direct picture's: it is several times
-    smaller at the highest quality than at the lowest, and would not be heard there.
+    noise, is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE is in units of the usual
+    error, and LPIPS in units of the direct picture's: it is several times smaller at the highest
+    quality than at the lowest, and would not be heard there.
 
     `output` is the codec's for x (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """

@@ -23,8 +23,6 @@ MAY_CHANGE = (
     *("data", "bank_gb", "workers", "checkpoint_every", "steps", "decay"),
     *("checkpointing", "threads", "accelerator", "devices", "nodes", "strategy"),
 )
-
-
 STATE = {"model", "average", "optimisers", "counters"}  # of a checkpoint, and more
 
 
