@@ -19,8 +19,6 @@ from blurlib import __version__, checkpoints, files
 if TYPE_CHECKING:
     from blurlib.codec.bitstream import BlurFile
     from blurlib.codec.search import Searched
-    from blurlib.evaluation.perception import Features
-    from blurlib.metrics import Lpips
     from blurlib.plotting import Figure
     from blurlib.training.config import TrainConfig
     from blurlib.training.run import Step
@@ -544,6 +542,7 @@ def evaluate(
     from blurlib.diffusion import Tiling
     from blurlib.evaluation import measure, perception, results
     from blurlib.evaluation.codecs import KNOWN, select
+    from blurlib.metrics import Lpips, lpips_file
 
     if codec in (known.name for known in KNOWN):
         _refuse_ignored(context, codec, set())
@@ -561,9 +560,17 @@ def evaluate(
     if features is None and (small := measure.without_patches(paths)):
         say(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
         features = "none"
+    judge: Lpips | None = None
+    extractor: perception.Features | None = None
+    if lpips != "none":
+        with _or_say("--lpips none"):
+            judge = Lpips.load(lpips, datasets.cached_weights(lpips_file(lpips)))
+    if features != "none":
+        with _or_say("--features none"):
+            extractor = perception.inception() if features == "inception" else perception.alexnet()
     rows = measure.evaluate(
         dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
-        lpips=_lpips(lpips), lpips_name=lpips, features=_features(features or "alexnet"),
+        lpips=judge, lpips_name=lpips, features=extractor,
         extra=chosen.extra, jobs=jobs or joblib.cpu_count(), overwrite=force,
     )  # fmt: skip
     count = 0
@@ -578,25 +585,13 @@ def evaluate(
         say(f"{' and '.join(perception.names(network))} are over {patches} patches")
 
 
-def _lpips(net: str) -> "Lpips | None":
-    from blurlib import datasets
-    from blurlib.metrics import Lpips, lpips_file
-
+@contextlib.contextmanager
+def _or_say(option: str) -> Iterator[None]:
+    """Where weights cannot be had, the message names the option that goes without them."""
     try:
-        return None if net == "none" else Lpips.load(net, datasets.cached_weights(lpips_file(net)))
+        yield
     except OSError as error:
-        raise ValueError(f"{_one_line(error)}; or say --lpips none") from None
-
-
-def _features(network: str) -> "Features | None":
-    from blurlib.evaluation import perception
-
-    if network == "none":
-        return None
-    try:
-        return perception.alexnet() if network == "alexnet" else perception.inception()
-    except OSError as error:
-        raise ValueError(f"{_one_line(error)}; or say --features none") from None
+        raise ValueError(f"{_one_line(error)}; or say {option}") from None
 
 
 @app.command()
