@@ -7,18 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from blurlib.entropy.coder import (
-    MAX_SYMBOL,
-    SIGMA_TABLE,
-    DecodingError,
-    SymbolDecoder,
-    SymbolEncoder,
-    coded_bits,
-    gaussian_bits,
-    sigma_at,
-    snap_mu,
-    snap_sigma,
-)
+from blurlib.entropy import DecodingError, SymbolDecoder, SymbolEncoder, coder
+from blurlib.entropy.coder import MAX_SYMBOL, SIGMA_TABLE
 
 
 def encoded(residual, sigma) -> bytes:
@@ -47,12 +37,13 @@ def test_the_sigma_table_is_powers_of_2_to_1_16():
 def test_snap_sigma_takes_the_nearest_of_the_grid(dtype):
     log2_sigma = torch.linspace(-6, 12, 997, dtype=dtype)
     nearest = np.abs(log2_sigma.numpy()[:, None] - np.log2(SIGMA_TABLE)[None]).argmin(1)
-    assert torch.equal(sigma_at(snap_sigma(log2_sigma)), torch.from_numpy(SIGMA_TABLE[nearest]))
+    found = coder.sigma_at(coder.snap_sigma(log2_sigma))
+    assert torch.equal(found, torch.from_numpy(SIGMA_TABLE[nearest]))
 
 
 def test_snap_mu_takes_the_nearest_sixteenth():
     mu = torch.linspace(-3, 3, 1001, dtype=torch.float64)
-    snapped = snap_mu(mu)
+    snapped = coder.snap_mu(mu)
     assert (snapped * 16 == (snapped * 16).round()).all()
     assert ((snapped - mu).abs() <= 1 / 32).all()
     assert not torch.signbit(snapped[snapped == 0]).any()  # never −0
@@ -81,20 +72,6 @@ def test_categorical_symbols_come_back_even_those_of_probability_0():
     assert np.array_equal(SymbolDecoder(encoder.to_bytes()).categorical(p, 5000), symbols)
 
 
-def test_several_calls_share_one_stream():
-    residual, sigma = random_gaussians(3000)
-    p = np.full(4, 0.25)
-    symbols = np.arange(100) % 4
-    encoder = SymbolEncoder()
-    for part in (slice(0, 10), slice(10, 10), slice(10, 3000)):
-        encoder.gaussian(residual[part], sigma[part])
-    encoder.categorical(symbols, p)
-    decoder = SymbolDecoder(encoder.to_bytes())
-    parts = [decoder.gaussian(sigma[part]) for part in (slice(0, 1700), slice(1700, 3000))]
-    assert np.array_equal(np.concatenate(parts), residual)
-    assert np.array_equal(decoder.categorical(p, 100), symbols)
-
-
 def test_trailing_zero_bytes_are_not_stored():
     lengths = set()
     for seed in range(300):
@@ -120,9 +97,9 @@ def test_bits_are_those_of_scipys_normal_distribution():
     for sigma in (0.3, 1.0, 5.0, 200.0):
         p = np.diff(scipy.stats.norm.cdf(np.arange(-12.5, 13), scale=sigma))
         expected = -np.log2(np.maximum(p, 2.0**-24))
-        ours = coded_bits(residual, torch.full_like(residual, sigma)).numpy()
+        ours = coder.coded_bits(residual, torch.full_like(residual, sigma)).numpy()
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
-        learned = gaussian_bits(residual, torch.full_like(residual, sigma)).numpy()
+        learned = coder.gaussian_bits(residual, torch.full_like(residual, sigma)).numpy()
         likely = p > 2.0**-24
         np.testing.assert_allclose(learned[likely], -np.log2(p[likely]), rtol=1e-6, atol=1e-9)
 
@@ -130,7 +107,7 @@ def test_bits_are_those_of_scipys_normal_distribution():
 def test_the_gradient_of_the_bits_pulls_an_outlier_in():
     residual = torch.tensor([8.0, -8.0, 1000.0, 0.0], requires_grad=True)
     sigma = torch.ones(4, requires_grad=True)
-    bits = gaussian_bits(residual, sigma)
+    bits = coder.gaussian_bits(residual, sigma)
     bits.sum().backward()
     assert residual.grad[0] > 0 > residual.grad[1]
     assert residual.grad[2] > 0.01
