@@ -12,18 +12,7 @@ from blurlib.codec import zoo
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser
 from blurlib.evaluation import codecs
-from blurlib.evaluation.codecs import (
-    BASELINES,
-    HEIC,
-    JPEG,
-    JPEG_2000,
-    JPEG_XL,
-    WEBP,
-    MissingCodecError,
-    available,
-    match_bytes,
-    select,
-)
+from blurlib.evaluation.codecs import BASELINES, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, select
 from stand_ins import DENOISER
 
 ALL = (*BASELINES, JPEG_2000, JPEG_XL, HEIC)
@@ -35,7 +24,7 @@ def codec(request):
     """Each of them that is installed."""
     try:
         request.param.prepare()
-    except MissingCodecError as error:
+    except codecs.MissingCodecError as error:
         pytest.skip(str(error))
     return request.param
 
@@ -60,8 +49,7 @@ def test_odd_sizes_and_the_order_of_colours(codec, crop, size):
     for colour in ((100, 100, 100), (220, 30, 20), (20, 200, 40)):
         image = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, *size)
         decoded = codec.decode(codec.encode(image, HIGH.get(codec.name, 90)))
-        assert decoded.dtype == torch.uint8
-        assert decoded.shape == image.shape
+        assert (decoded.dtype, decoded.shape) == (torch.uint8, image.shape)
         assert (decoded.int() - image.int()).abs().max() <= 8
     if min(size) > 16:
         image = crop[:, : size[0], : size[1]]  # not contiguous, as crops are
@@ -89,7 +77,7 @@ def test_files_are_of_their_format_and_the_same_bytes_after_pickling(codec, crop
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_same_bytes_on_one_core(crop, tmp_path):
     """The number of cores at hand must not change a file."""
-    work = [(c, HIGH.get(c.name, 60)) for c in ALL if available()[c.name] is None]
+    work = [(c, HIGH.get(c.name, 60)) for c in ALL if codecs.available()[c.name] is None]
     torch.save((work, crop), tmp_path / "work.pt")
     code = (
         "import os, pickle, sys, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
@@ -136,12 +124,12 @@ def test_quality_outside_the_scale_is_refused(codec, scale, wrong, crop):
 def test_a_missing_package_says_what_to_install(codec, package, crop, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     for attempt in (codec.prepare, lambda: codec.encode(crop, 50), lambda: select(codec.name)):
-        with pytest.raises(MissingCodecError, match=f"^{codec.name}: .*{package}") as error:
+        with pytest.raises(codecs.MissingCodecError, match=f"^{codec.name}: .*{package}") as error:
             attempt()
         assert "pip install 'blurlib[baselines]'" in str(error.value)
         assert "\n" not in str(error.value)
     monkeypatch.setattr(codecs.features, "check", lambda feature: feature != "jpg_2000")
-    reasons = available()
+    reasons = codecs.available()
     assert reasons[codec.name] == str(error.value)
     assert "jpeg2000: this pillow was built without" in reasons["jpeg2000"]
     assert reasons["jpeg"] is None
@@ -150,18 +138,18 @@ def test_a_missing_package_says_what_to_install(codec, package, crop, monkeypatc
 def test_match_bytes_is_the_best_of_all_qualities(crop):
     sizes = [len(JPEG.encode(crop, quality)) for quality in JPEG.scale]
     for target in (1500, 3000, 9000):
-        match = match_bytes(JPEG, crop, target)
+        match = codecs.match_bytes(JPEG, crop, target)
         assert match.fits
         assert len(match.data) == max(size for size in sizes if size <= target)
         assert match.data == JPEG.encode(crop, match.quality)
-    out_of_reach = match_bytes(WEBP, crop, 10)
+    out_of_reach = codecs.match_bytes(WEBP, crop, 10)
     assert (out_of_reach.fits, out_of_reach.quality) == (False, 0)
-    assert match_bytes(WEBP, crop, 10**9).quality == 100
+    assert codecs.match_bytes(WEBP, crop, 10**9).quality == 100
 
 
 def test_an_unknown_name_lists_what_there_is():
     known = ["jpeg", "jpeg2000", "webp", "avif", "jpegxl", "heic", "jpeg-default", "webp-default"]
-    assert list(available()) == known
+    assert list(codecs.available()) == known
     with pytest.raises(ValueError, match="no codec 'gif'") as error:
         select("gif")
     for name in (*known, "msssim-small"):

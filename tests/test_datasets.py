@@ -15,21 +15,14 @@ def pixels(image):
     return image.permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("astronaut", "astronaut"),
-        ("retina", "retina"),
-        ("histology", "immunohistochemistry"),
-        ("sky", "hubble_deep_field"),
-        ("texture", "gravel"),
-        ("page", "page"),
-    ],
-)
-def test_embedded_pictures_are_the_ones_scikit_image_gives(name, function):
+OTHER = {"histology": "immunohistochemistry", "sky": "hubble_deep_field", "texture": "gravel"}
+
+
+@pytest.mark.parametrize("name", ["astronaut", "retina", "page", *OTHER])
+def test_embedded_pictures_are_the_ones_scikit_image_gives(name):
     from skimage import data
 
-    expected = getattr(data, function)()
+    expected = getattr(data, OTHER.get(name, name))()
     image = pixels(datasets.embedded(name))
     if name == "page":
         # Its profile, a dot gain of 20 %, makes it lighter; no two greys change order.

@@ -7,16 +7,8 @@ import torch.nn.functional as F
 from sklearn.decomposition import TruncatedSVD
 
 from blurlib import metrics
-from blurlib.codec import BlurCodec, CodecConfig
-from blurlib.codec.klt import (
-    SCALE,
-    best_lapping,
-    border_filter,
-    coding_gain,
-    fit,
-    lap,
-    start_from_klt,
-)
+from blurlib.codec import BlurCodec, CodecConfig, klt
+from blurlib.codec.klt import border_filter, coding_gain, fit, start_from_klt
 from blurlib.codec.transforms import TransformConfig
 
 RHO = 0.95
@@ -53,9 +45,8 @@ def test_without_lapping_the_gain_is_that_of_the_klt(n):
 
 def test_the_gain_of_the_lapped_transform_is_the_published_one():
     # Tran, Liang and Tu 2003: 9.62 dB for blocks of 8, two to a basis function; 8.83 for the DCT.
-    assert coding_gain(best_lapping(markov(8), 8), markov(8), 8).item() == pytest.approx(
-        9.62, 0.002
-    )
+    gain = coding_gain(klt.best_lapping(markov(8), 8), markov(8), 8).item()
+    assert gain == pytest.approx(9.62, 0.002)
 
 
 def test_the_filter_keeps_what_is_even_and_is_orthogonal_with_v():
@@ -69,13 +60,11 @@ def test_the_filter_keeps_what_is_even_and_is_orthogonal_with_v():
 
 def test_the_first_scale_is_the_principal_subspace_that_scikit_learn_finds(photos):
     stage = fit(photos, 8, (20,))[0]
-    filtered = lap(photos.double() - 0.5, stage.lapping)
+    filtered = klt.lap(photos.double() - 0.5, stage.lapping)
     vectors = F.pixel_unshuffle(filtered, 8).permute(0, 2, 3, 1).reshape(-1, 192).numpy()
     theirs = TruncatedSVD(20, algorithm="arpack", random_state=0).fit(vectors)
-    basis = stage.basis.flatten(1).numpy()
-    np.testing.assert_allclose(
-        basis.T @ basis, theirs.components_.T @ theirs.components_, atol=2e-3
-    )
+    basis, components = stage.basis.flatten(1).numpy(), theirs.components_
+    np.testing.assert_allclose(basis.T @ basis, components.T @ components, atol=2e-3)
     expected = theirs.singular_values_**2 / len(vectors)
     np.testing.assert_allclose(stage.variance, expected[np.argsort(-expected)], rtol=1e-3)
 
@@ -125,7 +114,7 @@ def test_each_channel_starts_with_the_deviation_of_its_coefficient(codec, photos
     config = codec.config.transform
     deviation = fit(photos, config.patch, config.widths)[-1].variance.clamp_min(0).sqrt()
     M = codec.config.entropy.M
-    expected = (SCALE * F.pad(deviation, (0, max(0, M - len(deviation)))))[:M].clamp_min(1e-3)
+    expected = (klt.SCALE * F.pad(deviation, (0, max(0, M - len(deviation)))))[:M].clamp_min(1e-3)
     for channels, group in zip(codec.entropy.channels, codec.entropy.groups, strict=True):
         bias = group.parameters_[-1].bias[channels.stop - channels.start :]
         torch.testing.assert_close(bias.exp2(), expected[channels].float(), rtol=1e-2, atol=1e-4)

@@ -10,14 +10,9 @@ from torch import Tensor, nn
 import stand_ins
 from blurlib.codec import BlurCodec
 from blurlib.diffusion import Denoiser
+from blurlib.training import optimisers
 from blurlib.training.config import TrainConfig
-from blurlib.training.optimisers import (
-    Muon,
-    make_optimisers,
-    matrices,
-    orthogonal,
-    parameter_groups,
-)
+from blurlib.training.optimisers import Muon, make_optimisers, matrices, orthogonal
 
 SHAPES = [(24, 60), (60, 24), (32, 32)]
 
@@ -160,7 +155,8 @@ def test_muon_has_the_matrices_and_adam_the_rest_each_once(codec, kind):
 
 def test_transforms_and_their_blocks_learn_at_their_part_of_the_rate(codec):
     config = TrainConfig(lr_transforms=0.25, lr_blocks=0.5)
-    groups = [group for groups in parameter_groups(codec, codec, config) for group in groups]
+    of_both = optimisers.parameter_groups(codec, codec, config)
+    groups = [group for groups in of_both for group in groups]
     scales = {id(p): group["scale"] for group in groups for p in group["params"]}
     inside = {"spatial", "norm", "expand", "project"}  # of a gated block
     for name, parameter in codec.named_parameters():

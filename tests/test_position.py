@@ -11,13 +11,7 @@ import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from blurlib.entropy.position import LaplacianPosition, PositionalEncoding
-from experiments.entropy.positional import (
-    LinearPosition,
-    RotaryPosition,
-    TablePosition,
-    diamond_index,
-    relative_index,
-)
+from experiments.entropy import positional
 
 
 def loop(window: int, f: Callable[[int, int], float]) -> np.ndarray:
@@ -38,11 +32,11 @@ def numpy_bias(position: PositionalEncoding) -> np.ndarray:
     ("window", "amplitude", "sigma"), [(1, 1.0, 1.5), (3, 2.5, 0.7), (4, -1, 3)]
 )
 def test_laplacian_is_the_formula(window, amplitude, sigma):
-    expected = loop(
-        window, lambda dy, dx: amplitude * math.exp(-(abs(dx) + abs(dy)) / (2 * sigma**2))
-    )
+    def value(dy, dx):
+        return amplitude * math.exp(-(abs(dx) + abs(dy)) / (2 * sigma**2))
+
     bias = numpy_bias(LaplacianPosition(window, amplitude, sigma))
-    np.testing.assert_allclose(bias[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(bias[0], loop(window, value), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0])
@@ -63,7 +57,7 @@ def slopes(n: int) -> list[float]:
 
 @pytest.mark.parametrize(("window", "heads"), [(1, 1), (3, 2), (2, 3), (2, 6), (4, 8), (2, 12)])
 def test_linear_is_alibi_at_every_offset(window, heads):
-    bias = numpy_bias(LinearPosition(window, heads))
+    bias = numpy_bias(positional.LinearPosition(window, heads))
     for found, slope in zip(bias, slopes(heads), strict=True):
         expected = loop(window, lambda dy, dx, m=slope: -m * (abs(dx) + abs(dy)))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -73,7 +67,7 @@ def test_linear_is_alibi_at_every_offset(window, heads):
 def test_relative_is_torchvisions_swin(window):
     torch.manual_seed(0)
     theirs = ShiftedWindowAttention(8, [window, window], [0, 0], num_heads=2)
-    ours = TablePosition(window, 2, relative_index(window))
+    ours = positional.TablePosition(window, 2, positional.relative_index(window))
     assert torch.equal(ours.index.flatten(), theirs.relative_position_index)
     with torch.no_grad():
         ours.table.copy_(theirs.relative_position_bias_table.T)
@@ -85,7 +79,7 @@ def test_diamond_is_the_loop(window, radius):
     reach = range(1 - window, window)
     inside = [(y, x) for y, x in itertools.product(reach, reach) if abs(y) + abs(x) <= radius]
     torch.manual_seed(0)
-    position = TablePosition(window, 3, diamond_index(window, radius))
+    position = positional.TablePosition(window, 3, positional.diamond_index(window, radius))
     table = position.table.detach().double().numpy()
     for h in range(3):
 
@@ -111,7 +105,7 @@ def turned(x: np.ndarray, row: int, column: int, base: float = 100.0) -> np.ndar
 def test_rotary_turns_pairs_of_channels_as_complex_numbers(head_dim):
     torch.manual_seed(0)
     q, k = torch.randn(2, 2, 3, 9, head_dim, dtype=torch.float64)
-    results = RotaryPosition(3, head_dim).double().rotate(q, k)
+    results = positional.RotaryPosition(3, head_dim).double().rotate(q, k)
     for x, result in zip((q, k), results, strict=True):
         for w, h, token in np.ndindex(2, 3, 9):
             expected = turned(x[w, h, token].numpy(), token // 3, token % 3)
@@ -121,4 +115,4 @@ def test_rotary_turns_pairs_of_channels_as_complex_numbers(head_dim):
 @pytest.mark.parametrize("head_dim", [0, 1, 2, 6])
 def test_rotary_needs_two_pairs(head_dim):
     with pytest.raises(ValueError, match=f"per head are {head_dim}: rotary .* a multiple of 4"):
-        RotaryPosition(4, head_dim)
+        positional.RotaryPosition(4, head_dim)
