@@ -10,14 +10,9 @@ import pytest
 from blurlib.codec.bitstream import BitstreamError, BlurFile, check_size
 
 FILE = BlurFile(
-    model_id=b"\x01\x02\x03\x04",
-    width=640,
-    height=333,
-    quality=2.75,
-    symbols_crc=0xDEADBEEF,
-    z_stream=b"hyper-latent",
-    y_stream=bytes(range(200)),
-)
+    model_id=b"\x01\x02\x03\x04", width=640, height=333, quality=2.75, symbols_crc=0xDEADBEEF,
+    z_stream=b"hyper-latent", y_stream=bytes(range(200)),
+)  # fmt: skip
 SEEDED = dataclasses.replace(FILE, seed=123_456_789)
 MEASURED = dataclasses.replace(SEEDED, psnr=31.75)
 
@@ -119,10 +114,7 @@ def test_unknown_flags_and_streams_longer_than_the_file_are_refused(offset, fiel
         BlurFile.from_bytes(forged(offset, field, value))
     header = bytearray(FILE.to_bytes()[:28])
     for flags, rest in ((1, b""), (2, b""), (3, bytes(4)), (2, b"\0")):
-        header[5], header[20:24] = (
-            flags,
-            bytes(4),
-        )  # a seed or a PSNR that is not there, a PSNR of 0
+        header[5], header[20:24] = flags, bytes(4)  # neither seed nor PSNR there, a PSNR of 0
         with pytest.raises(BitstreamError, match="contradicts itself"):
             BlurFile.from_bytes(with_crc(bytes(header) + rest))
 
