@@ -1,9 +1,10 @@
-"""Masked window attention, against a loop over queries and keys."""
+"""Masked window attention, against PyTorch's attention between all positions."""
 
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blurlib.entropy.attention import TransformerBlock, WindowAttention
@@ -13,32 +14,17 @@ from experiments.entropy.positional import ENCODINGS
 
 
 def reference(layer: WindowAttention, x: Tensor, admissible: Tensor, position) -> Tensor:
-    """The same attention, one query at a time: its window, its keys, one softmax per head."""
-    _, H, W, C = x.shape
-    d = C // layer.heads
-    q, k, v = layer.qkv(x).split(C, dim=-1)
-
-    def window(row: int, column: int) -> tuple[int, int]:
-        return (row + layer.shift) // layer.window, (column + layer.shift) // layer.window
-
-    result = torch.zeros_like(x)
-    for b, row, column in ((b, r, c) for b in range(len(x)) for r in range(H) for c in range(W)):
-        keys = [
-            (r, c)
-            for r in range(H)
-            for c in range(W)
-            if admissible[r, c] and window(r, c) == window(row, column)
-        ]
-        for head in range(layer.heads) if keys else ():
-            part = slice(head * d, (head + 1) * d)
-            logits = torch.stack([
-                q[b, row, column, part] @ k[b, r, c, part] / math.sqrt(d) + position.amplitude
-                * math.exp(-(abs(r - row) + abs(c - column)) / (2 * position.sigma.item() ** 2))
-                for r, c in keys
-            ])  # fmt: skip
-            values = torch.stack([v[b, r, c, part] for r, c in keys])
-            result[b, row, column, part] = logits.softmax(0) @ values
-    return layer.out(result)
+    """The same attention without windows: of all positions, those of other windows masked."""
+    B, H, W, C = x.shape
+    at = torch.cartesian_prod(torch.arange(H), torch.arange(W))
+    window = (at + layer.shift) // layer.window
+    seen = (window[:, None] == window).all(2) & admissible.flatten()
+    distance = (at[:, None] - at).abs().sum(2)
+    bias = position.amplitude * torch.exp(-distance / (2 * position.sigma.double() ** 2))
+    q, k, v = layer.qkv(x).view(B, H * W, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
+    mask = bias.masked_fill(~seen, -math.inf)
+    found = F.scaled_dot_product_attention(q, k, v, mask).nan_to_num(0)  # 0: without any key
+    return layer.out(found.transpose(1, 2).reshape(B, H, W, C))
 
 
 def layer_and_position(window: int, shift: int) -> tuple[WindowAttention, LaplacianPosition]:
@@ -50,7 +36,7 @@ def layer_and_position(window: int, shift: int) -> tuple[WindowAttention, Laplac
 @pytest.mark.parametrize("shape", [(8, 8), (5, 11), (1, 1)])
 @pytest.mark.parametrize(("window", "shift"), [(4, 0), (4, 2), (3, 1)])
 @pytest.mark.parametrize("keys", ["all", "anchors", "non-anchors", "some"])
-def test_attention_is_the_loop_over_queries(shape, window, shift, keys):
+def test_attention_is_pytorchs_with_the_other_windows_masked(shape, window, shift, keys):
     layer, position = layer_and_position(window, shift)
     x = torch.randn(2, *shape, 6, dtype=torch.float64)
     admissible = {
