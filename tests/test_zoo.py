@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 import blurlib.codec
-from blurlib.codec import BlurCodec, CodecConfig, Objective, zoo
+from blurlib.codec import BlurCodec, Objective, zoo
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 
@@ -45,23 +45,6 @@ def shipped(tmp_path, monkeypatch, tiny_codec_path) -> Path:
 
 def metadata_of(data: bytes) -> dict:
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-
-
-def test_a_loaded_codec_codes_as_the_saved_one(tiny_entropy, tmp_path, photo):
-    torch.manual_seed(0)
-    codec = BlurCodec(CodecConfig(tiny_entropy, levels=2))
-    path = tmp_path / "codec.safetensors"
-    path.write_bytes(zoo.codec_bytes(codec))  # also rounds the weights of `codec` as the file does
-    loaded = zoo.load(path)
-    codec.eval().code_in()
-    codec.model_id = loaded.model_id
-    x = photo(40, 70)
-    assert loaded.config == codec.config
-    assert loaded.compress(x, 1.5) == codec.compress(x, 1.5)
-    a, b = (c.decompress(codec.compress(x, 1.5)) for c in (codec, loaded))
-    assert torch.equal(a.y_hat, b.y_hat)
-    # `loaded` runs in another memory format, which may round the float32 decoder differently.
-    assert torch.allclose(a.x_hat, b.x_hat, atol=1e-5)
 
 
 def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path, tmp_path):
@@ -109,9 +92,7 @@ def test_weights_that_cannot_be_are_refused(tiny_codec_path, tmp_path, tensor, v
         zoo.load(path)
 
 
-def test_a_configuration_larger_than_the_file_is_refused_before_it_is_made(
-    tiny_codec_path, tmp_path, monkeypatch
-):
+def test_a_configuration_larger_than_its_file_is_not_made(tiny_codec_path, tmp_path, monkeypatch):
     data = tiny_codec_path.read_bytes()
     metadata = json.loads(metadata_of(data)["blurlib"])
     metadata["config"]["entropy"] |= {"M": 10**6, "groups": [10**6]}
@@ -237,7 +218,7 @@ def test_nothing_here_unpickles():
 
 
 @pytest.mark.parametrize("distortion", ["mse+lpips", "ms-ssim"])
-def test_a_codec_with_another_range_of_rates_starts_with_the_gains_of_its_lmbda(
+def test_another_range_of_rates_starts_with_the_gains_of_its_lmbda(
     tiny_codec, distortion, tmp_path
 ):
     """λ from the second third of the logarithmic range on, where both weigh the squared error."""
