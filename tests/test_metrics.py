@@ -15,10 +15,8 @@ from stand_ins import Distance
 
 
 def noisy(image, sigma, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return images.to_uint8(
-        images.to_float(image) + sigma * torch.randn(image.shape, generator=generator)
-    )
+    drawn = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+    return images.to_uint8(images.to_float(image) + sigma * drawn)
 
 
 def reference_ms_ssim(x, y, peak):
