@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import stand_ins
 from blurlib import cli, datasets, images
 from blurlib.codec import BlurCodec, zoo
-from blurlib.entropy import EntropyConfig
 from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 
@@ -73,12 +72,6 @@ def empty_home(tmp_path, monkeypatch):
     home.mkdir()
     monkeypatch.setenv("BLURLIB_HOME", str(home))
     return home
-
-
-@pytest.fixture(scope="session")
-def tiny_entropy() -> EntropyConfig:
-    """Of the tiny codec, for tests that change parts of it."""
-    return stand_ins.ENTROPY
 
 
 @torch.no_grad()

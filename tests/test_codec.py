@@ -14,7 +14,7 @@ from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad, snap_psnr
 from blurlib.codec.transforms import Reconstruction
 from blurlib.entropy import ContextConfig, EntropyConfig, strips
-from stand_ins import TRANSFORM
+from stand_ins import ENTROPY, TRANSFORM
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
 
@@ -39,6 +39,7 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
     for a, b in zip(decoded.reconstruction.pyramid, forward.reconstruction.pyramid, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(decoded.latent.z_symbols, forward.latent.z_symbols)
+    assert BlurFile.from_bytes(data).quality == round(quality * 256) / 256
     if size == (128, 96) and quality > 1:  # loud enough for this to mean something
         assert len(decoded.latent.z_symbols.unique()) > 5
         assert all(len(coded.residual.unique()) > 5 for coded in decoded.latent.passes)
@@ -62,10 +63,8 @@ def test_a_file_says_how_close_its_direct_reconstruction_is(tiny_codec, photo):
             assert decoded.psnr.item() == round(4 * exact) / 4 != 0.25
             assert describe(BlurFile.from_bytes(data), passes=False)["psnr"] == decoded.psnr.item()
         assert batch.psnr[i] == tiny_codec(own[None], 2.5).psnr.item()
-    assert (
-        tiny_codec.decompress(dataclasses.replace(BlurFile.from_bytes(data), psnr=None)).psnr
-        is None
-    )
+    without = dataclasses.replace(BlurFile.from_bytes(data), psnr=None)
+    assert tiny_codec.decompress(without).psnr is None
     assert snap_psnr(torch.tensor([0.0, 1e-3, 5.0])).tolist() == [63.75, 30.0, 0.25]
 
 
@@ -121,10 +120,10 @@ def test_memory_format_and_gradient_mode_do_not_change_a_symbol(tiny_codec, phot
         ((160,), {"position": "none", "keys": "non-anchors"}, ["anchors", "non-anchors"]),
     ],
 )
-def test_other_contexts_code_from_a_file(tiny_entropy, photo, tmp_path, groups, context, positions):
+def test_other_contexts_code_from_a_file(photo, tmp_path, groups, context, positions):
     torch.manual_seed(0)
-    context = dataclasses.replace(tiny_entropy.context, **context)
-    entropy = dataclasses.replace(tiny_entropy, groups=groups, context=context)
+    context = dataclasses.replace(ENTROPY.context, **context)
+    entropy = dataclasses.replace(ENTROPY, groups=groups, context=context)
     trained = BlurCodec(CodecConfig(entropy, TRANSFORM))
     (tmp_path / "codec.safetensors").write_bytes(zoo.codec_bytes(trained))
     codec, x = zoo.load(tmp_path / "codec.safetensors"), photo(40, 70)
@@ -145,15 +144,6 @@ def test_padding_repeats_the_border(photo, size):
     assert np.array_equal(padded.numpy(), np.pad(x.numpy(), widths, mode="edge"))
 
 
-def test_quality_changes_the_size_and_the_file_stores_it(tiny_codec, photo):
-    x = photo(64, 64)
-    sizes = [len(tiny_codec.compress(x, quality)) for quality in (1, 2, 3)]
-    assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1]
-    data = tiny_codec.compress(x, 1.123456)
-    assert BlurFile.from_bytes(data).quality == round(1.123456 * 256) / 256
-
-
 @pytest.mark.parametrize("quality", [0, 0.999, 3.001, -1, math.nan, math.inf])
 def test_quality_out_of_range_is_refused(tiny_codec, photo, quality):
     with pytest.raises(ValueError, match=r"quality is .*: it must be a number from 1 to 3"):
@@ -165,7 +155,9 @@ def test_quality_out_of_range_is_refused(tiny_codec, photo, quality):
 @pytest.mark.slow
 def test_a_target_is_never_exceeded_and_nearly_met(tiny_codec, photo):
     x = photo(64, 64)
-    smallest, largest = (8 * len(tiny_codec.compress(x, q)) / 64**2 for q in (1, 3))
+    sizes = [8 * len(tiny_codec.compress(x, q)) / 64**2 for q in (1, 2, 3)]
+    assert sizes == sorted(sizes)
+    smallest, _, largest = sizes
     for target in (smallest, smallest * 1.01, (smallest + largest) / 2, largest * 0.999):
         reached = 8 * len(tiny_codec.compress_to(x, target)) / 64**2
         assert target * 0.97 <= reached <= target
@@ -189,14 +181,9 @@ def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target)
         (torch.zeros(1, 4, 8, 8), "it must be one photo"),
         (torch.zeros(1, 3, 0, 8), "sides from 1 to 65535"),
         (torch.full((1, 3, 8, 8), math.nan), r"x is from nan to nan: it must be in \[0, 1\]"),
-        (torch.full((1, 3, 8, 8), math.inf), "x is from inf to inf"),
         (torch.linspace(0, 255, 192).view(1, 3, 8, 8), r"x is from 0 to 255.*images.to_float"),
         (torch.linspace(-1, 1, 192).view(1, 3, 8, 8), "x is from -1 to 1"),
-        (torch.full((1, 3, 8, 8), 1e30), r"x is from 1e\+30"),
-        *(
-            (torch.zeros(1, 3, 8, 8, dtype=dtype), f"x is {dtype} on cpu.*torch.float32 on cpu")
-            for dtype in (torch.float16, torch.float64)
-        ),
+        (torch.zeros(1, 3, 8, 8).double(), "x is torch.float64 on cpu.*torch.float32 on cpu"),
         (np.zeros((1, 3, 8, 8)), "x is a ndarray: it must be a tensor"),
     ],
 )
@@ -313,15 +300,14 @@ def test_files_are_coded_in_float64_and_in_nothing_else_by_accident(tiny_codec_p
         codec.double().compress(x, 2)
 
 
-def test_training_reaches_every_part(tiny_entropy, photo):
+def test_training_reaches_every_part(photo):
     torch.manual_seed(0)
-    codec = BlurCodec(CodecConfig(tiny_entropy, levels=3))
+    codec = BlurCodec(CodecConfig(ENTROPY, levels=3))
     with torch.no_grad():
         codec.h_a.layers[-1].weight *= 40  # else every ẑ is 0, and h_s has nothing to learn from
     x = torch.cat([photo(64, 128), photo(64, 256)[..., 128:]])
     output = codec(x, torch.tensor([1.2, 2.7]))
-    assert output.x_hat.shape == x.shape
-    assert output.estimated_bits.shape == (2,)
+    assert (output.x_hat.shape, output.estimated_bits.shape) == (x.shape, (2,))
     assert torch.isfinite(output.estimated_bits).all()
     (output.estimated_bits.sum() + output.x_hat.square().sum()).backward()
     unreached = {

@@ -8,7 +8,7 @@ import torch
 from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.entropy.position import LaplacianPosition
 from experiments.entropy.attention_maps import bias_by_offset, receptive_fields
-from stand_ins import TRANSFORM
+from stand_ins import ENTROPY, TRANSFORM
 
 
 def untrained(config) -> BlurCodec:
@@ -28,10 +28,10 @@ def test_a_bias_is_shown_where_its_offset_is():
             assert shown[3 + dy, 3 + dx] == pytest.approx(value.item())
 
 
-def test_the_field_is_the_gradient(tiny_entropy, photo):
+def test_the_field_is_the_gradient(photo):
     """Where μ is a weighted sum of the local context, its gradient is the convolution's weights."""
-    context = dataclasses.replace(tiny_entropy.context, attention=0, channel=0)
-    codec = untrained(dataclasses.replace(tiny_entropy, M=2, groups=(1, 1), context=context))
+    context = dataclasses.replace(ENTROPY.context, attention=0, channel=0)
+    codec = untrained(dataclasses.replace(ENTROPY, M=2, groups=(1, 1), context=context))
     expected = []
     for group in codec.entropy.groups:
         linear = torch.nn.Conv2d(context.hyper + context.local, 2, 1)
@@ -54,8 +54,8 @@ def test_the_field_is_the_gradient(tiny_entropy, photo):
         ({"attention": 0, "local": 0}, "everything", "no local or global context"),
     ],
 )
-def test_fields_that_cannot_be_told_apart_are_refused(tiny_entropy, photo, context, through, words):
-    context = dataclasses.replace(tiny_entropy.context, **context)
-    codec = untrained(dataclasses.replace(tiny_entropy, context=context))
+def test_fields_that_cannot_be_told_apart_are_refused(photo, context, through, words):
+    context = dataclasses.replace(ENTROPY.context, **context)
+    codec = untrained(dataclasses.replace(ENTROPY, context=context))
     with pytest.raises(ValueError, match=words):
         receptive_fields(codec, photo(64, 64), 2.0, through)
