@@ -92,9 +92,7 @@ def test_the_first_pages_show_what_the_shipped_weights_do():
     front = (ROOT / "book/_static/front/front.js").read_text(encoding="utf-8")
     made_with = json.loads(front.partition(" = ")[2].rstrip(";\n"))["weights"]
     names = (checkpoints.CODEC, checkpoints.PERCEPTUAL, checkpoints.DENOISER)
-    assert made_with == {name: zoo.sha256(name) for name in names}, (
-        "python tools/front.py makes them anew"
-    )
+    assert made_with == {name: zoo.sha256(name) for name in names}, "run tools/front.py again"
 
 
 @each_notebook
@@ -257,12 +255,10 @@ def test_docstrings_become_restructured_text(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
     from docstrings import to_rst
 
-    text = (
-        "f of |x|:\n\n    f(x) = |x|\n\nArgs:\n    x: any\n        length.\n\nReturns:\n    (B,)."
-    )
+    text = "f of |x|:\n\n    f(x) = |x|\n\nArgs:\n    x: any\n        size.\n\nReturns:\n    (B,)."
     html = publish_parts("\n".join(to_rst(text.split("\n"))), writer_name="html5")["body"]
     assert '<pre class="literal-block">f(x) = |x|</pre>' in html
-    assert "<dt>x</dt>\n<dd><p>any\nlength.</p>" in html
+    assert "<dt>x</dt>\n<dd><p>any\nsize.</p>" in html
     assert "<p>(B,).</p>" in html
 
 

@@ -140,9 +140,7 @@ def test_a_row_is_what_the_metrics_say(photos, astronaut):
 
 
 @pytest.mark.slow
-def test_a_codec_that_fails_or_returns_another_size_is_named_with_the_image(
-    photos, large, tmp_path
-):
+def test_a_codec_that_fails_or_changes_the_size_is_named_with_the_image(photos, large, tmp_path):
     class Crops(Shift):
         def decode(self, data):
             return super().decode(data)[:, :-1]
@@ -210,8 +208,7 @@ def test_two_at_once_do_not_share_a_file(photos, tmp_path):
     with pytest.raises(OSError, match="another process is writing there"):
         next(m.evaluate(photos, Shift(), [3], out))
     rows.close()
-    rows = list(m.evaluate(photos, Shift(), [2, 3], out))
-    assert len(rows) == 2 * len(list(photos.iterdir()))
+    assert len(list(m.evaluate(photos, Shift(), [2, 3], out))) == 4
 
 
 def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):

@@ -97,9 +97,7 @@ def _latent(codec):
 
 @pytest.mark.parametrize("distortion", ["mse", "ms-ssim"])
 @pytest.mark.parametrize("size", [(1, 1), (50, 70)])
-def test_a_searched_file_decodes_and_is_never_worse(
-    tiny_codec_path, photo, short, size, distortion
-):
+def test_a_searched_file_is_never_worse(tiny_codec_path, photo, short, size, distortion):
     codec = zoo.load(tiny_codec_path)
     codec.objective = replace(MSE, distortion=distortion)
     x = photo(*size)

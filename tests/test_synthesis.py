@@ -163,9 +163,7 @@ def test_mixed_precision_is_the_networks_alone(decoder, tiny_codec, photo):
     torch.testing.assert_close(half.x_hat, full.x_hat, rtol=0, atol=0.05)
 
 
-def test_a_denoiser_is_sampled_as_its_file_says_unless_told_otherwise(
-    decoder, tiny_codec, photo, tmp_path
-):
+def test_a_denoiser_is_sampled_as_its_file_or_the_caller_says(decoder, tiny_codec, photo, tmp_path):
     output, path = decoded(tiny_codec, photo), tmp_path / "denoiser.safetensors"
     own = Sampling(2, 7, "multistep", "uniform", 0.6)
     path.write_bytes(zoo.decoder_bytes(DiffusionDecoder(*parts(decoder), own)))
@@ -214,7 +212,7 @@ def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
         assert deterministic.predict(output).unit.item() == pytest.approx(unit)
 
 
-def test_the_deterministic_decoder_refuses_what_a_diffusion_decoder_refuses(
+def test_both_decoders_refuse_other_codecs_and_too_little(
     deterministic, decoder, tiny_codec, photo
 ):
     file = BlurFile.from_bytes(tiny_codec.compress(photo(70, 90), 2))

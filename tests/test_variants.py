@@ -44,10 +44,8 @@ VARIANTS = {
     "global-without-local": config(UNEVEN, dataclasses.replace(SIZES, local=0)),
     "global-1": config((M,), SIZES),
     **{
-        f"{position}-{keys}": config(
-            UNEVEN, dataclasses.replace(SIZES, position=position, keys=keys)
-        )
-        for position in ENCODINGS
+        f"{at}-{keys}": config(UNEVEN, dataclasses.replace(SIZES, position=at, keys=keys))
+        for at in ENCODINGS
         for keys in ("anchors", "non-anchors")
     },
 }
