@@ -85,9 +85,8 @@ def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
     network = perception.alexnet(alexnet_file)
     reference = torchvision.models.alexnet(weights=None).features[:12].eval()
     weights = torch.load(alexnet_file)
-    reference.load_state_dict(
-        {key.split(".", 2)[2]: w for key, w in weights.items() if key.startswith("net.")}
-    )
+    own = {key.split(".", 2)[2]: w for key, w in weights.items() if key.startswith("net.")}
+    reference.load_state_dict(own)
     x = random_patches(3, 64)
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -147,9 +146,8 @@ class Untrained(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
 
 @pytest.mark.slow
 def test_inception_from_a_file_is_torch_fidelitys(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {}
-    )
+    module = feature_extractor_inceptionv3
+    monkeypatch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
     torch.manual_seed(0)
     extractor = Untrained("inception-v3-compat", ["2048"])
     path = tmp_path / "inception.pth"
