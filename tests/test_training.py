@@ -31,14 +31,7 @@ from blurlib.training import loop, losses, stages
 from blurlib.training.config import RECIPES, TrainConfig, assigned
 from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws, generator
-from blurlib.training.losses import (
-    HELD_OUT_PARTS,
-    distortion,
-    draw_quality,
-    held_out_loss,
-    random_view,
-    rate_distortion,
-)
+from blurlib.training.losses import draw_quality, held_out_loss, random_view
 from blurlib.training.run import RunFolder, read_log
 
 
@@ -135,10 +128,7 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
         ("unroll_steps = 17", "unroll_steps is 17: it must be less than or equal to 16"),
         ("unroll_last = 1.5", "unroll_last is 1.5: it must be less than or equal to 1"),
-        (
-            "stage = 'deterministic'\ncodec = 'a'\nunroll_steps = 2",
-            "only stage 'denoiser' has chain",
-        ),
+        ("stage = 'deterministic'\ncodec = 'a'\nunroll_steps = 2", "only stage 'denoiser' has"),
         ("told = true\nprediction = 'v'", "told is true with prediction 'v': it must be"),
         ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
     ],
@@ -186,7 +176,7 @@ def test_the_loss_is_rate_plus_lambda_distortion(config, photo):
     """λ is geometric between the levels; quality spans them."""
     codec = BlurCodec(CodecConfig.small())
     x = torch.cat([photo(64, 64), photo(64, 64).flip(-1)])
-    result = rate_distortion(codec, x, config, Draws(0, 4, range(2), 2))
+    result = losses.rate_distortion(codec, x, config, Draws(0, 4, range(2), 2))
     again = Draws(0, 4, range(2), 2)
     q = draw_quality(again, 3)
     output = codec(x, q, noise=again.uniform)
@@ -205,15 +195,14 @@ def test_the_loss_is_rate_plus_lambda_distortion(config, photo):
 def test_a_grid_raises_the_distortion_by_its_part(config, photo):
     x = photo(64, 64)
     blocks = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(x, 16), scale_factor=16)
-    plain = distortion(blocks, x, config, None)
-    weighed = distortion(blocks, x, replace(config, grid=0.5), None)
+    plain = losses.distortion(blocks, x, config, None)
+    weighed = losses.distortion(blocks, x, replace(config, grid=0.5), None)
     of_16, of_8 = (block_steps(blocks) - block_steps(x))[0]
     assert of_16 > 10
     assert of_8 < -0.1
     torch.testing.assert_close(weighed.total, plain.total * (1 + 0.5 * (of_16 - of_8)))
-    torch.testing.assert_close(
-        distortion(x, x, replace(config, grid=0.5), None).total, x.new_zeros(1)
-    )
+    same = losses.distortion(x, x, replace(config, grid=0.5), None).total
+    torch.testing.assert_close(same, x.new_zeros(1))
 
 
 def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
@@ -238,7 +227,7 @@ def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
     photos = [photo(128, 192)[0], photo(192, 320)[0][..., 192:]]
     expected = []
     for x in photos:
-        for part in HELD_OUT_PARTS:
+        for part in losses.HELD_OUT_PARTS:
             data = tiny_codec.compress(x[None], 1 + 2 * part, effort=0)
             mse = (tiny_codec.decompress(data).x_hat - x).square().mean().item()
             weight = 2e-4 * 25**part
@@ -298,8 +287,7 @@ def test_nothing_to_train_on_is_refused(config, unusable, tmp_path):
 
 def test_crops_lie_inside_the_photos_and_half_are_mirrored(config, three_photos):
     batch = next(opened(config).batches(0, range(40)))
-    assert batch.shape == (40, 3, 64, 64)
-    assert batch.dtype == torch.uint8
+    assert (batch.shape, batch.dtype) == ((40, 3, 64, 64), torch.uint8)
     photos = map(images.read_image, three_photos.iterdir())
     windows = [photo.unfold(1, 64, 1).unfold(2, 64, 1) for photo in photos]
 
@@ -363,7 +351,7 @@ def test_shards_are_read_in_place(config, three_photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["[ab]", "a*b?"])
-def test_a_folder_and_a_shard_may_have_any_name_and_hidden_files(
+def test_folders_and_shards_may_have_any_name_and_hidden_files(
     config, three_photos, tmp_path, name
 ):
     folder = tmp_path / name
@@ -461,15 +449,6 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, p
 
 
 @pytest.mark.slow
-def test_the_model_learns(config, tmp_path):
-    config = replace(
-        config, steps=20, start="random", lr=2e-2, lr_transforms=1.0, lr_blocks=1.0,
-    )  # fmt: skip
-    distortion = [step.parts["distortion"] for step in run(config, tmp_path / "run")]
-    assert statistics.mean(distortion[-5:]) < 0.5 * statistics.mean(distortion[:3])
-
-
-@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
     expected, whole = finished
     cut = tmp_path / "cut"
@@ -538,9 +517,7 @@ def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_not_finite_for_too_long_names_the_step_and_keeps_the_configuration(
-    config, tmp_path, monkeypatch
-):
+def test_not_finite_for_too_long_names_the_step_and_keeps_the_recipe(config, tmp_path, monkeypatch):
     altered(monkeypatch, lambda step: math.inf if step >= 2 else 1)
     monkeypatch.setattr(loop, "MEASURED_STEPS", range(1, 3))
     monkeypatch.setattr(loop, "PATIENCE", 5)
@@ -741,9 +718,7 @@ def test_other_stages_and_small_photos_have_no_held_out_loss(
 
 
 @pytest.mark.parametrize("prediction", ["v", "residual"])
-def test_a_denoiser_is_trained_on_its_frozen_codec(
-    of_denoiser, tmp_path, tiny_codec, photo, prediction
-):
+def test_a_denoiser_is_trained_on_its_codec(of_denoiser, tmp_path, tiny_codec, photo, prediction):
     told = prediction == "residual"
     config = replace(of_denoiser, prediction=prediction, spacing="logsnr", told=told)
     steps = run(config, tmp_path / "run")
@@ -764,9 +739,7 @@ def test_a_denoiser_is_trained_on_its_frozen_codec(
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "deterministic", "multistep"])
-def test_the_gradient_of_an_unrolled_chain_is_that_of_finite_differences(
-    of_denoiser, tiny_codec, photo, solver
-):
+def test_an_unrolled_chain_has_the_gradient_of_differences(of_denoiser, tiny_codec, photo, solver):
     """Through all evaluations, each computed again on the way back."""
     x, config = photo(64, 64), replace(of_denoiser, prediction="residual")
     output = tiny_codec(x, 2.0)
@@ -783,9 +756,8 @@ def test_the_gradient_of_an_unrolled_chain_is_that_of_finite_differences(
 
     def loss() -> Tensor:
         draws = Draws(0, 0, range(1), 1)
-        return losses.perceptual(
-            decoder, given, x.double(), lpips, config, draws, unrolled=True
-        ).total.sum()
+        of = losses.perceptual(decoder, given, x.double(), lpips, config, draws, unrolled=True)
+        return of.total.sum()
 
     weight = network.fuse[2].weight
     (gradient,) = torch.autograd.grad(loss(), weight)
@@ -800,12 +772,9 @@ def test_the_gradient_of_an_unrolled_chain_is_that_of_finite_differences(
 
 
 @pytest.mark.slow
-def test_the_last_part_of_a_run_is_of_unrolled_chains_and_resumes_bit_for_bit(
-    of_denoiser, tmp_path
-):
-    config = replace(
-        of_denoiser, prediction="residual", told=True, steps=4, unroll_steps=2, unroll_last=0.5
-    )
+def test_the_last_part_of_a_run_unrolls_chains_and_resumes_bit_for_bit(of_denoiser, tmp_path):
+    config = replace(of_denoiser, prediction="residual", told=True, steps=4)
+    config = replace(config, unroll_steps=2, unroll_last=0.5)
     expected = run(config, tmp_path / "whole")
     assert [next(iter(step.parts)) for step in expected] == ["diffusion"] * 2 + ["mse"] * 2
     for step in expected:
@@ -826,15 +795,8 @@ def test_a_deterministic_decoder_is_trained_without_noise(
     of_denoiser, tmp_path, monkeypatch, tiny_codec, photo
 ):
     monkeypatch.setattr(Draws, "normal", lambda *_: pytest.fail("noise was drawn"))
-    config = replace(
-        of_denoiser,
-        stage="deterministic",
-        rho=0.5,
-        steps=20,
-        lr=1e-2,
-        prediction="residual",
-        told=True,
-    )
+    how = {"stage": "deterministic", "prediction": "residual", "told": True}
+    config = replace(of_denoiser, **how, rho=0.5, steps=20, lr=1e-2)
     steps = run(config, tmp_path / "run")
     for step in steps:
         assert step.loss == pytest.approx(0.5 * step.parts["mse"] + 0.5 * step.parts["lpips"])
@@ -898,10 +860,8 @@ def test_the_joint_loss_is_the_papers_and_reaches_codec_and_denoiser(config):
 def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(config, tiny_codec):
     """Without blur Δx̂ = −σ_t Δv̂: where v is predicted, the loss of x̂ is σ_t² times that of v."""
     x = some(config, 1)
-    config = replace(
-        config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0, spacing="logsnr"
-    )
-    stage = stages.make(config)
+    config = replace(config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0)
+    stage = stages.make(config := replace(config, spacing="logsnr"))
     decoder = DiffusionDecoder(stage.module.denoiser, stage.process, bytes(4))
     output = tiny_codec(x, 2.0)
 
@@ -939,8 +899,7 @@ def test_the_first_steps_of_the_paper_recipe(three_photos, tmp_path):
         "paper", data=str(three_photos), crop=64, batch=1, warmup=20, precision="32-true",
         accelerator="cpu", held_out=0,
     )  # fmt: skip
-    assert paper.size == "paper"
-    assert paper.steps == 1_000_000
+    assert (paper.size, paper.steps) == ("paper", 1_000_000)
     with contextlib.closing(loop.train(paper, tmp_path / "run")) as generator:
         steps = list(itertools.islice(generator, 50))
     assert steps[-1].not_finite == 0
