@@ -54,9 +54,7 @@ def decode(run, blur, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_noise_of_a_decode_is_of_the_files_seed_or_the_one_given(
-    run, picture, blur, decode, denoisers
-):
+def test_the_noise_is_of_the_files_seed_or_the_one_given(run, picture, blur, decode, denoisers):
     assert run("compress", picture, blur, "--seed", 7, "--effort", 0, "--force")[0] == 0
     chain = ("--decoder", "diffusion", "--denoiser", denoisers["ours"], "--steps", 2)
     assert decode(*chain) == decode(*chain, "--seed", 7)
@@ -104,9 +102,7 @@ def test_the_deterministic_decoder_is_another_one(run, blur, decode, denoisers):
     one_line_error(refused, "is a denoiser, and a deterministic decoder is needed")
 
 
-def test_decodes_that_cannot_be_name_the_number_and_one_that_works(
-    run, blur, tmp_path, denoisers, monkeypatch
-):
+def test_decodes_that_cannot_be_name_what_works(run, blur, tmp_path, denoisers, monkeypatch):
     out = tmp_path / "o.png"
     command = ("decompress", blur, out, "--decoder", "diffusion", "--denoiser", denoisers["ours"])
     with monkeypatch.context() as patch:  # refused before the file is decoded
@@ -341,9 +337,6 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path, tiny_codec_path):
     one_line_error(run("compress", picture, out, "--model", "nope"), "nope", SHIPPED)
     one_line_error(run("compress", picture, tmp_path / "no" / "o.blur"), "no")
     one_line_error(run("decompress", picture, tmp_path / "o.xyz"), ".xyz", ".png")
-    chain = ("--decoder", "diffusion", "--start-scale", 0)
-    before_reading = run("decompress", "none.blur", "o.png", *chain)
-    one_line_error(before_reading, "start_scale", "0.8")
     one_line_error(run("evaluate", tmp_path, "--codec", "nope"), "nope", "webp")
     one_line_error(run("train", "nope", "--run", tmp_path / "r"), "tiny")
     assert not out.exists()
@@ -358,8 +351,7 @@ NETWORK = {"denoiser": "isotropic-small", "memory": 2048}
 
 
 @pytest.mark.parametrize(
-    ("decoder", "ignored"),
-    [("direct", {**CHAIN, **NETWORK}), ("deterministic", CHAIN)],
+    ("decoder", "ignored"), [("direct", {**CHAIN, **NETWORK}), ("deterministic", CHAIN)]
 )
 def test_options_that_the_decoder_ignores_are_refused(run, tmp_path, decoder, ignored):
     for command in (
@@ -446,9 +438,8 @@ def test_train_evaluate_and_bdrate(run, three_photos, tmp_path):
     assert code == 0
     assert "+0.00 %" in text
     assert run("bdrate", files["webp"], files["jpeg"], "--metric", "psnr")[0] == 0
-    one_line_error(
-        run("bdrate", files["webp"], files["model-direct"], "--metric", "psnr"), "at least 4"
-    )
+    few = run("bdrate", files["webp"], files["model-direct"], "--metric", "psnr")
+    one_line_error(few, "at least 4")
 
 
 @pytest.fixture
@@ -505,9 +496,6 @@ def test_evaluate_says_what_it_wrote_and_what_it_left_out(run, measuring):
     content = json.loads(file.read_text())
     assert [row["quality"] for row in content["rows"]] == [20, 40]
     assert (content["lpips"], content["distances"]) == (None, [])
-    before = file.read_bytes()
-    assert run(*command)[0] == 0
-    assert file.read_bytes() == before
 
 
 def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
@@ -540,9 +528,7 @@ def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home):
     one_line_error(run(*command, "--jobs", 0), "--jobs")
 
 
-def test_weights_that_cannot_be_had_are_named_with_the_way_around(
-    run, measuring, monkeypatch, empty_home
-):
+def test_weights_that_cannot_be_had_name_the_way_around(run, measuring, monkeypatch, empty_home):
     from blurlib import metrics
     from blurlib.evaluation import perception
 
@@ -570,13 +556,8 @@ def test_the_demo_makes_its_table_and_its_picture(run, tmp_path):
 @pytest.mark.slow
 def test_the_installed_command_answers():
     command = Path(sys.executable).parent / "blurlib"
-    result = subprocess.run(
-        [command, "info", os.devnull], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 2
-    assert (
-        result.stderr == f"blurlib: {os.devnull}: not a .blur file: it does not start with BLUR\n"
-    )
+    result = subprocess.run([command, "info", os.devnull], capture_output=True, text=True)
+    one_line_error((result.returncode, "", result.stderr), os.devnull, "not a .blur file")
 
 
 @pytest.mark.slow
