@@ -33,6 +33,15 @@ def test_convolution_is_that_of_compressai(kernel_size):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_at_anchors_an_anchor_only_input_gives_exactly_the_bias():
+    torch.manual_seed(0)
+    conv = CheckerboardConv2d(3, 4)
+    anchors = anchor_mask(6, 9)
+    y = conv(torch.randn(2, 3, 6, 9) * anchors)
+    assert torch.equal(y[..., anchors], conv.bias[None, :, None].expand(2, 4, int(anchors.sum())))
+    assert (y[..., ~anchors] != conv.bias[None, :, None]).all()
+
+
 @pytest.mark.parametrize("kernel_size", [-1, 1, 2, 4])
 def test_other_kernels_are_refused(kernel_size):
     with pytest.raises(ValueError, match=f"kernel_size is {kernel_size}"):
