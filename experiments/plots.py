@@ -62,9 +62,13 @@ def rate_distortion(
         shown += [inside.min(), inside.max()]
         if curve.published:
             axis.plot(rate, quality, color=PALE, lw=1, ls="--", zorder=1)
+            # Beside the frame; a curve that ends earlier has its name above it, on the free side.
+            at, ha, va = (
+                ((3, 0), "left", "center") if high == bpp[1] else ((0, 3), "right", "bottom")
+            )
             axis.annotate(
-                curve.label, (high, inside[-1]), xytext=(3, 0), textcoords="offset points",
-                va="center", size=7.5, color=PALE_INK, annotation_clip=False,
+                curve.label, (high, inside[-1]), xytext=at, textcoords="offset points",
+                ha=ha, va=va, size=7.5, color=PALE_INK, annotation_clip=False,
             )  # fmt: skip
         else:
             weight: dict[str, Any] = (
