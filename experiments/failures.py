@@ -70,7 +70,7 @@ def streams(codec: BlurCodec) -> dict[str, Tensor]:
         def watch(code: PassCoder) -> PassCoder:
             def coded(here: Pass, gaussian: Gaussian) -> Tensor:
                 if here.channels.start == 0 and here.mask[0, 0]:
-                    gaussian.log2_sigma[0, 0, 2, 2] += more
+                    gaussian.log2_sigma[0, 0, here.mask[:2].sum() + 1] += more  # of (2, 2)
                 try:
                     return code(here, gaussian)
                 except DecodingError:  # no symbol fits any more: the rest is what is expected
@@ -102,8 +102,9 @@ def hyper(codec: BlurCodec) -> dict[str, Tensor]:
 
     def log2_sigma(z: Tensor) -> Tensor:
         features = codec.hyperprior(hyper_latent.values(hyper_latent.symbols(z)), gain).features
-        known = group.known(features, z.new_zeros(1, 0, *features.shape[-2:]))
-        return group.anchor(known).log2_sigma[0]
+        H, W = features.shape[-2:]
+        known, every = group.known(features, z.new_zeros(1, 0, H, W)), torch.ones(H, W) > 0
+        return group.gaussian(known, None, every).log2_sigma[0].unflatten(-1, (H, W))
 
     alive, dead = log2_sigma(z), log2_sigma(hyper_latent.medians.expand_as(z))
     channel = int((alive - dead)[:, 2:-2, 2:-2].var((1, 2)).argmax())

@@ -54,8 +54,7 @@ def test_cold_annealing_rounds_to_the_nearest(codec):
     cold = entropy.anneal(y, hyperprior, 1e-7, torch.Generator().manual_seed(0)).y_hat
 
     def code(here, gaussian):
-        part = y[:, here.channels]
-        return gaussian.mu + (part - gaussian.mu).round()
+        return gaussian.mu + (here.of(y) - gaussian.mu).round()
 
     torch.testing.assert_close(cold, entropy.walk(hyperprior, code), atol=1e-6, rtol=0)
 
@@ -69,12 +68,12 @@ def test_hot_annealing_draws_the_neighbours_by_their_distance(codec):
 
     def code(here, gaussian):
         mu.append(gaussian.mu)
-        return y[:, here.channels]
+        return here.of(y)
 
     codec.entropy.walk(hyperprior, code)
     first = codec.entropy.channels[0]  # its anchors know nothing that was drawn
     anchors = anchor_mask(*y.shape[-2:])
-    v, r = (y[:, first] - mu[0])[..., anchors], (hot[:, :, first] - mu[0])[..., anchors]
+    v, r = y[:, first][..., anchors] - mu[0], hot[:, :, first][..., anchors] - mu[0]
     up = r - v.floor()
     assert (up >= -1e-9).all()
     assert (up <= 1 + 1e-9).all()

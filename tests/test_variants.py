@@ -93,8 +93,8 @@ def parameters(model: LaplacianEntropyModel, prior: Hyperprior, y_hat: Tensor) -
     seen = []
 
     def code(here, gaussian):
-        seen.append(torch.stack([p[..., here.mask].flatten() for p in gaussian]))
-        return y_hat[:, here.channels]
+        seen.append(torch.stack([p.flatten() for p in gaussian]))
+        return here.of(y_hat)
 
     assert torch.equal(model.walk(prior, code), y_hat)
     return seen

@@ -124,7 +124,7 @@ def ten_passes(codec: BlurCodec, name: str = "coffee") -> dict:
 
         def code(here, gaussian, known=known, remaining=remaining):
             told = next(remaining) < known
-            return latent.y_hat[:, here.channels] if told else gaussian.mu
+            return here.of(latent.y_hat) if told else gaussian.mu
 
         y_hat = codec.entropy.walk(hyperprior, code)
         x_hat = codec.reconstruct(y_hat, quality).x_hat[0, :, : file.height, : file.width]

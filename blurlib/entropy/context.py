@@ -71,7 +71,8 @@ class ContextConfig:
 
 
 class Gaussian(NamedTuple):
-    """Parameters of each symbol: mean and log₂ of the standard deviation, (B, C, H, W) each."""
+    """Parameters of each symbol of a pass: mean and log₂ of the standard deviation, (B, C,
+    positions) each."""
 
     mu: Tensor
     log2_sigma: Tensor
@@ -148,19 +149,32 @@ class GroupContext(nn.Module):
             return (hyper,)
         return hyper, in_strips(self.channel, y_previous, width=self.taps, halo=2)
 
-    def anchor(self, known: tuple[Tensor, ...]) -> Gaussian:
-        """Parameters of the first or only pass: no spatial context."""
-        return self._gaussian(*known)
+    def gaussian(
+        self, known: tuple[Tensor, ...], y_anchor: Tensor | None, mask: Tensor
+    ) -> Gaussian:
+        """Parameters of a pass at its positions, those of the mask (H, W). The first or only pass
+        has no spatial context; for the second, `y_anchor` is ŷ of this group, zero elsewhere."""
+        contexts = known
+        if y_anchor is not None:
+            contexts += self._spatial(y_anchor, known)
+        at = (context[..., mask].unsqueeze(-1) for context in contexts)
+        outputs = in_strips(self._estimated, *at, width=4 * self.width)  # its copies
+        return Gaussian(*outputs.squeeze(-1).chunk(2, 1))
 
-    def non_anchor(self, known: tuple[Tensor, ...], y_anchor: Tensor) -> Gaussian:
-        """Parameters of the second pass; `y_anchor` is ŷ of this group, zero at non-anchors."""
+    def _estimated(self, *contexts: Tensor) -> Tensor:
+        """g_ep; where there is no spatial context, it sees 0."""
+        x = torch.cat(contexts, 1)
+        return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
+
+    def _spatial(self, y_anchor: Tensor, known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Local and global context, as far as there are."""
         local = wide = None
         if self.local is not None:
             taps = self.local.weight[0].numel()
             local = in_strips(self.local, y_anchor, width=taps, halo=2)
         if self.global_ is not None:
             wide = self._wide(y_anchor, local, known)
-        return self._gaussian(*known, *(part for part in (local, wide) if part is not None))
+        return tuple(part for part in (local, wide) if part is not None)
 
     def _wide(self, y_anchor: Tensor, local: Tensor | None, known: tuple[Tensor, ...]) -> Tensor:
         """g_gs; the windows of its second block reach half-way into the next ones of the first."""
@@ -172,16 +186,6 @@ class GroupContext(nn.Module):
 
         whole = network.window * (1 + network.window % 2)  # even: anchors stay anchors
         return in_strips(layer, y_anchor, local, *known, width=512, halo=whole, align=whole)
-
-    def _gaussian(self, *contexts: Tensor) -> Gaussian:
-        """Where there is no spatial context, the network sees 0."""
-
-        def layer(*contexts: Tensor) -> Tensor:
-            x = torch.cat(contexts, 1)
-            return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
-
-        width = 4 * self.width  # its copies, and no halo that would be wasted
-        return Gaussian(*in_strips(layer, *contexts, width=width).chunk(2, 1))
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

@@ -60,6 +60,10 @@ class Pass(NamedTuple):
     channels: slice
     mask: Tensor  # (H, W) bool
 
+    def of(self, y: Tensor) -> Tensor:
+        """What it codes of a map of all channels: (B, M, H, W) to (B, C, positions)."""
+        return y[:, self.channels][..., self.mask]
+
 
 class CodedPass(NamedTuple):
     """A pass with its residuals, int16, and the indices of their σ, (B, C, positions) each."""
@@ -135,11 +139,11 @@ class Hyperprior(NamedTuple):
     gain: Tensor
 
 
-PassCoder = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the group; only `mask` is used
+PassCoder = Callable[[Pass, Gaussian], Tensor]  # returns ŷ of the pass, (B, C, positions)
 Watch = Callable[[PassCoder], PassCoder]  # may look at, or change, what a pass is given and returns
 # (pass, y − μ) -> what the rate is of, and what contexts and decoder get
 Relax = Callable[[Pass, Tensor], tuple[Tensor, Tensor]]
-# (pass, μ, σ at its positions) -> integer residuals there, all (B, C, positions)
+# (pass, μ, σ) -> integer residuals, all (B, C, positions)
 ResidualSource = Callable[[Pass, Tensor, Tensor], Tensor]
 
 
@@ -176,9 +180,11 @@ class LaplacianEntropyModel(nn.Module):
             known = group.known(features, y_hat / gain[:, : channels.start])
             y_group = features.new_zeros(B, size, H, W)
             for step, mask in enumerate(masks):
-                gaussian = group.non_anchor(known, y_group / own) if step else group.anchor(known)
-                gaussian = gaussian.scaled(own)
-                y_group = torch.where(mask, code(Pass(channels, mask), gaussian), y_group)
+                if not mask.any():  # a latent of one position is all anchor
+                    continue
+                seen = y_group / own if step else None
+                gaussian = group.gaussian(known, seen, mask).scaled(own.squeeze(-1))
+                y_group = y_group.masked_scatter(mask, code(Pass(channels, mask), gaussian))
                 give_back(features)
             y_hat = torch.cat([y_hat, y_group], 1)
         return y_hat
@@ -191,7 +197,7 @@ class LaplacianEntropyModel(nn.Module):
 
         def relax(here: Pass, residual: Tensor) -> tuple[Tensor, Tensor]:
             rounded = residual + (torch.round(residual) - residual).detach()
-            return residual + drawn[:, here.channels], rounded
+            return residual + here.of(drawn), rounded
 
         y_hat, bits_y = self._relaxed(y, hyperprior, relax)
         return Latent(y_hat, bits_y, bits_z)
@@ -213,7 +219,7 @@ class LaplacianEntropyModel(nn.Module):
         def relax(here: Pass, residual: Tensor) -> tuple[Tensor, Tensor]:
             low = residual.detach().floor()
             above = (residual - low).clamp(1e-3, 1 - 1e-3)
-            soft = low + (above.logit() / temperature + logistic[:, here.channels]).sigmoid()
+            soft = low + (above.logit() / temperature + here.of(logistic)).sigmoid()
             return soft, soft
 
         y_hat, bits_y = self._relaxed(y, hyperprior, relax)
@@ -224,9 +230,9 @@ class LaplacianEntropyModel(nn.Module):
         bits = []
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            priced, kept = relax(here, y[:, here.channels] - gaussian.mu)
+            priced, kept = relax(here, here.of(y) - gaussian.mu)
             cost = coder.gaussian_bits(priced, self.bounded_scale(gaussian.log2_sigma))
-            bits.append((cost * here.mask).sum((1, 2, 3)))
+            bits.append(cost.sum((1, 2)))
             return kept + gaussian.mu
 
         return self.walk(hyperprior, code), torch.stack(bits).sum(0)
@@ -235,7 +241,7 @@ class LaplacianEntropyModel(nn.Module):
         """Real quantisation, exactly as `decode` will see it: ŷ = μ + round(y − μ)."""
 
         def residual(here: Pass, mu: Tensor, sigma: Tensor) -> Tensor:
-            return in_strips(nearest, y[:, here.channels][..., here.mask], mu, width=8)
+            return in_strips(nearest, here.of(y), mu, width=8)
 
         def nearest(y: Tensor, mu: Tensor) -> Tensor:
             return (y.to(mu) - mu).round().clamp(-coder.MAX_SYMBOL, coder.MAX_SYMBOL)
@@ -270,13 +276,10 @@ class LaplacianEntropyModel(nn.Module):
         passes: list[CodedPass] = []
 
         def code(here: Pass, gaussian: Gaussian) -> Tensor:
-            mu = coder.snap_mu(gaussian.mu[..., here.mask])
-            index = coder.snap_sigma(gaussian.log2_sigma[..., here.mask])
+            mu, index = coder.snap_mu(gaussian.mu), coder.snap_sigma(gaussian.log2_sigma)
             r = residual(here, mu, coder.sigma_at(index))
             passes.append(CodedPass(here, r.short(), index))
-            y_hat = torch.empty_like(gaussian.mu)
-            y_hat[..., here.mask] = r + mu
-            return y_hat
+            return r + mu
 
         y_hat = self.walk(hyperprior, watch(code))
         bits_y = torch.stack([coded.bits for coded in passes]).sum(0)

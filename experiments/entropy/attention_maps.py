@@ -110,15 +110,18 @@ class _Probe:
         self.anchors = y_hat
 
     def code(self, here: Pass, gaussian: Gaussian) -> Tensor:
-        values = self.y_hat[:, here.channels]
+        values = here.of(self.y_hat)
         if here.mask[0, 0]:
             self.anchors = values.clone().requires_grad_()
             return self.anchors
-        predicted = torch.cat(gaussian, 1)[self.copies, :, self.rows, self.columns]
+        index = here.mask.flatten().cumsum(0).view_as(here.mask) - 1  # of a position, in the pass
+        predicted = torch.cat(gaussian, 1)[self.copies, :, index[self.rows, self.columns]]
         signs = torch.randint(2, predicted.shape, generator=self.own) * 2 - 1
         total = (predicted * signs).sum()
         (gradient,) = torch.autograd.grad(total, self.anchors, materialize_grads=True)
-        self.fields.append(self._centred(gradient.double().square().sum(1)))
+        squares = gradient.new_zeros(len(gradient), *here.mask.shape, dtype=torch.float64)
+        squares[:, ~here.mask] = gradient.double().square().sum(1)
+        self.fields.append(self._centred(squares))
         return values
 
     def _centred(self, squares: Tensor) -> Tensor:

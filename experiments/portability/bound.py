@@ -83,7 +83,7 @@ def decided(codec: BlurCodec, files: Sequence[BlurFile]) -> tuple[Latent, Tensor
 
     def watch(code: PassCoder) -> PassCoder:
         def record(here, gaussian):
-            mu, log2_sigma = (part[..., here.mask].flatten(1) for part in gaussian)
+            mu, log2_sigma = (part.flatten(1) for part in gaussian)
             log2_sigma = log2_sigma.clamp(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
             seen.append(torch.cat([mu * MU_STEPS, log2_sigma * SIGMA_STEPS], 1).double())
             return code(here, gaussian)

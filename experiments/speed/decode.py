@@ -1,13 +1,15 @@
-"""Ten passes against one pass per position: decoding a 768×512 photo, beside CompressAI's mbt2018.
+"""Encoding and decoding a 768×512 photo, beside CompressAI's models.
 
-mbt2018 has a raster-scan context: its parameter network runs once for each of the 48×32 positions.
-Both models have M = 192 channels, so both decode 294,912 symbols. Seconds are of processor time on
-one thread, medians of runs that take turns.
+- mbt2018-mean: a hyperprior and no context, one pass over the latent.
+- ELIC: uneven channel groups and a checkerboard, as here, ten passes.
+- mbt2018: a raster-scan context: its parameter network runs once for each of the 48×32 positions.
 
-Where mbt2018's trained weights cannot be had, random ones take their place. Its time depends on the
-number of positions and symbols, hardly on their values; still it gets real work: its latent is
-scaled to standard deviation σ and coded with this σ, for which a Gaussian would have the bits of
-our file. The latent has longer tails, so its file is larger.
+Seconds are of processor time on one thread, medians of runs that take turns.
+
+Theirs have random weights: for ELIC none were published, and the time depends on the number of
+positions and symbols, hardly on their values. Still they get real work: a latent is scaled to
+standard deviation σ and coded with this σ, for which a Gaussian would have the bits of our file.
+The latent has longer tails, so the file is larger.
 
     python -m experiments.speed.decode results/checks/decode-speed.json
 """
@@ -20,8 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compressai.models import JointAutoregressiveHierarchicalPriors
-from compressai.zoo import mbt2018 as zoo_mbt2018
+from compressai.models import (
+    Elic2022Official,
+    JointAutoregressiveHierarchicalPriors,
+    MeanScaleHyperprior,
+)
 from torch import Tensor, nn
 
 from blurlib import checkpoints, datasets, images
@@ -33,7 +38,11 @@ from blurlib.evaluation.results import new_results
 from experiments.record import write_json
 
 MODEL, QUALITY, SEED, RUNS = checkpoints.CODEC, 3.0, 0, 3
-M = 192  # of mbt2018 at qualities 1 to 4
+PEERS: dict[str, Callable[[], nn.Module]] = {
+    "mbt2018-mean": lambda: MeanScaleHyperprior(128, 192),  # qualities 1 to 4
+    "ELIC": Elic2022Official,
+    "mbt2018": lambda: JointAutoregressiveHierarchicalPriors(192, 192),  # qualities 1 to 4
+}
 
 
 def sigma_of(bits: float) -> float:
@@ -48,28 +57,41 @@ def sigma_of(bits: float) -> float:
     return float(np.interp(bits, [entropy(sigma) for sigma in sigmas], sigmas))
 
 
+def parameter_networks(peer: nn.Module) -> list[nn.Sequential]:
+    """Those whose last layer gives the scales, then the means, of a pass."""
+    if isinstance(peer, JointAutoregressiveHierarchicalPriors):
+        return [peer.entropy_parameters]
+    if isinstance(peer, MeanScaleHyperprior):
+        return [peer.h_s]
+    groups = peer.latent_codec["y"].latent_codec
+    return [groups[f"y{k}"].entropy_parameters for k in range(len(peer.groups))]
+
+
 @torch.no_grad()
-def random_mbt2018(x: Tensor, sigma: float) -> nn.Module:
+def at_work(make: Callable[[], nn.Module], x: Tensor, sigma: float) -> nn.Module:
     """Random weights, with every channel of y on `x` of mean 0 and standard deviation `sigma`."""
     torch.manual_seed(SEED)
-    model = JointAutoregressiveHierarchicalPriors(192, M).eval()
-    last, parameters = model.g_a[-1], model.entropy_parameters[-1]
-    y = model.g_a(x)
-    scale = sigma / y.std((0, 2, 3))
-    last.weight *= scale[:, None, None, None]
-    last.bias.copy_((last.bias - y.mean((0, 2, 3))) * scale)
-    parameters.weight.zero_()  # its runs cost the same
-    parameters.bias.zero_()
-    parameters.bias[:M] = sigma  # the first half are the scales
-    model.update()
-    return model
+    peer = make().eval()
+    y = peer.g_a(x)
+    scale, shift = sigma / y.std((0, 2, 3)), -y.mean((0, 2, 3))
+    analysis = peer.g_a
+    peer.g_a = nn.Sequential(analysis, _Affine(scale, shift))
+    for network in parameter_networks(peer):
+        last = network[-1]
+        last.weight.zero_()  # its runs cost the same
+        last.bias.zero_()
+        last.bias[: len(last.bias) // 2] = sigma
+    peer.update()
+    return peer
 
 
-def mbt2018(x: Tensor, bits: float) -> tuple[str, nn.Module]:
-    try:
-        return "trained, quality 3", zoo_mbt2018(3, pretrained=True).eval()
-    except (OSError, RuntimeError):  # no network
-        return "random", random_mbt2018(x, sigma_of(bits))
+class _Affine(nn.Module):
+    def __init__(self, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.scale, self.shift = scale[:, None, None], shift[:, None, None]
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (y + self.shift) * self.scale
 
 
 def calls(module: nn.Module, work: Callable[[], object]) -> int:
@@ -81,12 +103,12 @@ def calls(module: nn.Module, work: Callable[[], object]) -> int:
     return len(count)
 
 
-def passes(codec: BlurCodec, file: BlurFile) -> dict[str, int]:
-    """Runs of h_s and of the parameter networks, all groups together, in one decode."""
-    count = {"h_s": calls(codec.h_s, lambda: codec.decode_latent(file)), "g_ep": 0}
-    for group in codec.entropy.groups:
-        count["g_ep"] += calls(group.parameters_, lambda: codec.decode_latent(file))
-    return count
+def passes(codec: BlurCodec, file: BlurFile) -> int:
+    """Runs of the parameter networks, all groups together, in one decode."""
+    return sum(
+        calls(group.parameters_, lambda: codec.decode_latent(file))
+        for group in codec.entropy.groups
+    )
 
 
 def medians(work: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -103,53 +125,53 @@ def medians(work: dict[str, Callable[[], object]]) -> dict[str, float]:
 @torch.inference_mode()
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    x = images.to_float(images.read_image(datasets.kodak()[4]))[None]
+    path = datasets.kodak()[4]
+    x = images.to_float(images.read_image(path))[None]
     assert x.shape[-2:] == (512, 768)
-    codec = zoo.load(MODEL)
+    codec, chosen = zoo.load(MODEL), select(MODEL)
     data = codec.compress(x, QUALITY)
     file = BlurFile.from_bytes(data)
     symbols = codec.decode_latent(file).y_hat.numel()
-    weights, peer = mbt2018(x, 8 * len(data) / symbols)
-    theirs = peer.compress(x)
-    synthesis = peer.g_s
+    ours = {"bytes": len(data), "symbols": symbols, "passes": passes(codec, file)}
+    found = {chosen.codec.name: ours}
+    work: dict[str, Callable[[], object]] = {
+        f"{chosen.codec.name} encode": lambda: codec.compress(x, QUALITY),
+        f"{chosen.codec.name} y_hat": lambda: codec.decode_latent(file),
+        f"{chosen.codec.name} decode": lambda: codec.decompress(file, pyramid=False),
+    }
+    for name, make in PEERS.items():
+        own, found[name] = beside(at_work(make, x, sigma_of(8 * len(data) / symbols)), x)
+        work |= {f"{name} {what}": run for what, run in own.items()}
+    for run, seconds in medians(work).items():
+        name, _, what = run.rpartition(" ")
+        found[name][f"{what}_s"] = round(seconds, 3)
+    header = new_results("kodak", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header()
+    command = f"python -m experiments.speed.decode {out.name}"
+    about = {"command": command, "runs": RUNS, "image": path.name, "quality": QUALITY}
+    write_json(out, {**header, **about, "found": found})
+    print(out.read_text())
+
+
+def beside(peer: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """What to time of a model of CompressAI, and what it codes."""
+    coded, synthesis = peer.compress(x), peer.g_s
 
     def entropy_only() -> None:
         peer.g_s = nn.Identity()
-        peer.decompress(**theirs)
+        peer.decompress(**coded)
         peer.g_s = synthesis
 
-    seconds = medians(
-        {
-            "ours_y_hat_s": lambda: codec.decode_latent(file),
-            "mbt2018_y_hat_s": entropy_only,
-            "ours_full_s": lambda: codec.decompress(file),
-            "mbt2018_full_s": lambda: peer.decompress(**theirs),
-        }
-    )
-    chosen = select(MODEL)
-    header = new_results("kodak", chosen.codec, checkpoint=chosen.checkpoint, seed=SEED).header()
-    content = {
-        **header,
-        "command": f"python -m experiments.speed.decode {out.name}",
-        "runs": RUNS,
-        "image": datasets.kodak()[4].name,
-        "quality": QUALITY,
-        "ours": {"bytes": len(data), "symbols": symbols, "runs_of": passes(codec, file)},
-        "mbt2018": {
-            "weights": weights,
-            "bytes": sum(len(part) for strings in theirs["strings"] for part in strings),
-            "symbols": peer.M * (512 // 16) * (768 // 16),
-            "runs_of": {
-                "h_s": calls(peer.h_s, entropy_only),
-                "g_ep": calls(peer.entropy_parameters, entropy_only),
-            },
-        },
-        "seconds": seconds,
-        "ratio_y_hat": seconds["mbt2018_y_hat_s"] / seconds["ours_y_hat_s"],
-        "ratio_full": seconds["mbt2018_full_s"] / seconds["ours_full_s"],
+    strings = [part for strings in coded["strings"] for part in strings]
+    work = {
+        "encode": lambda: peer.compress(x),
+        "y_hat": entropy_only,
+        "decode": lambda: peer.decompress(**coded),
     }
-    write_json(out, content)
-    print(out.read_text())
+    return work, {
+        "bytes": sum(map(len, strings)),
+        "symbols": peer.g_a(x).numel(),
+        "passes": sum(calls(network, entropy_only) for network in parameter_networks(peer)),
+    }
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ ORDER = ["blur", "picture", "results", "weights"]
 def subjects(tmp_path_factory) -> fuzz.Subjects:
     found = fuzz.Subjects(tmp_path_factory.mktemp("cases"))
     assert list(found.readers) == ORDER
+    assert found.files  # made here, with readers as they are
     return found
 
 
