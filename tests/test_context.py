@@ -58,9 +58,9 @@ def influence(output: Tensor, source: Tensor, query: Position) -> set[Position]:
     return {tuple(p) for p in gradient[0].abs().sum(0).nonzero().tolist()}
 
 
-def maps(group: GroupContext, known: tuple[Tensor, ...], y_anchor: Tensor | None) -> list[Tensor]:
+def maps(group: GroupContext, known: tuple[Tensor, ...], y: Tensor, seen: Tensor) -> list[Tensor]:
     """μ and log₂σ of a pass at every position, (1, GROUP, HEIGHT, WIDTH) each."""
-    gaussian = group.gaussian(known, y_anchor, torch.ones(HEIGHT, WIDTH, dtype=torch.bool))
+    gaussian = group.gaussian(known, y, seen, torch.ones(HEIGHT, WIDTH, dtype=torch.bool))
     return [parameter.unflatten(-1, (HEIGHT, WIDTH)) for parameter in gaussian]
 
 
@@ -79,7 +79,7 @@ def test_a_non_anchor_sees_every_admissible_anchor_and_no_other(keys):
     hyper, _, y = inputs()
     anchors = anchor_mask(HEIGHT, WIDTH)
     y_anchor = torch.where(anchors, y, 0)
-    mu, log2_sigma = maps(group, group.known(hyper, y[:, :0]), y_anchor)
+    mu, log2_sigma = maps(group, group.known(hyper, y[:, :0]), y_anchor, anchors)
     for query in QUERIES:
         expected = anchors_seen(query, keys)
         assert influence(mu, y, query) == expected
@@ -93,16 +93,17 @@ def test_values_at_non_anchors_are_not_looked_at_even_where_they_are_known(keys)
     group = context(keys)
     hyper, _, y = inputs()
     anchors, known = anchor_mask(HEIGHT, WIDTH), group.known(hyper, y[:, :0])
-    decoded = group.gaussian(known, torch.where(anchors, y, 0), ~anchors)
-    for a, b in zip(decoded, group.gaussian(known, y, ~anchors), strict=True):
+    decoded = group.gaussian(known, torch.where(anchors, y, 0), anchors, ~anchors)
+    for a, b in zip(decoded, group.gaussian(known, y, anchors, ~anchors), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("keys", ["anchors", "non-anchors"])
 def test_an_anchor_sees_hyperprior_and_earlier_groups_at_once(keys):
     group = context(keys, previous=7)
-    hyper, y_previous, _ = inputs(7)
-    gaussian = maps(group, group.known(hyper, y_previous), None)
+    hyper, y_previous, y = inputs(7)
+    nothing = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    gaussian = maps(group, group.known(hyper, y_previous), y, nothing)
     for query in ((0, 0), (5, 5), (10, 4)):
         near = {
             (r, c)

@@ -43,6 +43,8 @@ VARIANTS = {
     "local-without-channel": config(UNEVEN, dataclasses.replace(LOCAL, channel=0)),
     "global-without-local": config(UNEVEN, dataclasses.replace(SIZES, local=0)),
     "global-1": config((M,), SIZES),
+    "quadtree": EntropyConfig(M, 4, UNEVEN, SIZES, quadtree=True),
+    "quadtree-local": EntropyConfig(M, 4, UNEVEN, LOCAL, quadtree=True),
     **{
         f"{at}-{keys}": config(UNEVEN, dataclasses.replace(SIZES, position=at, keys=keys))
         for at in ENCODINGS
@@ -76,10 +78,16 @@ def prior_and_y(seed: int) -> tuple[Hyperprior, Tensor]:
 def places(variant: EntropyConfig) -> list[Tensor]:
     """(M, H, W) bool per pass, written down independently of the model."""
     context = variant.context
-    parities = [{0}, {1}] if context.local or context.attention else [{0, 1}]
+    usual = [{0}, {1}] if context.local or context.attention else [{0, 1}]
     result = []
     for end, size in zip(itertools.accumulate(variant.groups), variant.groups, strict=True):
-        for parity in parities:
+        if end == size and variant.quadtree:  # row and column even, both odd, one of them odd
+            cells = torch.arange(HEIGHT)[:, None] % 2 * 2 + torch.arange(WIDTH) % 2
+            for cell in (0, 3, 1, 2):
+                result.append(torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool))
+                result[-1][:end] = cells == cell
+            continue
+        for parity in usual:
             where = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
             for c in range(end - size, end):
                 for row, column in itertools.product(range(HEIGHT), range(WIDTH)):
@@ -105,12 +113,13 @@ def parameters(model: LaplacianEntropyModel, prior: Hyperprior, y_hat: Tensor) -
 def test_a_pass_depends_on_the_passes_before_it_that_its_contexts_reach(variant):
     model, (prior, y_hat), where = model_of(variant), prior_and_y(2), places(variant)
     before = parameters(model, prior, y_hat)
-    per_group = variant.passes // len(variant.groups)
+    assert variant.passes == len(where)
+    group = [int(positions.any((1, 2)).nonzero()[0]) for positions in where]
     for changed in range(variant.passes):
         after = parameters(model, prior, torch.where(where[changed], y_hat + 5, y_hat))
         for index in range(variant.passes):
-            earlier_group = index // per_group > changed // per_group
-            anchors_of_mine = index // per_group == changed // per_group and index > changed
+            earlier_group = group[index] > group[changed]
+            anchors_of_mine = group[index] == group[changed] and index > changed
             depends = (earlier_group and variant.context.channel > 0) or anchors_of_mine
             differs = before[index] != after[index]
             if depends:

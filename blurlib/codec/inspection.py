@@ -50,7 +50,7 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
 
 
 def positions(codec: BlurCodec, index: int) -> str:
-    """What pass number `index` codes of its group: "anchors", "non-anchors" or "all"."""
-    checkerboard = codec.config.entropy.context.checkerboard
-    names = ("anchors", "non-anchors") if checkerboard else ("all",)
-    return names[index % len(names)]
+    """What pass number `index` codes of its group: "anchors", "non-anchors" or "all"; of a
+    quadtree "1 of 4" and so on."""
+    names = {1: ["all"], 2: ["anchors", "non-anchors"], 4: [f"{i} of 4" for i in range(1, 5)]}
+    return [name for n in codec.config.entropy.group_passes for name in names[n]][index]

@@ -5,6 +5,9 @@ Anchors are the positions with an even coordinate sum, the parity CompressAI cal
     A N A N
     N A N A      A: decoded first, without spatial context
     A N A N      N: decoded second, seeing every anchor
+
+A quadtree (Li, Li, Lu 2023, arXiv 2302.14402) halves both once more: four passes by the parities of
+row and column, of which only the first, a quarter of the positions, has no spatial context.
 """
 
 import torch
@@ -20,12 +23,17 @@ def anchor_mask(height: int, width: int, device: torch.device | str | None = Non
 
 
 def pass_masks(
-    height: int, width: int, checkerboard: bool, device: torch.device | str | None = None
+    height: int, width: int, passes: int, device: torch.device | str | None = None
 ) -> tuple[Tensor, ...]:
-    """Boolean masks (height, width) of the passes of one group: anchors, then non-anchors; without
-    a checkerboard, everything at once."""
+    """Boolean masks (height, width) of the passes of one group: 2 are anchors, then non-anchors; 4
+    a quadtree, which has the anchors in its first two; 1 is everything at once."""
     anchors = anchor_mask(height, width, device)
-    return (anchors, ~anchors) if checkerboard else (torch.ones_like(anchors),)
+    if passes == 1:
+        return (torch.ones_like(anchors),)
+    if passes == 2:
+        return anchors, ~anchors
+    even = torch.arange(height, device=device)[:, None] % 2 == 0  # rows
+    return anchors & even, anchors & ~even, ~anchors & even, ~anchors & ~even
 
 
 class CheckerboardConv2d(nn.Conv2d):

@@ -1,5 +1,6 @@
 """What is known before a symbol is decoded: channel, local and global context of one group."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from blurlib.entropy.attention import TransformerBlock
 from blurlib.entropy.channel_groups import check_count
-from blurlib.entropy.checkerboard import CheckerboardConv2d, anchor_mask
+from blurlib.entropy.checkerboard import CheckerboardConv2d
 from blurlib.entropy.position import ENCODINGS
 from blurlib.entropy.strips import in_strips
 
@@ -83,7 +84,7 @@ class Gaussian(NamedTuple):
 
 
 class GlobalContext(nn.Module):
-    """g_gs: W-MSA then SW-MSA over tokens made of the decoded anchors.
+    """g_gs: W-MSA then SW-MSA over tokens made of the positions seen so far, the anchors.
 
     The token of an anchor embeds its value, where anchors are the keys; the token of a non-anchor
     embeds its local context, if there is one. Both also embed what the whole group already has
@@ -102,35 +103,41 @@ class GlobalContext(nn.Module):
         blocks = (TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, y_anchor: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
-        H, W = y_anchor.shape[-2:]
-        anchors = anchor_mask(H, W, y_anchor.device)
+    def forward(self, y: Tensor, seen: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
+        """y: of the group, as far as it was `seen`, (H, W) bool."""
         tokens = self.embed_known(known)
         if self.embed_anchor is not None:
-            tokens = tokens + torch.where(anchors, self.embed_anchor(y_anchor), 0)
+            tokens = tokens + torch.where(seen, self.embed_anchor(y), 0)
         if self.embed_local is not None:
-            tokens = tokens + torch.where(anchors, 0, self.embed_local(local))
+            tokens = tokens + torch.where(seen, 0, self.embed_local(local))
         tokens = tokens.permute(0, 2, 3, 1)
-        admissible = anchors if self.keys == "anchors" else ~anchors
+        admissible = seen if self.keys == "anchors" else ~seen
         for block in self.blocks:
             tokens = block(tokens, admissible, self.position)
         return tokens.permute(0, 3, 1, 2)
 
 
 class GroupContext(nn.Module):
-    """Everything that predicts one channel group, in two checkerboard passes or in one pass.
+    """Everything that predicts one channel group, in one pass, two (checkerboard) or four
+    (quadtree).
 
     `previous` counts the channels of all earlier groups, `group` those of this one. Contexts that
     are off are None here.
     """
 
-    def __init__(self, previous: int, group: int, config: ContextConfig):
+    def __init__(self, previous: int, group: int, config: ContextConfig, passes: int = 2):
         super().__init__()
+        self.passes = passes
         has_channel = previous > 0 and config.channel > 0
         known = config.hyper + (config.channel if has_channel else 0)
         # The paper's g_ch, g_ls, g_gs and g_ep.
         self.channel = _channel_context(previous, config.channel) if has_channel else None
-        self.local = CheckerboardConv2d(group, config.local) if config.local else None
+        # What was not seen is 0, so that a quadtree's convolution needs no mask.
+        self.local: nn.Conv2d | None = None
+        if config.local and passes == 4:
+            self.local = nn.Conv2d(group, config.local, 5, padding=2)
+        elif config.local:
+            self.local = CheckerboardConv2d(group, config.local)
         self.global_ = GlobalContext(group, known, config) if config.attention else None
         # Numbers per position that the channel context lays out, and that g_ep sees.
         self.taps = 9 * max(previous, config.channel)
@@ -150,13 +157,11 @@ class GroupContext(nn.Module):
         return hyper, in_strips(self.channel, y_previous, width=self.taps, halo=2)
 
     def gaussian(
-        self, known: tuple[Tensor, ...], y_anchor: Tensor | None, mask: Tensor
+        self, known: tuple[Tensor, ...], y: Tensor, seen: Tensor, mask: Tensor
     ) -> Gaussian:
-        """Parameters of a pass at its positions, those of the mask (H, W). The first or only pass
-        has no spatial context; for the second, `y_anchor` is ŷ of this group, zero elsewhere."""
-        contexts = known
-        if y_anchor is not None:
-            contexts += self._spatial(y_anchor, known)
+        """Parameters of a pass at the positions of its mask, (H, W). y: ŷ of this group where it
+        was `seen`, (H, W), and 0 elsewhere. The first pass has no spatial context."""
+        contexts = (*known, *self._spatial(y, seen, known)) if seen.any() else known
         at = (context[..., mask].unsqueeze(-1) for context in contexts)
         outputs = in_strips(self._estimated, *at, width=4 * self.width)  # its copies
         return Gaussian(*outputs.squeeze(-1).chunk(2, 1))
@@ -166,26 +171,27 @@ class GroupContext(nn.Module):
         x = torch.cat(contexts, 1)
         return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
 
-    def _spatial(self, y_anchor: Tensor, known: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _spatial(self, y: Tensor, seen: Tensor, known: tuple[Tensor, ...]) -> Iterator[Tensor]:
         """Local and global context, as far as there are."""
-        local = wide = None
+        local = None
         if self.local is not None:
             taps = self.local.weight[0].numel()
-            local = in_strips(self.local, y_anchor, width=taps, halo=2)
+            yield (local := in_strips(self.local, y, width=taps, halo=2))
         if self.global_ is not None:
-            wide = self._wide(y_anchor, local, known)
-        return tuple(part for part in (local, wide) if part is not None)
+            yield self._wide(y, seen, local, known)
 
-    def _wide(self, y_anchor: Tensor, local: Tensor | None, known: tuple[Tensor, ...]) -> Tensor:
+    def _wide(
+        self, y: Tensor, seen: Tensor, local: Tensor | None, known: tuple[Tensor, ...]
+    ) -> Tensor:
         """g_gs; the windows of its second block reach half-way into the next ones of the first."""
         network = self.global_
         assert network is not None
 
-        def layer(y_anchor: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
-            return network(y_anchor, local, torch.cat(known, 1))
+        def layer(y: Tensor, seen: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
+            return network(y, seen, local, torch.cat(known, 1))
 
-        whole = network.window * (1 + network.window % 2)  # even: anchors stay anchors
-        return in_strips(layer, y_anchor, local, *known, width=512, halo=whole, align=whole)
+        whole = network.window
+        return in_strips(layer, y, seen, local, *known, width=512, halo=whole, align=whole)
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

@@ -64,7 +64,7 @@ def receptive_fields(
         (groups, 2·radius + 1, 2·radius + 1) float64, the middle is p.
 
     Raises:
-        ValueError: the codec has no checkerboard, so that nothing depends on anchors; an unknown
+        ValueError: a group has no checkerboard, so that nothing depends on anchors; an unknown
             `through`; "attention" where keys are at the non-anchors, which know of anchors from the
             local context alone.
     """
@@ -73,8 +73,9 @@ def receptive_fields(
             f"through is {through!r}: it must be one of {', '.join(get_args(Through))}"
         )
     context = codec.config.entropy.context
-    if not context.checkerboard:
-        raise ValueError("this entropy model has no local or global context: no field to show")
+    if not context.checkerboard or codec.config.entropy.quadtree:
+        wrong = "no local or global context, or a quadtree"
+        raise ValueError(f"this entropy model has {wrong}: there is no field of anchors to show")
     if through == "attention" and context.keys == "non-anchors":
         raise ValueError(
             "through is 'attention' and the keys are at non-anchors: all that they know of anchors "

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from blurlib.training.data import find_photos
 from blurlib.training.draws import Draws
 from blurlib.training.loop import learning_rate
 from blurlib.training.losses import balanced, draw_quality
+from blurlib.training.optimisers import make_optimisers
 from experiments.entropy.attention_maps import bias_by_offset
 from experiments.entropy.latents import Latents, batches, names_digest
 from experiments.entropy.positional import TablePosition
@@ -72,7 +73,8 @@ class Setup:
         steps: of every run; 0 means from `minutes`.
         minutes: CPU time that the slowest variant is to train for.
         crops, crop: how many latents there are to train on, and the side of each in pixels.
-        batch, lr, warmup, z_warmup: as in `TrainConfig`; z_warmup 0 is half of the steps.
+        batch, lr, optimiser, warmup, z_warmup: as in `TrainConfig`; z_warmup 0 is half of the
+            steps.
         kodak: set that is coded at each of `qualities` (none: four over the codec's range).
         large: set of large photos that is coded at `MEGAPIXELS`; empty: not done.
     """
@@ -84,7 +86,8 @@ class Setup:
     crops: int = 4096
     crop: int = 256
     batch: int = 4
-    lr: float = 1e-3
+    lr: float = 3e-3
+    optimiser: Literal["adam", "muon"] = "muon"
     warmup: int = 50
     z_warmup: int = 0
     kodak: str = "kodak"
@@ -107,8 +110,8 @@ class Setup:
         """The same as a configuration of training; it refuses what cannot work."""
         return TrainConfig(
             data=self.data, crop=self.crop, batch=self.batch, steps=self.steps, lr=self.lr,
-            warmup=self.warmup, z_warmup=self.z_warmup or max(1, self.steps // 2), seed=seed,
-            bank_gb=0.0, workers=0,
+            optimiser=self.optimiser, warmup=self.warmup,
+            z_warmup=self.z_warmup or max(1, self.steps // 2), seed=seed, bank_gb=0.0, workers=0,
         )  # fmt: skip
 
     def command(self) -> str:
@@ -392,19 +395,18 @@ def train(codec: BlurCodec, stored: np.ndarray, config: TrainConfig) -> Iterator
     """
     codec.train()
     codec.entropy.start_at(torch.from_numpy(stored[:64].astype(np.float32)).std((0, 2, 3)))
-    parts = (codec.h_a, codec.h_s, codec.entropy)
-    learned = [p for part in parts for p in part.parameters()]
-    optimiser = torch.optim.Adam(learned, lr=config.lr)
+    parts = nn.ModuleList([codec.h_a, codec.h_s, codec.entropy])
+    optimisers, learned = make_optimisers(parts, None, config), list(parts.parameters())
     drawn = batches(stored, config.seed, config.batch)
     for step, y in enumerate(itertools.islice(drawn, config.steps)):
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate(step, config.steps, config)
         loss, bpp = _rate(codec, y, config, step)
-        optimiser.zero_grad(set_to_none=True)
+        parts.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(learned, config.clip)
         finite = math.isfinite(loss.item()) and math.isfinite(norm.item())
-        if finite:
+        for optimiser in optimisers if finite else ():
             optimiser.step()
         yield bpp if finite else math.nan
 

@@ -14,6 +14,7 @@ import torch
 from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.entropy import EntropyConfig
+from blurlib.entropy.checkerboard import anchor_mask
 from blurlib.training.data import open_photos
 from experiments.entropy import report
 from experiments.entropy import run as ablation
@@ -145,7 +146,8 @@ def test_zeroing_changes_bytes_and_is_undone(finished, trained, photos):
     with ablation.without(trained, "transformer"):
         group = trained.entropy.groups[0]
         tokens = torch.randn(1, 16, 6, 6, dtype=torch.float64)
-        assert not group.global_(tokens, torch.randn(1, 8, 6, 6).double(), tokens).any()
+        seen, local = anchor_mask(6, 6), torch.randn(1, 8, 6, 6).double()
+        assert not group.global_(tokens, seen, local, tokens).any()
         assert trained.compress(x, 3.0) != before
         assert first["bytes"].tolist() == [len(trained.compress(x, q)) for q in first["quality"]]
     assert trained.compress(x, 3.0) == before
