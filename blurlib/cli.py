@@ -19,6 +19,7 @@ from blurlib import __version__, checkpoints, files
 if TYPE_CHECKING:
     from blurlib.codec.bitstream import BlurFile
     from blurlib.codec.search import Searched
+    from blurlib.evaluation.codecs import Selection
     from blurlib.plotting import Figure
     from blurlib.training.config import TrainConfig
     from blurlib.training.run import Step
@@ -526,10 +527,6 @@ def evaluate(
     lpips: Annotated[
         Literal["alex", "vgg", "squeeze", "none"], typer.Option(help="Network of LPIPS.")
     ] = "alex",
-    features: Annotated[
-        Literal["alexnet", "inception", "none"] | None,
-        typer.Option(help="Of distances between sets. Default: alexnet, for images from 256² on."),
-    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes, an image each. Default: one per CPU core.")
     ] = None,
@@ -539,39 +536,26 @@ def evaluate(
     import joblib
 
     from blurlib import datasets
-    from blurlib.diffusion import Tiling
-    from blurlib.evaluation import measure, perception, results
-    from blurlib.evaluation.codecs import KNOWN, select
+    from blurlib.evaluation import measure, results
     from blurlib.metrics import Lpips, lpips_file
 
-    if codec in (known.name for known in KNOWN):
-        _refuse_ignored(context, codec, set())
-    else:
-        _refuse_ignored(context, decoder, TAKES[decoder])
-    sampling: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
-    sampling |= {"spacing": spacing, "start_scale": start_scale}
-    chosen = select(codec, decoder, denoiser, sampling, Tiling(memory * 2**20), effort)
+    chosen = selected(context)
     everything = datasets.dataset(dataset)
     paths = measure.fitting(chosen.codec, everything)
     for path in sorted({*everything} - {*paths}):
         longest = getattr(chosen.codec, "longest", None)
         say(f"{path.name}: skipped: {codec} takes sides up to {longest} pixels")
     wanted = list(dict.fromkeys(numbers(qualities) if qualities else chosen.qualities))
-    if features is None and (small := measure.without_patches(paths)):
-        say(f"No distances between sets: {small[0].name} has a side below 256 pixels.")
-        features = "none"
     judge: Lpips | None = None
-    extractor: perception.Features | None = None
     if lpips != "none":
-        with _or_say("--lpips none"):
+        try:
             judge = Lpips.load(lpips, datasets.cached_weights(lpips_file(lpips)))
-    if features != "none":
-        with _or_say("--features none"):
-            extractor = perception.inception() if features == "inception" else perception.alexnet()
+        except OSError as error:
+            raise ValueError(f"{_one_line(error)}; or say --lpips none") from None
     rows = measure.evaluate(
         dataset, chosen.codec, wanted, out, checkpoint=chosen.checkpoint, seed=chosen.seed,
-        lpips=judge, lpips_name=lpips, features=extractor,
-        extra=chosen.extra, jobs=jobs or joblib.cpu_count(), overwrite=force,
+        lpips=judge, lpips_name=lpips, extra=chosen.extra, jobs=jobs or joblib.cpu_count(),
+        overwrite=force,
     )  # fmt: skip
     count = 0
     with progress() as bar, contextlib.closing(rows):
@@ -581,17 +565,22 @@ def evaluate(
             bar.advance(task)
     file = results.results_file(out, dataset, chosen.codec)
     say(f"{file}: {count} rows of {len(paths)} images")
-    for network, patches in sorted({(d.network, d.patches) for d in results.read(file).distances}):
-        say(f"{' and '.join(perception.names(network))} are over {patches} patches")
 
 
-@contextlib.contextmanager
-def _or_say(option: str) -> Iterator[None]:
-    """Where weights cannot be had, the message names the option that goes without them."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{_one_line(error)}; or say {option}") from None
+def selected(context: typer.Context) -> "Selection":
+    """The codec that the options of `evaluate` name; ValueError for one that it would ignore."""
+    from blurlib.diffusion import Tiling
+    from blurlib.evaluation.codecs import KNOWN, select
+
+    asked = context.params
+    codec, decoder = asked["codec"], asked["decoder"]
+    if codec in (known.name for known in KNOWN):
+        _refuse_ignored(context, codec, set())
+    else:
+        _refuse_ignored(context, decoder, TAKES[decoder])
+    sampling = {name: asked[name] for name in CHAIN}
+    tiling = Tiling(asked["memory"] * 2**20)
+    return select(codec, decoder, asked["denoiser"], sampling, tiling, asked["effort"])
 
 
 @app.command()

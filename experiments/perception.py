@@ -20,9 +20,9 @@ from torch import Tensor
 
 from blurlib import checkpoints, datasets, images, metrics
 from blurlib.codec import zoo
-from blurlib.evaluation import perception
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
+from experiments.distances import features
 from experiments.record import write_json
 
 MODEL, QUALITY = checkpoints.PERCEPTUAL, 2.0
@@ -41,7 +41,7 @@ def noisy(x_hat: Tensor, level: float) -> Tensor:
 def by_count(
     reference: Tensor, decoded: Tensor, counts: Sequence[int], draws: int = 10, seed: int = 0
 ) -> pd.DataFrame:
-    """`perception.distances` of the same two sets if only some of their patches were measured.
+    """`features.distances` of the same two sets if only some of their patches were measured.
 
     One line per count: ``patches``, and mean and standard deviation over the draws: ``frechet``,
     ``frechet_std``, ``kernel``, ``kernel_std``. A draw takes the same rows of both sets, as having
@@ -55,7 +55,7 @@ def by_count(
     lines = []
     for count in counts:
         rows = (generator.choice(n, count, replace=False) for _ in range(draws))
-        drawn = pd.DataFrame([perception.distances(reference[row], decoded[row]) for row in rows])
+        drawn = pd.DataFrame([features.distances(reference[row], decoded[row]) for row in rows])
         mean, std = drawn.mean(), drawn.std(ddof=0)
         lines.append((count, mean.frechet, std.frechet, mean.kernel, std.kernel))
     columns = ["patches", "frechet", "frechet_std", "kernel", "kernel_std"]
@@ -77,7 +77,7 @@ def few_patches(originals: Tensor, decoded: Tensor) -> dict[str, list[dict]]:
 
 def main(out: Path) -> None:
     codec = zoo.load(MODEL)
-    network = perception.alexnet()
+    network = features.alexnet()
     lpips = metrics.Lpips.load("alex", datasets.cached_weights(metrics.lpips_file("alex")))
     originals: list[Tensor] = []
     decoded: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
@@ -85,18 +85,18 @@ def main(out: Path) -> None:
     for path in track(datasets.kodak(), "decoding"):
         photo = images.read_image(path)
         x = images.to_float(photo)[None]
-        originals.append(network(perception.patches(photo)))
+        originals.append(network(features.patches(photo)))
         with torch.inference_mode():
             x_hat = codec(x, QUALITY).x_hat
             for level in LEVELS:
                 picture = noisy(x_hat, level)
                 distance = lpips(images.to_float(picture)[None], x).item()
                 scores[level].append((distance, metrics.psnr(photo, picture)))
-                decoded[level].append(network(perception.patches(picture)))
+                decoded[level].append(network(features.patches(picture)))
     reference = torch.cat(originals)
     noise = []
     for level in LEVELS:
-        distance = perception.distances(reference, torch.cat(decoded[level]))
+        distance = features.distances(reference, torch.cat(decoded[level]))
         mean_lpips, mean_psnr = np.mean(scores[level], axis=0)
         noise.append(
             {

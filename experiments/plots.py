@@ -404,7 +404,7 @@ def over_steps(panels: Mapping[str, Sequence[Track]], ylabel: str) -> Figure:
 
 @styled
 def few_samples(tables: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
-    """Fréchet distance over the number of patches: mean and spread of `perception.by_count`."""
+    """Fréchet distance over the number of patches: `experiments.perception.by_count`."""
     figure, axis = plt.subplots(figsize=(7, 3.6))
     for label, table in tables.items():
         mean, spread = table["frechet"], table["frechet_std"]

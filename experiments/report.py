@@ -1,7 +1,8 @@
 """What the results say, as data frames: rate–distortion, BD-rates, perception at equal rate.
 
-Reads a checkout's ``results/``: ``measured/<set>/<codec>.json`` (made by `blurlib evaluate`) and
-``published/``. A row says which of the two it is; they never share one unlabelled.
+Reads a checkout's ``results/``: ``measured/<set>/<codec>.json`` (made by `blurlib evaluate`),
+``distances/`` (by `experiments.distances`) and ``published/``. A row says whether it was measured
+or published; they never share one unlabelled.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from blurlib.evaluation import perception, results
+from blurlib.evaluation import results
 from blurlib.evaluation.bd_rate import bd_rate, increasing
 from experiments import published
+from experiments.distances import features
+from experiments.distances import run as distances
 from experiments.record import ROOT
 
 FOLDER = ROOT / "results"
@@ -97,12 +100,13 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """One results file, read: its averages per quality in order of rate, and the distances of the
-    whole set under the names of their metrics (FD-AlexNet, KD-AlexNet …)."""
+    """One results file, read: its averages per quality in order of rate, and beside them the
+    distances of the whole set under the names of their metrics (FD-AlexNet, KD-AlexNet …)."""
 
     label: str
     results: results.Results
     table: pd.DataFrame
+    distances: list[distances.Row]
 
     @property
     def training(self) -> str:
@@ -142,10 +146,11 @@ def measured(dataset: str = "kodak", folder: Path = FOLDER) -> list[Measured]:
     for name in order:
         content = results.read(files[name])
         table = results.averages(content).sort_values("bpp")
-        for distance in content.distances:
-            names = perception.names(distance.network)
-            table.loc[distance.quality, [*names]] = distance.frechet, distance.kernel
-        found.append(Measured(label(name), content, table))
+        file = folder / "distances" / dataset / f"{name}.json"
+        rows = distances.rows(file, content.checkpoint, content.settings)
+        for row in rows:
+            table.loc[row.quality, [*features.names(row.network)]] = row.frechet, row.kernel
+        found.append(Measured(label(name), content, table, rows))
     return found
 
 

@@ -428,7 +428,7 @@ def test_train_evaluate_and_bdrate(run, three_photos, tmp_path):
     assert run(*arguments)[0] == 0
     one_line_error(run(*arguments), "resume")
     out, model = tmp_path / "results", run_folder / "model.safetensors"
-    quick = ("--out", out, "--lpips", "none", "--features", "none", "--jobs", 1)
+    quick = ("--out", out, "--lpips", "none", "--jobs", 1)
     assert run("evaluate", three_photos, "--codec", model, "--qualities", "1,2", *quick)[0] == 0
     for codec in ("webp", "jpeg"):
         qualities = ("--qualities", "20,40,60,80")
@@ -487,15 +487,14 @@ def test_the_demo_goes_on_without_a_codec_that_cannot_hold_the_photo(run, pictur
     assert not (tmp_path / "demo" / "photo.webp").exists()
 
 
-def test_evaluate_says_what_it_wrote_and_what_it_left_out(run, measuring):
+def test_evaluate_says_what_it_wrote(run, measuring):
     command, file = measuring
     code, out, _ = run(*command)
     assert code == 0
     assert "2 rows of 1 images" in out.replace("\n", " ")
-    assert "No distances between sets: photo.png has a side below 256" in out.replace("\n", " ")
     content = json.loads(file.read_text())
     assert [row["quality"] for row in content["rows"]] == [20, 40]
-    assert (content["lpips"], content["distances"]) == (None, [])
+    assert content["lpips"] is None
 
 
 def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
@@ -524,22 +523,18 @@ def test_evaluate_refuses_in_one_line(run, measuring, tmp_path, empty_home):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     one_line_error(run("evaluate", tmp_path, *command[2:]), "bad.png")
     one_line_error(run(*command, "--lpips", "resnet"), "resnet", "squeeze")
-    one_line_error(run(*command, "--features", "vgg"), "vgg", "inception")
     one_line_error(run(*command, "--jobs", 0), "--jobs")
 
 
 def test_weights_that_cannot_be_had_name_the_way_around(run, measuring, monkeypatch, empty_home):
     from blurlib import metrics
-    from blurlib.evaluation import perception
 
     def offline(*_):
         raise OSError("the weights could not be fetched")
 
     monkeypatch.setattr(metrics.Lpips, "load", offline)
-    monkeypatch.setattr(perception, "alexnet", offline)
     command, _ = measuring
     one_line_error(run(*command, "--lpips", "alex"), "not be fetched", "--lpips none")
-    one_line_error(run(*command, "--features", "alexnet"), "not be fetched", "--features none")
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from blurlib import datasets, images, metrics
+from blurlib import images, metrics
 from blurlib.evaluation import measure as m
-from blurlib.evaluation import perception, processes
+from blurlib.evaluation import processes
 from blurlib.evaluation import results as res
 from blurlib.evaluation.processes import WorkerError
 from blurlib.evaluation.results import ResultsError
@@ -75,18 +75,6 @@ class Fails(Shift):
         return super().encode(image, quality)
 
 
-@dataclass(frozen=True)
-class Brightness:
-    """Two features: the mean of all values, and 0."""
-
-    name: str = "Brightness"
-    sha256: str = "b" * 64
-
-    def __call__(self, patches):
-        mean = patches.float().mean((1, 2, 3))
-        return torch.stack([mean, torch.zeros_like(mean)], 1)
-
-
 @pytest.fixture
 def photos(tmp_path, astronaut):
     """A folder of two images, the first 200 × 180 and the second too small for MS-SSIM."""
@@ -99,7 +87,7 @@ def photos(tmp_path, astronaut):
 
 @pytest.fixture
 def large(tmp_path, astronaut):
-    """A folder of four images with one or two patches each; the third starts with a 7."""
+    """A folder of four images; the third starts with a 7."""
     folder = tmp_path / "large"
     folder.mkdir()
     for i, height in enumerate((256, 512, 300, 511)):
@@ -114,13 +102,12 @@ def keys(rows):
 
 
 def without_times(results):
-    """Rows in order, and distances, with what may differ between two runs left out."""
-    rows = [replace(row, encode_s=0, decode_s=0, lpips=0, ms_ssim=0) for row in results.rows]
-    return rows, results.distances
+    """Rows in order, with what may differ between two runs left out."""
+    return [replace(row, encode_s=0, decode_s=0, lpips=0, ms_ssim=0) for row in results.rows]
 
 
 def test_a_row_is_what_the_metrics_say(photos, astronaut):
-    (row,), features = m.measure(m.Instruments(Shift()), photos / "a.png", [3])
+    (row,) = m.measure(m.Instruments(Shift()), photos / "a.png", [3])
     image = astronaut[:, :200, :180]
     shifted = image & 0b11100000
     assert (row.image, row.quality, row.bytes) == ("a.png", 3, 4 + 3 * 200 * 180)
@@ -129,10 +116,9 @@ def test_a_row_is_what_the_metrics_say(photos, astronaut):
     assert row.ms_ssim == pytest.approx(metrics.ms_ssim(image, shifted), abs=1e-8)
     assert math.isnan(row.lpips)
     assert min(row.encode_s, row.decode_s) >= 0
-    assert features == {}
     extra = {"extra": lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5}}
     instruments = m.Instruments(Shift(), lpips=Distance(), **extra)
-    large, small = (m.measure(instruments, photos / f"{n}.png", [2]).rows[0] for n in "ab")
+    large, small = (m.measure(instruments, photos / f"{n}.png", [2])[0] for n in "ab")
     assert 0 < large.lpips < 1
     assert math.isnan(small.lpips)
     assert math.isnan(small.ms_ssim)
@@ -226,106 +212,11 @@ def test_other_circumstances_are_listed_and_lose_nothing(photos, tmp_path):
         list(m.evaluate(photos, Shift(), [1], tmp_path))
 
 
-def brightness_of_patches(folder, bits):
-    photos = (images.read_image(path) for path in sorted(folder.glob("*.png")))
-    shown = (perception.patches(photo & (0xFF << (8 - bits) & 0xFF)) for photo in photos)
-    return np.concatenate([Brightness()(patches)[:, 0] for patches in shown])
-
-
-@pytest.mark.slow
-def test_distances_are_over_the_patches_of_all_images(large, tmp_path):
-    list(m.evaluate(large, Shift(), [2, 5], tmp_path, features=Brightness()))
-    distances = res.read(tmp_path / "large" / "shift.json").distances
-    x = brightness_of_patches(large, 8)
-    assert [(d.quality, d.network, d.sha256) for d in distances] == [
-        (2, "Brightness", "b" * 64),
-        (5, "Brightness", "b" * 64),
-    ]
-    for distance in distances:
-        y = brightness_of_patches(large, int(distance.quality))
-        assert distance.patches == len(x) == 5
-        # In one dimension the Fréchet distance is (μ₁ − μ₂)² + (σ₁ − σ₂)².
-        expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
-        assert distance.frechet == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.slow
-def test_features_wait_for_the_whole_set_without_decoding_again(large, tmp_path):
-    codec = Shift()
-    rows = m.evaluate(large, codec, [2, 3], tmp_path, features=Brightness())
-    next(rows)
-    rows.close()
-    file = tmp_path / "large" / "shift.json"
-    assert res.read(file).distances == ()
-    assert (file.parent / ".features" / ".gitignore").read_text() == "*\n"
-    list(m.evaluate(large, codec, [2, 3], tmp_path, features=Brightness()))
-    assert codec.encoded == 8
-    whole = res.read(file)
-    list(m.evaluate(large, Shift(), [2, 3], tmp_path / "other", features=Brightness()))
-    assert without_times(whole) == without_times(res.read(tmp_path / "other/large/shift.json"))
-
-
-@pytest.mark.slow
-def test_features_of_another_header_or_network_are_not_used(large, tmp_path):
-    def distances(codec, network, **more):
-        list(m.evaluate(large, codec, [2], tmp_path, features=network, **more))
-        return res.read(tmp_path / "large" / "shift.json").distances
-
-    codec = Shift()
-    (first,) = distances(codec, Brightness())
-    two = distances(codec, Brightness(sha256="c" * 64))  # decodes again, keeps the rows
-    assert codec.encoded == 8
-    assert [d.sha256[0] for d in two] == ["b", "c"]
-    assert distances(codec, Brightness()) == two
-    assert codec.encoded == 8
-    other = Shift({"bits": 7})
-    assert distances(other, Brightness(), overwrite=True) == (first,)
-    assert other.encoded == 4
-
-
-@pytest.mark.slow
-def test_a_new_image_makes_a_new_distance(large, tmp_path, astronaut):
-    codec = Shift()
-    list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
-    images.write_image(large / "4.png", astronaut[:, :300, :300])
-    list(m.evaluate(large, codec, [2], tmp_path))
-    assert res.read(tmp_path / "large" / "shift.json").distances == ()
-    list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
-    (distance,) = res.read(tmp_path / "large" / "shift.json").distances
-    assert distance.patches == 6
-    assert codec.encoded == 6  # the new image twice: once without features
-
-
-@pytest.mark.slow
-def test_a_codec_that_changed_is_found_when_it_decodes_again(large, tmp_path):
-    class Longer(Shift):
-        def encode(self, image, quality):
-            return super().encode(image, quality) + b"!"
-
-        def decode(self, data):
-            return super().decode(data[:-1])
-
-    list(m.evaluate(large, Shift(), [2], tmp_path))
-    with pytest.raises(ResultsError, match=r"shift\.json: 0\.png at quality 2 has .* bytes there"):
-        list(m.evaluate(large, Longer(), [2], tmp_path, features=Brightness()))
-
-
-def test_an_image_without_a_patch_is_named_before_any_work(large, tmp_path, astronaut):
-    images.write_image(large / "small.png", astronaut[:, :300, :255])
-    assert m.without_patches(datasets.dataset(large)) == [large / "small.png"]
-    codec = Shift()
-    with pytest.raises(ResultsError, match=r"small\.png: .*256 pixels.*--features none"):
-        list(m.evaluate(large, codec, [2], tmp_path, features=Brightness()))
-    assert codec.encoded == 0
-
-
 @pytest.mark.slow
 def test_several_processes_measure_what_one_does(large, tmp_path):
     for jobs in (1, 2):
-        rows = m.evaluate(
-            large, Shift(), [2, 3], tmp_path / str(jobs), features=Brightness(), jobs=jobs,
-            lpips=Distance(),
-        )  # fmt: skip
+        how = {"jobs": jobs, "lpips": Distance()}
+        rows = m.evaluate(large, Shift(), [2, 3], tmp_path / str(jobs), **how)
         assert Counter(keys(rows)) == Counter((f"{i}.png", q) for i in range(4) for q in (2, 3))
     one, two = (res.read(tmp_path / str(jobs) / "large" / "shift.json") for jobs in (1, 2))
     assert without_times(one) == without_times(two)
@@ -363,13 +254,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
-from test_measure import Brightness, Slow
+from test_measure import Slow
 from blurlib.evaluation import measure
 
 if __name__ == "__main__":
     photos, out, pids = map(Path, sys.argv[1:])
-    how = {{"features": Brightness(), "jobs": 2}}
-    for row in measure.evaluate(photos, Slow(folder=pids), [1, 2, 3], out, **how):
+    for row in measure.evaluate(photos, Slow(folder=pids), [1, 2, 3], out, jobs=2):
         print(row.image, flush=True)
 """
 
@@ -417,7 +307,7 @@ def test_a_run_killed_at_any_time_leaves_no_process_and_goes_on(large, tmp_path)
             assert set(images_seen.values()) <= {3}  # whole images only
     results = res.read(file)
     assert sorted(keys(results.rows)) == [(f"{i}.png", q) for i in range(4) for q in (1, 2, 3)]
-    list(m.evaluate(large, Shift(), [1, 2, 3], tmp_path / "calm", features=Brightness()))
+    list(m.evaluate(large, Shift(), [1, 2, 3], tmp_path / "calm"))
     calm = res.read(tmp_path / "calm" / "large" / "shift.json")
     assert without_times(results) == without_times(calm)
     assert json.loads(file.read_text())["protocol"] == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blurlib.evaluation import results as res
-from blurlib.evaluation.results import Distance, Results, ResultsError, Row
+from blurlib.evaluation.results import Results, ResultsError, Row
 
 ROWS = tuple(
     Row(name, quality, n_bytes, n_bytes / 1000, psnr, m, math.nan, 0.5, 0.25)
@@ -19,14 +19,9 @@ ROWS = tuple(
         ("a.png", 2.5, 500, 40.0, 0.99),
     ]
 )
-DISTANCES = (
-    Distance(2.5, "AlexNet", "5ha", 1.25, -0.001, 192),
-    Distance(1, "AlexNet", "5ha", 8.5, 0.25, 192),
-    Distance(1, "Inception", "1ce", 50.0, 0.02, 192),
-)
 RESULTS = Results(
     dataset="two", codec="toy", settings={"method": 6}, checkpoint=None, lpips=None, commit="abc",
-    device="cpu", versions={"torch": "2"}, seed=3, rows=ROWS, distances=DISTANCES,
+    device="cpu", versions={"torch": "2"}, seed=3, rows=ROWS,
 )  # fmt: skip
 
 
@@ -38,7 +33,6 @@ def test_round_trip_and_order(tmp_path):
     assert [(r.image, r.quality) for r in back.rows] == [
         ("a.png", 1), ("a.png", 2.5), ("b.png", 1), ("b.png", 2.5)
     ]  # fmt: skip
-    assert back.distances == (DISTANCES[1], DISTANCES[0], DISTANCES[2])  # by network and quality
     assert math.isnan(back.rows[0].lpips)
     assert back.rows[0].extra == {"estimated_bits": 790.5}
     assert back.rows[3].psnr == math.inf
@@ -49,19 +43,17 @@ def test_round_trip_and_order(tmp_path):
 
 def test_the_same_results_are_the_same_bytes_one_row_a_line(tmp_path):
     res.write(tmp_path / "a.json", RESULTS)
-    shuffled = replace(RESULTS, rows=ROWS[::-1], distances=DISTANCES[::-1])
-    res.write(tmp_path / "b.json", shuffled)
+    res.write(tmp_path / "b.json", replace(RESULTS, rows=ROWS[::-1]))
     res.write(tmp_path / "b.json", res.read(tmp_path / "b.json"), overwrite=True)
     text = (tmp_path / "a.json").read_text()
     assert text == (tmp_path / "b.json").read_text()
     lines = [line for line in text.splitlines() if '"image"' in line]
     assert len(lines) == 4
-    assert len([line for line in text.splitlines() if '"frechet"' in line]) == 3
     assert "NaN" not in text  # nor Infinity: standard JSON knows neither
     assert "Infinity" not in text
     with pytest.raises(FileExistsError):
         res.write(tmp_path / "a.json", RESULTS)
-    empty = replace(RESULTS, rows=(), distances=())
+    empty = replace(RESULTS, rows=())
     res.write(tmp_path / "b.json", empty, overwrite=True)
     assert res.read(tmp_path / "b.json") == empty
 
@@ -77,7 +69,7 @@ def damaged(content, **changes):
         (lambda c: "[]", "not a results file"),
         (lambda c: '{"a": 1}', "not a results file"),
         (lambda c: damaged(c, protocol=1), "protocol 1, this blurlib reads 2; measure it again"),
-        (lambda c: damaged(c, surprise=2), "surprise"),
+        (lambda c: damaged(c, distances=[]), "distances.*measure it again"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "rows"}), "rows"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "psnr": "high"}]), "high"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "bytes": None}]), "not of its type"),
@@ -87,10 +79,8 @@ def damaged(content, **changes):
         (lambda c: json.dumps(c).replace('"bpp": 0.1', '"bpp": 1e400', 1), "bpp is inf"),
         (lambda c: damaged(c, rows=["row"]), "not of its type"),
         (lambda c: damaged(c, rows=[{**c["rows"][0], "image": {}}]), "image is no text"),
-        (lambda c: damaged(c, distances=[{**c["distances"][0], "sha256": []}]), "sha256 is no"),
         (lambda c: "[" * 100_000, "not JSON"),
         (lambda c: damaged(c, rows=[c["rows"][0]] * 2), "two rows"),
-        (lambda c: damaged(c, distances=[c["distances"][0]] * 2), "two distances"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, change, message):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from blurlib.evaluation import results
-from blurlib.evaluation.perception import names as names_of
 from experiments import report
+from experiments.distances.features import names as names_of
 from tables_markdown import markdown, percent
 
 KODAK = Path("results/measured/kodak")
@@ -115,17 +115,18 @@ def against_published(root: Path) -> str:
 
 
 def perception(root: Path) -> str:
-    """LPIPS and Fréchet distances of every codec at equal rates, and the number of patches."""
+    """LPIPS and Fréchet distances of every codec at equal rates, and the number of patches; of
+    EfficientNet, with 1,280 features, the kernel distance."""
     codecs = report.measured("kodak", root / "results")
-    networks = sorted({d.network for codec in codecs for d in codec.results.distances})
-    names = [names_of(network).frechet for network in networks]
+    networks = sorted({d.network for codec in codecs for d in codec.distances})
+    names = [names_of(network)[network == "EfficientNet"] for network in networks]
     frame = report.at_rates(["lpips", *names], PERCEPTION_RATES, root / "results")
     head = ["codec", *(f"{_title(c)} at {bpp:g}" for c, bpp in frame.columns)]
     rows = [
         [codec, *("–" if np.isnan(v) else f"{v:.3f}" for v in values)]
         for codec, values in zip(frame.index, frame.to_numpy(), strict=True)
     ]
-    patches = sorted({d.patches for codec in codecs for d in codec.results.distances})
+    patches = sorted({d.patches for codec in codecs for d in codec.distances})
     return markdown(head, rows) + (
         f"\nAt {', '.join(f'{bpp:g}' for bpp in PERCEPTION_RATES)} bpp, between the measured "
         f"points linear in log rate; – where a codec does not reach the rate. The distances are "

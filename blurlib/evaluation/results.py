@@ -10,11 +10,11 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import torch
@@ -60,26 +60,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far the patches of all decoded images are from the originals', at one quality.
-
-    Attributes:
-        network, sha256: what the features come from, and the hash of its weights.
-        frechet, kernel: distances of the features (`perception.names`), MMD² the latter.
-        patches: how many of 256 × 256 pixels.
-    """
-
-    quality: float
-    network: str
-    sha256: str
-    frechet: float
-    kernel: float
-    patches: int
-
-
-@dataclass(frozen=True)
 class Results:
-    """A results file: how the rows were measured, the rows, and distances of the whole set.
+    """A results file: how the rows were measured, and the rows.
 
     A run that went on under another ``device`` or ``commit`` lists them all, separated by "; ".
     Everything else in the header decides the numbers (`identity`).
@@ -96,12 +78,10 @@ class Results:
     seed: int | None
     protocol: int = PROTOCOL
     rows: tuple[Row, ...] = ()
-    distances: tuple[Distance, ...] = ()
 
     def header(self) -> dict[str, Any]:
-        """Everything but the rows and distances, as JSON values."""
-        lists = ("rows", "distances")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
+        """Everything but the rows, as JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
 
     def identity(self) -> dict[str, Any]:
         """The part of the header that decides the numbers, in which all rows of a file agree: all
@@ -113,9 +93,10 @@ def write(path: str | os.PathLike, results: Results, overwrite: bool = False) ->
     """Write ``results``, rows sorted by image and quality; the same results, the same bytes.
     FileExistsError when ``path`` exists and ``overwrite`` is False."""
     header = json.dumps(results.header(), indent=1, sort_keys=True, ensure_ascii=False)
-    distances = sorted(results.distances, key=lambda d: (d.network, d.sha256, d.quality))
     rows = sorted(results.rows, key=lambda row: (row.image, row.quality))
-    text = f'{header[:-2]},\n "distances": {_lines(distances)},\n "rows": {_lines(rows)}\n}}\n'
+    lines = ",\n".join("  " + _to_json(row) for row in rows)
+    lines = f"[\n{lines}\n ]" if lines else "[]"
+    text = f'{header[:-2]},\n "rows": {lines}\n}}\n'
     # The escape of a name that is not UTF-8, a lone surrogate, is JSON's own.
     atomic_write(path, text.encode(errors="backslashreplace"), overwrite)
 
@@ -134,50 +115,39 @@ def read(path: str | os.PathLike) -> Results:
         reads = f"this blurlib reads {PROTOCOL}"
         raise ResultsError(f"{path}: measured by protocol {protocol}, {reads}; {again}")
     try:
-        rows = tuple(_from_json(Row, values) for values in content.pop("rows"))
-        distances = tuple(_from_json(Distance, values) for values in content.pop("distances"))
-        results = Results(**content, rows=rows, distances=distances)
+        rows = tuple(_row(values) for values in content.pop("rows"))
+        results = Results(**content, rows=rows)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         wrong = f"a field is missing, unknown, or not of its type and range ({error})"
         raise ResultsError(f"{path}: {wrong}; {again}") from None
     if len({(row.image, row.quality) for row in rows}) < len(rows):
         raise ResultsError(f"{path}: an image has two rows of the same quality; {again}")
-    if len({(d.network, d.sha256, d.quality) for d in distances}) < len(distances):
-        raise ResultsError(f"{path}: a network has two distances of the same quality; {again}")
     return results
 
 
 # JSON knows neither nan ("not applicable": null) nor inf (the PSNR of equal images).
 _NULLABLE = ("ms_ssim", "lpips")
 
-Line = TypeVar("Line", Row, Distance)
 
-
-def _lines(entries: Iterable[Row | Distance]) -> str:
-    """A JSON array with one entry per line."""
-    lines = ",\n".join("  " + _to_json(entry) for entry in entries)
-    return f"[\n{lines}\n ]" if lines else "[]"
-
-
-def _to_json(entry: Row | Distance) -> str:
-    values = asdict(entry)
-    values |= {name: None for name in _NULLABLE if math.isnan(values.get(name, 0))}
-    if values.get("psnr") == math.inf:
+def _to_json(row: Row) -> str:
+    values = asdict(row)
+    values |= {name: None for name in _NULLABLE if math.isnan(values[name])}
+    if row.psnr == math.inf:
         values["psnr"] = "inf"
-    if entry.quality == int(entry.quality):
-        values["quality"] = int(entry.quality)
-    if not values.get("content", "kept"):
+    if row.quality == int(row.quality):
+        values["quality"] = int(row.quality)
+    if not row.content:
         del values["content"]
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
-def _from_json(kind: type[Line], values: dict[str, Any]) -> Line:
+def _row(values: dict[str, Any]) -> Row:
     values = {k: math.nan if v is None and k in _NULLABLE else v for k, v in values.items()}
-    for f in fields(kind):
+    for f in fields(Row):
         if f.type is str and not isinstance(values.get(f.name, ""), str):
             raise TypeError(f"{f.name} is no text")
-    numbers = {f.name: f.type(values[f.name]) for f in fields(kind) if f.type in (int, float)}
-    return kind(**{**values, **numbers})
+    numbers = {f.name: f.type(values[f.name]) for f in fields(Row) if f.type in (int, float)}
+    return Row(**{**values, **numbers})
 
 
 def check_comparable(one: Results, other: Results) -> None:

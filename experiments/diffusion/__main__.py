@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from blurlib import checkpoints, cli, datasets
-from blurlib.evaluation import measure, perception
 from blurlib.metrics import Lpips, lpips_file
 from experiments.diffusion import run as diffusion
+from experiments.distances import features
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,17 +56,13 @@ def main(
     if dry_run:
         cli.console.print(_what_a_plan_takes(plan))
         return
-    if small := measure.without_patches(datasets.dataset(photos)):
-        raise ValueError(
-            f"{small[0]}: has a side below {perception.PATCH} pixels, so that this set has no "
-            "distances; choose other --photos, such as kodak"
-        )
+    features.require_patches(datasets.dataset(photos))
     command = (
         f"python -m experiments.diffusion --data PHOTOS --codec {Path(codec).name} --scale {scale}"
     )
     command += f" --steps {plan.training.steps} --photos {photos} --every {every}"
     lpips = Lpips.load("alex", datasets.cached_weights(lpips_file("alex")))
-    progress = diffusion.compare(plan, out, runs, lpips, perception.alexnet(), command, jobs)
+    progress = diffusion.compare(plan, out, runs, lpips, features.alexnet(), command, jobs)
     with cli.progress() as bar, contextlib.closing(progress):
         task = bar.add_task("reading", total=None)
         for at in progress:

@@ -21,13 +21,13 @@ from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import Sampling
-from blurlib.evaluation import perception
 from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.evaluation.measure import compare
-from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
 from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
+from experiments.distances.features import Features, distances, patches
+from experiments.distances.features import names as names_of
 
 DIRECT = "direct"
 """The run that stands for the codec's own decoder."""
@@ -159,7 +159,7 @@ class Bench:
         return lines
 
     def _distance(self, way: tuple, quality: float, original: Tensor, decoded: Tensor) -> dict:
-        found, names = perception.distances(original, decoded), perception.names(self.features.name)
+        found, names = distances(original, decoded), names_of(self.features.name)
         values = {names.frechet: found.frechet, names.kernel: found.kernel}
         return {
             **dict(zip(Decode._fields, way, strict=False)),
@@ -209,7 +209,7 @@ class Bench:
         )
 
     def _look(self, picture: Tensor) -> np.ndarray:
-        return self.features(perception.patches(picture)).numpy()
+        return self.features(patches(picture)).numpy()
 
     def _way(self, run: str, sampling: Sampling) -> tuple:
         contestant = self.contestants[run]

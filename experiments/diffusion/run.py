@@ -33,7 +33,6 @@ from blurlib import datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
-from blurlib.evaluation.perception import Features
 from blurlib.evaluation.processes import share
 from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
@@ -52,6 +51,7 @@ from experiments.diffusion.decodes import (
     silent,
     text,
 )
+from experiments.distances.features import Features
 from experiments.record import Progress, circumstances, one_thread, read_table, replace_rows
 
 CROP = 256  # pixels: side of what is judged of a held-out photo

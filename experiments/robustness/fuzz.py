@@ -155,9 +155,8 @@ def _encoded(photo: Image.Image) -> list[bytes]:
 def _results() -> bytes:
     row = results.Row("0.png", 2.5, 900, 0.4, 30.5, 0.97, 0.2, 0.1, 0.1, "0123456789abcdef")
     rows = tuple(replace(row, image=f"{i}.png", quality=q) for i in range(3) for q in (1, 2.5))
-    distance = results.Distance(1, "alexnet", "0" * 64, 1.5, 0.25, 192)
     with tempfile.TemporaryDirectory() as folder:
-        found = replace(results.new_results("set", KNOWN[0]), rows=rows, distances=(distance,))
+        found = replace(results.new_results("set", KNOWN[0]), rows=rows)
         results.write(path := Path(folder) / "r.json", found)
         return path.read_bytes()
 

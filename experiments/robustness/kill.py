@@ -145,7 +145,7 @@ class Evaluate(Compress):
     name = "evaluate"
 
     def command(self) -> list[Any]:
-        quick = ["--lpips", "none", "--features", "none", "--jobs", 1, "--out", self.folder]
+        quick = ["--lpips", "none", "--jobs", 1, "--out", self.folder]
         return ["evaluate", self.photos, "--codec", "jpeg", "--qualities", "20,50", *quick]
 
     def result(self) -> list[tuple]:

@@ -17,8 +17,8 @@ import typer
 
 from blurlib import cli, datasets
 from blurlib.diffusion import Sampling
-from blurlib.evaluation import perception
 from blurlib.metrics import Lpips, lpips_file
+from experiments.distances import features
 from experiments.record import circumstances
 from experiments.thumbnails import bank, verdict
 from experiments.thumbnails.measure import Judge, Trial
@@ -54,7 +54,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
 
     def trial(plan: Plan, runs: Path, part: str, n: int) -> Trial:
-        judge = Judge(bank.Bank.open(at, part, n), _lpips("alex"), perception.alexnet())
+        judge = Judge(bank.Bank.open(at, part, n), _lpips("alex"), features.alexnet())
         return Trial(plan, runs, judge, spectra, out)
 
     if part == "pilot":

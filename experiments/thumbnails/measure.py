@@ -20,8 +20,8 @@ from torch import Tensor
 
 from blurlib import images
 from blurlib.diffusion import Sampling
-from blurlib.evaluation import perception
 from blurlib.metrics import Lpips
+from experiments.distances.features import Features, distances
 from experiments.record import read_table, replace_rows, write_json
 from experiments.thumbnails import verdict
 from experiments.thumbnails.bank import Bank, off_axes
@@ -37,7 +37,7 @@ class Judge:
 
     bank: Bank
     lpips: Lpips
-    features: perception.Features
+    features: Features
 
     @cached_property
     def originals(self) -> Tensor:
@@ -52,7 +52,7 @@ class Judge:
         diversity: LPIPS between the first two sets, 0 for a single one."""
         rows = []
         for pictures in sets:
-            kernel = perception.distances(self._own, self.features(pictures)).kernel
+            kernel = distances(self._own, self.features(pictures)).kernel
             mse = (pictures.float() - self.originals.float()).square().mean((1, 2, 3))
             psnr = 10 * (255**2 / mse.clamp(min=1e-3)).log10().mean().item()
             lpips = self._between(pictures, self.originals)

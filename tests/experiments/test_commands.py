@@ -16,7 +16,7 @@ from experiments.entropy.__main__ import app as entropy
     [
         (diffusion, ["--steps", 0], ["--steps"]),
         (diffusion, ["--scale", "huge"], ["huge"]),
-        (diffusion, ["--photos", "text"], ["page.png", "below 256", "such as kodak"]),
+        (diffusion, ["--photos", "text"], ["page.png", "no patch of 256"]),
         (diffusion, ["--photos", "nowhere"], ["nowhere", "kodak"]),
         (entropy, ["--variants", "swin"], ["no variant 'swin': there are hyperprior"]),
     ],

@@ -16,13 +16,13 @@ import pytest
 from blurlib import datasets, images, metrics
 from blurlib.codec import zoo
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
-from blurlib.evaluation.perception import Features
 from blurlib.metrics import Lpips
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from experiments.diffusion import decodes, verdict
 from experiments.diffusion import run as diffusion
 from experiments.diffusion.run import Plan, chosen, compare
+from experiments.distances.features import Features
 from stand_ins import DENOISER, Colours, Distance
 
 LPIPS = Lpips(Distance())

@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 from blurlib.diffusion import BlurSchedule, DenoiserConfig, Sampling, idct2
-from blurlib.evaluation.perception import Features
 from blurlib.metrics import Lpips
+from experiments.distances.features import Features
 from experiments.record import read_table
 from experiments.thumbnails import measure, run, verdict
 from experiments.thumbnails.bank import Bank

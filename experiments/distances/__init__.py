@@ -1,0 +1,1 @@
+"""How far is a set of decoded images from its originals, in the features of a network?"""
