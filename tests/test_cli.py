@@ -474,8 +474,9 @@ def test_photos_too_long_for_a_codec_are_skipped_by_name(run, measuring, short):
     assert code == 0
     assert "photo.png: skipped: webp takes sides up to 80 pixels" in out
     assert "2 rows of 1 images" in out
-    rows = json.loads(file.with_name("webp.json").read_text())["rows"]
-    assert {row["image"] for row in rows} == {"other.png"}
+    content = json.loads(file.with_name("webp.json").read_text())
+    rows = [(row["image"], row["quality"]) for row in content["rows"]]
+    assert (content["lpips"], rows) == (None, [("other.png", 20), ("other.png", 40)])
 
 
 @pytest.mark.slow
@@ -485,16 +486,6 @@ def test_the_demo_goes_on_without_a_codec_that_cannot_hold_the_photo(run, pictur
     assert "WEBP: n/a, its sides end at 80 pixels" in out
     assert "AVIF" in out
     assert not (tmp_path / "demo" / "photo.webp").exists()
-
-
-def test_evaluate_says_what_it_wrote(run, measuring):
-    command, file = measuring
-    code, out, _ = run(*command)
-    assert code == 0
-    assert "2 rows of 1 images" in out.replace("\n", " ")
-    content = json.loads(file.read_text())
-    assert [row["quality"] for row in content["rows"]] == [20, 40]
-    assert content["lpips"] is None
 
 
 def test_evaluate_records_how_the_chain_was_run(run, measuring, denoisers):
