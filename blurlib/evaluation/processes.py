@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +24,21 @@ def share(
 ) -> Iterator[tuple[Task, Result]]:
     """Each task with its result as it is done, by ``jobs`` processes of one thread, which get
     ``work`` by pickle and end with the iteration; 1 is this process. What ``work`` raises is raised
-    here. WorkerError: it cannot be pickled, or a worker died."""
+    here. WorkerError: it cannot be pickled, or a worker died. More jobs need the main thread."""
     if jobs == 1:
         yield from ((task, work(task)) for task in tasks)
         return
     watch = {"initializer": _start_worker, "initargs": (os.getpid(),)}
     with joblib.parallel_config("loky", inner_max_num_threads=1, **watch):
-        parallel = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
+        workers = max(2, min(jobs, len(tasks)))
+        parallel = joblib.Parallel(workers, return_as="generator_unordered", batch_size=1)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process: workers
+    try:  # begin here, inherit that and say nothing
+        done = parallel(joblib.delayed(lambda t: (t, work(t)))(task) for task in tasks)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     try:
-        yield from parallel(joblib.delayed(lambda t: (t, work(t)))(task) for task in tasks)
+        yield from done
     except TerminatedWorkerError:
         raise WorkerError(
             "a worker process died, perhaps for lack of memory; run the same again, with fewer "
