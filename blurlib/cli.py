@@ -395,9 +395,7 @@ def train(
         ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[
-        str | None, typer.Option(help="Folder of photos, of Vimeo-90k, or of .tar shards.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of photos or of Vimeo-90k.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Weights to start with: of a codec, or of a denoiser.")
     ] = None,

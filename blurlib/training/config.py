@@ -89,8 +89,7 @@ class TrainConfig:
 
     # Data
     #
-    #: A folder of photos, of Vimeo-90k, or of .tar shards; or a pattern of shards such as
-    #: ``/disk?/set/*.tar`` (blurlib.training.data)
+    #: A folder of photos or of Vimeo-90k (blurlib.training.data)
     data: str = ""
     held_out: NonNegativeInt = 100  #: every so many-th photo or clip is not trained on (0: all are)
     #: A set of at most so many GB decoded is cropped in the memory of the training device; a larger

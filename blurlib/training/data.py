@@ -1,28 +1,16 @@
-"""Training photos: from a folder, Vimeo-90k or tar shards to uint8 crops by (step, sample).
+"""Training photos: from a folder of photos or of Vimeo-90k to uint8 crops by (step, sample).
 
-What `TrainConfig.data` may name:
+Vimeo-90k is ``sequences/00001/0001/im1.png`` … ``im7.png`` and the clips to use in
+``sep_trainlist.txt``; every frame of them is a photo. Hidden files, whose names begin with a dot,
+do not count.
 
-- a folder of photos;
-- a folder of Vimeo-90k: ``sequences/00001/0001/im1.png`` … ``im7.png`` and the clips to use in
-  ``sep_trainlist.txt``; every frame of them is a photo;
-- a folder of .tar shards as WebDataset writes them, or a pattern that matches shards: the photos in
-  them, whatever else is beside them.
-
-Hidden files, whose names begin with a dot, do not count.
-
-Shards are not streamed but indexed (the headers are read once) and their photos then read where
-they lie. What step s crops thus follows from (seed, s, sample) alone: a resumed run and a run on
-two machines see the photos that one uninterrupted process would have seen, which a shuffle buffer
-cannot promise. The price: shards must be on mounted disks, and uncompressed.
+What step s crops follows from (seed, s, sample) alone: a resumed run and a run on two machines see
+the photos that one uninterrupted process would have seen.
 """
 
 import functools
-import glob
-import io
 import itertools
-import os
 import signal
-import tarfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,37 +26,19 @@ from blurlib.images import ImageError, decode_image
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Device, generator
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm")
 VIMEO_LIST = "sep_trainlist.txt"
 VIMEO_FRAMES = 7
 TRIES = 100  # draws in a row that may hit an unusable photo before a set is called unusable
 
 
 class Entry(NamedTuple):
-    """Where one photo is: a file, or `size` bytes from `offset` of a shard."""
+    """A photo's file; `member` is part of the digests of sets in results, and always empty."""
 
     path: str
     member: str = ""
-    offset: int = 0
-    size: int = -1
-
-    def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else self.path
-
-    def read(self) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
 
 
-class Skipped(NamedTuple):
-    """A photo that is not used, and why."""
-
-    entry: Entry
-    reason: str
-
-
-_Drawn = tuple[Tensor | None, list[Skipped]]
+_Drawn = tuple[Tensor | None, dict[Entry, str]]  # a crop, and what `Photos.skipped` is to know
 
 
 def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
@@ -76,62 +46,29 @@ def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
     it has no photos, or none but those held out."""
     if not config.data:
         raise ValueError("data is empty: name a folder of training photos")
-    groups = _groups(config.data)
-    every = config.held_out or len(groups) + 1
-    kept = (i for i in range(len(groups)) if (config.held_out > 0 and i % every == 0) == held_out)
-    entries = [entry for i in kept for entry in groups[i]]
-    if not entries and not held_out:
+    path, every = Path(config.data), config.held_out
+    vimeo = (path / VIMEO_LIST).is_file()
+    groups = _clips(path) if vimeo else [[photo] for photo in folder(path)]
+    kept = [g for i, g in enumerate(groups) if (every > 0 and i % every == 0) == held_out]
+    if not kept and not held_out:
         all_out = f"all it has is held out (every {every}th from the first)"
-        raise ValueError(f"{config.data}: {all_out}; held_out 0 trains on all")
-    return entries
+        raise ValueError(f"{path}: {all_out}; held_out 0 trains on all")
+    return [Entry(str(photo)) for group in kept for photo in group]
 
 
-def _groups(data: str) -> Sequence[Sequence[Entry]]:
-    """Photos that are held out together: the frames of a clip, else each alone."""
-    path = Path(data)
-    if (path / VIMEO_LIST).is_file():
-        return _vimeo(path)
-    if path.is_dir():
-        shards = sorted(map(str, path.glob("[!.]*.tar")))
-    else:
-        shards = [data] if path.is_file() else sorted(glob.glob(data))
-    if shards and all(shard.endswith(".tar") for shard in shards):
-        with ThreadPoolExecutor() as pool:
-            entries = [entry for found in pool.map(_shard, shards) for entry in found]
-        if not entries:
-            raise ValueError(f"{data}: no photos in {len(shards)} shards")
-        return [[entry] for entry in entries]
-    return [[Entry(str(photo))] for photo in folder(path)]
-
-
-def _vimeo(path: Path) -> list[list[Entry]]:
-    clips = sorted((path / VIMEO_LIST).read_text().split())
+def _clips(vimeo: Path) -> list[list[Path]]:
+    """The frames of each clip, which are held out together."""
+    clips = sorted((vimeo / VIMEO_LIST).read_text().split())
     if not clips:
-        raise ValueError(f"{path / VIMEO_LIST}: names no clips")
+        raise ValueError(f"{vimeo / VIMEO_LIST}: names no clips")
     frames = [f"im{i}.png" for i in range(1, VIMEO_FRAMES + 1)]
-    root = path / "sequences"
-    return [[Entry(f"{root}{os.sep}{clip}{os.sep}{frame}") for frame in frames] for clip in clips]
-
-
-def _shard(path: str) -> list[Entry]:
-    """The photos of a shard, by reading its headers only."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return [
-                Entry(path, member.name, member.offset_data, member.size)
-                for member in tar
-                if member.isfile()
-                and member.name.lower().endswith(PHOTO_SUFFIXES)
-                and not Path(member.name).name.startswith(".")
-            ]
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not an uncompressed tar file ({error})") from None
+    return [[vimeo / "sequences" / clip / frame for frame in frames] for clip in clips]
 
 
 def read_photo(entry: Entry, crop: int) -> Tensor | str:
     """A photo as uint8 (3, H, W), or why it cannot be trained on."""
     try:
-        photo = decode_image(entry.read())
+        photo = decode_image(Path(entry.path).read_bytes())
     except (ImageError, OSError) as error:
         return str(error).removeprefix("image data: ")
     if min(photo.shape[1:]) < crop:
@@ -148,14 +85,14 @@ def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -
     # By their headers, and of no more of them than has to be looked at.
     sizes = itertools.accumulate(map(_decoded_size, entries))
     if not all(total <= config.bank_gb * 1e9 for total in sizes):
-        return Photos(_Crops(entries, read, config), device, config.workers)
-    images, skipped = [], []
+        return Photos(_Crops(entries, read, config), device, config.workers, {})
+    images, skipped = [], {}
     with ThreadPoolExecutor() as pool:
         for entry, result in zip(entries, pool.map(read, entries), strict=True):
             if isinstance(result, Tensor):
                 images.append(result.to(device))
             else:
-                skipped.append(Skipped(entry, result))
+                skipped[entry] = result
     if not images:
         wanted = f"a colour photo of at least {config.crop} px"
         raise ValueError(f"none of the {len(entries)} files is {wanted}")
@@ -165,20 +102,18 @@ def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -
 def _decoded_size(entry: Entry) -> int:
     """In bytes; 0 for what will be skipped by name when it is read."""
     try:
-        with Image.open(io.BytesIO(entry.read()) if entry.member else entry.path) as header:
+        with Image.open(entry.path) as header:
             return 3 * header.width * header.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0
 
 
 class Photos:
-    """A set of photos to crop; `skipped` is what could not be used, as far as it is known."""
+    """A set of photos to crop; `skipped` is what cannot be used, and why, as far as it is known."""
 
-    def __init__(
-        self, crops: "_Crops", device: Device, workers: int, skipped: Sequence[Skipped] = ()
-    ):
+    def __init__(self, crops: "_Crops", device: Device, workers: int, skipped: dict[Entry, str]):
         self.crops, self.device, self.workers = crops, torch.device(device), workers
-        self.skipped = list(skipped)
+        self.skipped = skipped
 
     def batches(self, first: int, samples: range) -> Generator[Tensor]:
         """For the steps from `first` on without end: random crops, half of them mirrored, of the
@@ -195,12 +130,10 @@ class Photos:
             worker_init_fn=_outlive_sigterm,
         )
         for crops, skipped in loader:
-            if skipped:
-                known = {s.entry for s in self.skipped}
-                self.skipped += {s.entry: s for s in skipped if s.entry not in known}.values()
+            self.skipped |= skipped
             if crops is None:
-                last = skipped[-1]
-                raise ValueError(f"{TRIES} photos drawn in a row: {last.entry}: {last.reason}, …")
+                entry, reason = skipped.popitem()
+                raise ValueError(f"{TRIES} photos drawn in a row: {entry.path}: {reason}, …")
             yield crops.to(self.device, non_blocking=True)
 
 
@@ -214,13 +147,13 @@ class _Crops(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> _Drawn:
         step, sample = key
         own = generator(self.seed, step, "crop", sample)
-        skipped: list[Skipped] = []
-        while len(skipped) < TRIES:
+        skipped: dict[Entry, str] = {}
+        for _ in range(TRIES):
             drawn = self.photos[_draw(len(self.photos), own)]
             photo = self.read(drawn)
             if isinstance(photo, Tensor):
                 return random_crop(photo, self.crop, own), skipped
-            skipped.append(Skipped(drawn, photo))
+            skipped[drawn] = photo
         return None, skipped
 
 
@@ -237,7 +170,7 @@ def _draw(n: int, own: torch.Generator) -> int:
 
 def _collate(items: list[_Drawn]) -> _Drawn:
     crops = [crop for crop, _ in items if crop is not None]
-    skipped = [s for _, found in items for s in found]
+    skipped = {entry: reason for _, found in items for entry, reason in found.items()}
     return torch.stack(crops) if len(crops) == len(items) else None, skipped
 
 
