@@ -707,11 +707,10 @@ def test_a_denoiser_is_trained_on_its_codec(of_denoiser, tmp_path, tiny_codec, p
 def test_an_unrolled_chain_has_the_gradient_of_differences(of_denoiser, tiny_codec, photo, solver):
     """Through all evaluations, each computed again on the way back."""
     x, config = photo(64, 64), replace(of_denoiser, prediction="residual")
-    output = tiny_codec(x, 2.0)
-    own = Reconstruction(
-        output.reconstruction.x_hat.detach().double(),
-        tuple(features.detach().double() for features in output.reconstruction.pyramid),
-    )
+    with torch.no_grad():
+        output = tiny_codec(x, 2.0)
+    x_hat, pyramid = output.reconstruction
+    own = Reconstruction(x_hat.double(), tuple(features.double() for features in pyramid))
     sizes = replace(stand_ins.DENOISER, residual_to_base=False, gated=True, error_levels=3, told=7)
     network = stand_ins.awake(sizes).double()
     network.checkpointing = True
