@@ -161,14 +161,8 @@ def _three_blocks(lapping: Tensor) -> Tensor:
     """P over both borders in a line of three blocks, (C, 3n, 3n); the ends stay."""
     h = lapping.shape[-1]
     P = border_filter(lapping)
-    end = torch.eye(h).to(P).expand(len(P), h, h)
-    sizes = (h, 2 * h, 2 * h, h)
-    line = P.new_zeros(len(P), 6 * h, 6 * h)
-    at = 0
-    for part, size in zip((end, P, P, end), sizes, strict=True):
-        line[:, at : at + size, at : at + size] = part
-        at += size
-    return line
+    ends = F.pad(P.new_zeros(4 * h), (h, h), value=1.0).diag()
+    return ends + F.pad(P, (h, 3 * h, h, 3 * h)) + F.pad(P, (3 * h, h, 3 * h, h))
 
 
 def _kernels(stage: Stage, inverse: bool) -> Tensor:
