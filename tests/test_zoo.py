@@ -1,10 +1,10 @@
 """Weights: saved, loaded, refused."""
 
-import ast
 import copy
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,20 @@ def shipped(tmp_path, monkeypatch, tiny_codec_path) -> Path:
 
 
 def metadata_of(data: bytes) -> dict:
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["blurlib"])
+
+
+@pytest.fixture
+def written(tmp_path):
+    """written(tensors, metadata): the path of a model file of these."""
+
+    def written(tensors, metadata) -> Path:
+        path = tmp_path / "written.safetensors"
+        path.write_bytes(safetensors.torch.save(tensors, {"blurlib": json.dumps(metadata)}))
+        return path
+
+    return written
 
 
 def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path, tmp_path):
@@ -59,22 +72,18 @@ def test_saving_a_loaded_codec_gives_the_same_file(tiny_codec_path, tmp_path):
     assert zoo.load(path).objective == codec.objective
 
 
-def test_tables_come_from_the_file_and_no_tensor_may_be_missing(tiny_codec_path, tmp_path):
+def test_tables_come_from_the_file(tiny_codec_path, written):
     data, name = tiny_codec_path.read_bytes(), "entropy.hyper_latent.table"
     tensors = safetensors.torch.load(data)
     tensors[name][3, 1] += 17
-    path = tmp_path / "changed.safetensors"
-    path.write_bytes(safetensors.torch.save(tensors, metadata_of(data)))
-    assert torch.equal(zoo.load(path).entropy.hyper_latent.table, tensors[name])
-    del tensors["g_a.layers.1.weight"]
-    path.write_bytes(safetensors.torch.save(tensors, metadata_of(data)))
-    with pytest.raises(zoo.WeightsError, match="do not fit its own configuration"):
-        zoo.load(path)
+    loaded = zoo.load(written(tensors, metadata_of(data)))
+    assert torch.equal(loaded.entropy.hyper_latent.table, tensors[name])
 
 
 @pytest.mark.parametrize(
     ("tensor", "value", "words"),
     [
+        ("g_a.layers.1.weight", None, "do not fit its own configuration"),
         ("g_a.layers.1.weight", math.nan, "not finite"),
         ("entropy.hyper_latent.table", 0, "do not fit"),
         ("entropy.hyper_latent.table", 70_000, "do not fit"),
@@ -82,26 +91,24 @@ def test_tables_come_from_the_file_and_no_tensor_may_be_missing(tiny_codec_path,
         ("entropy.hyper_latent.offset", 5, "do not fit"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(tiny_codec_path, tmp_path, tensor, value, words):
+def test_weights_that_cannot_be_are_refused(tiny_codec_path, written, tensor, value, words):
     data = tiny_codec_path.read_bytes()
     tensors = safetensors.torch.load(data)
-    tensors[tensor].view(-1)[0] = value
-    path = tmp_path / "changed.safetensors"
-    path.write_bytes(safetensors.torch.save(tensors, metadata_of(data)))
+    if value is None:
+        del tensors[tensor]
+    else:
+        tensors[tensor].view(-1)[0] = value
     with pytest.raises(zoo.WeightsError, match=words):
-        zoo.load(path)
+        zoo.load(written(tensors, metadata_of(data)))
 
 
-def test_a_configuration_larger_than_its_file_is_not_made(tiny_codec_path, tmp_path, monkeypatch):
+def test_a_configuration_larger_than_its_file_is_not_made(tiny_codec_path, written, monkeypatch):
     data = tiny_codec_path.read_bytes()
-    metadata = json.loads(metadata_of(data)["blurlib"])
+    metadata = metadata_of(data)
     metadata["config"]["entropy"] |= {"M": 10**6, "groups": [10**6]}
-    path = tmp_path / "large.safetensors"
-    tensors = safetensors.torch.load(data)
-    path.write_bytes(safetensors.torch.save(tensors, {"blurlib": json.dumps(metadata)}))
     monkeypatch.setattr(zoo, "BlurCodec", lambda config: pytest.fail("made"))
     with pytest.raises(zoo.WeightsError, match="configuration is larger than its tensors"):
-        zoo.load(path)
+        zoo.load(written(safetensors.torch.load(data), metadata))
 
 
 def test_large_weights_are_stored_in_half_precision(tiny_codec_path):
@@ -124,15 +131,8 @@ def test_both_kinds_of_decoder_come_back_and_are_told_apart(denoiser_path, tmp_p
     assert (diffusion.training, decoder.training) == (False, False)
 
 
-def test_a_denoiser_starts_with_the_weights_of_another(denoiser_path):
-    source = zoo.load_denoiser(denoiser_path).denoiser
-    same, wider = (
-        Denoiser(DenoiserConfig(patch=8, widths=(width, 8), blocks=1, cond_channels=(16, 16)))
-        for width in (8, 16)
-    )
-    zoo.initialise_denoiser(same, denoiser_path, "denoiser")
-    for a, b in zip(same.parameters(), source.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_a_denoiser_does_not_start_with_the_weights_of_another_size(denoiser_path):
+    wider = Denoiser(DenoiserConfig(patch=8, widths=(16, 8), blocks=1, cond_channels=(16, 16)))
     with pytest.raises(zoo.WeightsError, match="another than the one to train"):
         zoo.initialise_denoiser(wider, denoiser_path, "denoiser")
 
@@ -168,8 +168,7 @@ def test_what_is_not_shipped_is_refused(shipped, tiny_codec_path):
 def test_what_is_shipped_now_loads():
     for name in zoo.names():
         data, _ = zoo._read(name)
-        kind = json.loads(metadata_of(data)["blurlib"])["kind"]
-        model = {"codec": zoo.load, "denoiser": zoo.load_denoiser}[kind](name)
+        model = {"codec": zoo.load, "denoiser": zoo.load_denoiser}[metadata_of(data)["kind"]](name)
         assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
@@ -196,25 +195,22 @@ def test_the_wrong_kind_is_refused(tiny_codec_path, denoiser_path):
 
 
 @pytest.mark.parametrize("kind", ["codec", "denoiser"])
-def test_a_file_that_contradicts_itself_is_refused(tmp_path, kind):
-    path, load = tmp_path / "x.safetensors", zoo.load if kind == "codec" else zoo.load_denoiser
+def test_a_file_that_contradicts_itself_is_refused(written, kind):
+    load = zoo.load if kind == "codec" else zoo.load_denoiser
     configs = (3, {}, {"entropy": {"M": 1}}, {"x": 1})
     wrong = [{"architecture": 0, "config": {}}, {}, *({"config": config} for config in configs)]
     for fields in wrong:
-        metadata = json.dumps({"kind": kind, "architecture": zoo.ARCHITECTURE, **fields})
-        path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}, {"blurlib": metadata}))
+        metadata = {"kind": kind, "architecture": zoo.ARCHITECTURE, **fields}
         with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own|is larger"):
-            load(path)
+            load(written({"a": torch.zeros(2)}, metadata))
 
 
 def test_nothing_here_unpickles():
+    forbidden = (
+        r"\b(pickle|dill|joblib|shelve|marshal)\b|(?<!safetensors\.)\b(torch|np|torch\.jit)\.load\b"
+    )
     for path in Path(blurlib.codec.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
-                assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(names), path
-            if isinstance(node, ast.Attribute):
-                assert ast.unparse(node) not in ("torch.load", "np.load", "torch.jit.load"), path
+        assert not re.search(forbidden, path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("distortion", ["mse+lpips", "ms-ssim"])
