@@ -79,7 +79,7 @@ def main(out: Path, data: str, denoiser: str) -> None:
 
 def chosen(data: str, count: int) -> list[Path]:
     """So many of the held-out photos, evenly."""
-    found = [Path(entry.path) for entry in find_photos(TrainConfig(data=data), held_out=True)]
+    found = find_photos(TrainConfig(data=data), held_out=True)
     places = np.linspace(0, len(found) - 1, count).round().astype(int)
     return [found[i] for i in places]
 

@@ -27,7 +27,7 @@ from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampl
 from blurlib.metrics import Lpips, block_steps
 from blurlib.training import loop, losses, stages
 from blurlib.training.config import RECIPES, TrainConfig, assigned
-from blurlib.training.data import Entry, Photos, find_photos, open_photos, read_photo
+from blurlib.training.data import Photos, find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import draw_quality, held_out_loss, random_view
 from blurlib.training.run import RunFolder, read_log
@@ -92,8 +92,7 @@ assert_same = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def opened(config: TrainConfig, paths: list[Path] | None = None) -> Photos:
-    entries = [Entry(str(path)) for path in paths] if paths else find_photos(config)
-    return open_photos(config, entries, "cpu")
+    return open_photos(config, paths or find_photos(config), "cpu")
 
 
 def first_batches(photos: Photos, first: int, samples: range, count: int) -> list[Tensor]:
@@ -275,9 +274,8 @@ def test_photos_that_cannot_be_used_are_named(config, three_photos, unusable, tm
     found, again = opened(config, files), opened(config, files)
     seen = first_batches(found, 0, range(4), 12)
     assert torch.equal(seen[-1], *first_batches(again, 11, range(4), 1))
-    reasons = {Path(entry.path): reason for entry, reason in found.skipped.items()}
     assert len(found.skipped) == 3
-    assert all(reason in reasons[path] for path, reason in unusable.items())
+    assert all(reason in found.skipped[path] for path, reason in unusable.items())
     folder = RunFolder(tmp_path / "run")  # where every process names what it skipped
     folder.note_skipped(found, rank=1)
     assert "grey" in (folder.path / "skipped-1.txt").read_text()
@@ -340,9 +338,9 @@ def test_vimeo_septuplets_are_found_and_held_out_whole(config, tmp_path, astrona
     config = replace(config, data=str(tmp_path), held_out=3)
     training, held_out = find_photos(config), find_photos(config, held_out=True)
     assert (len(training), len(held_out)) == (14, 7)
-    assert {Path(e.path).parent.name for e in training} == {"0002", "0003"}
-    assert {Path(e.path).parent.name for e in held_out} == {"0001"}
-    assert all(isinstance(read_photo(entry, 64), Tensor) for entry in training)
+    assert {photo.parent.name for photo in training} == {"0002", "0003"}
+    assert {photo.parent.name for photo in held_out} == {"0001"}
+    assert all(isinstance(read_photo(photo, 64), Tensor) for photo in training)
 
 
 # Random numbers

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -31,17 +31,10 @@ VIMEO_FRAMES = 7
 TRIES = 100  # draws in a row that may hit an unusable photo before a set is called unusable
 
 
-class Entry(NamedTuple):
-    """A photo's file; `member` is part of the digests of sets in results, and always empty."""
-
-    path: str
-    member: str = ""
+_Drawn = tuple[Tensor | None, dict[Path, str]]  # a crop, and what `Photos.skipped` is to know
 
 
-_Drawn = tuple[Tensor | None, dict[Entry, str]]  # a crop, and what `Photos.skipped` is to know
-
-
-def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
+def find_photos(config: TrainConfig, held_out: bool = False) -> list[Path]:
     """The photos of `config.data` to train on, or those held out. ValueError: no place is given, or
     it has no photos, or none but those held out."""
     if not config.data:
@@ -53,7 +46,7 @@ def find_photos(config: TrainConfig, held_out: bool = False) -> list[Entry]:
     if not kept and not held_out:
         all_out = f"all it has is held out (every {every}th from the first)"
         raise ValueError(f"{path}: {all_out}; held_out 0 trains on all")
-    return [Entry(str(photo)) for group in kept for photo in group]
+    return [photo for group in kept for photo in group]
 
 
 def _clips(vimeo: Path) -> list[list[Path]]:
@@ -65,10 +58,10 @@ def _clips(vimeo: Path) -> list[list[Path]]:
     return [[vimeo / "sequences" / clip / frame for frame in frames] for clip in clips]
 
 
-def read_photo(entry: Entry, crop: int) -> Tensor | str:
+def read_photo(path: Path, crop: int) -> Tensor | str:
     """A photo as uint8 (3, H, W), or why it cannot be trained on."""
     try:
-        photo = decode_image(Path(entry.path).read_bytes())
+        photo = decode_image(path.read_bytes())
     except (ImageError, OSError) as error:
         return str(error).removeprefix("image data: ")
     if min(photo.shape[1:]) < crop:
@@ -78,31 +71,31 @@ def read_photo(entry: Entry, crop: int) -> Tensor | str:
     return photo
 
 
-def open_photos(config: TrainConfig, entries: Sequence[Entry], device: Device) -> "Photos":
+def open_photos(config: TrainConfig, paths: Sequence[Path], device: Device) -> "Photos":
     """In the memory of the device where `config.bank_gb` allows it, else read from disk for every
     crop, by `config.workers` processes that work ahead. ValueError: nothing can be trained on."""
     read = functools.partial(read_photo, crop=config.crop)
     # By their headers, and of no more of them than has to be looked at.
-    sizes = itertools.accumulate(map(_decoded_size, entries))
+    sizes = itertools.accumulate(map(_decoded_size, paths))
     if not all(total <= config.bank_gb * 1e9 for total in sizes):
-        return Photos(_Crops(entries, read, config), device, config.workers, {})
+        return Photos(_Crops(paths, read, config), device, config.workers, {})
     images, skipped = [], {}
     with ThreadPoolExecutor() as pool:
-        for entry, result in zip(entries, pool.map(read, entries), strict=True):
+        for path, result in zip(paths, pool.map(read, paths), strict=True):
             if isinstance(result, Tensor):
                 images.append(result.to(device))
             else:
-                skipped[entry] = result
+                skipped[path] = result
     if not images:
         wanted = f"a colour photo of at least {config.crop} px"
-        raise ValueError(f"none of the {len(entries)} files is {wanted}")
+        raise ValueError(f"none of the {len(paths)} files is {wanted}")
     return Photos(_Crops(images, lambda image: image, config), device, 0, skipped)
 
 
-def _decoded_size(entry: Entry) -> int:
+def _decoded_size(path: Path) -> int:
     """In bytes; 0 for what will be skipped by name when it is read."""
     try:
-        with Image.open(entry.path) as header:
+        with Image.open(path) as header:
             return 3 * header.width * header.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0
@@ -111,7 +104,7 @@ def _decoded_size(entry: Entry) -> int:
 class Photos:
     """A set of photos to crop; `skipped` is what cannot be used, and why, as far as it is known."""
 
-    def __init__(self, crops: "_Crops", device: Device, workers: int, skipped: dict[Entry, str]):
+    def __init__(self, crops: "_Crops", device: Device, workers: int, skipped: dict[Path, str]):
         self.crops, self.device, self.workers = crops, torch.device(device), workers
         self.skipped = skipped
 
@@ -132,8 +125,8 @@ class Photos:
         for crops, skipped in loader:
             self.skipped |= skipped
             if crops is None:
-                entry, reason = skipped.popitem()
-                raise ValueError(f"{TRIES} photos drawn in a row: {entry.path}: {reason}, …")
+                path, reason = skipped.popitem()
+                raise ValueError(f"{TRIES} photos drawn in a row: {path}: {reason}, …")
             yield crops.to(self.device, non_blocking=True)
 
 
@@ -147,7 +140,7 @@ class _Crops(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> _Drawn:
         step, sample = key
         own = generator(self.seed, step, "crop", sample)
-        skipped: dict[Entry, str] = {}
+        skipped: dict[Path, str] = {}
         for _ in range(TRIES):
             drawn = self.photos[_draw(len(self.photos), own)]
             photo = self.read(drawn)
@@ -170,7 +163,7 @@ def _draw(n: int, own: torch.Generator) -> int:
 
 def _collate(items: list[_Drawn]) -> _Drawn:
     crops = [crop for crop, _ in items if crop is not None]
-    skipped = {entry: reason for _, found in items for entry, reason in found.items()}
+    skipped = {path: reason for _, found in items for path, reason in found.items()}
     return torch.stack(crops) if len(crops) == len(items) else None, skipped
 
 

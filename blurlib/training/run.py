@@ -108,7 +108,7 @@ class RunFolder:
     def note_skipped(self, photos: Photos, rank: int = 0) -> None:
         """Every process knows what it skipped itself; of rank 1 on, a list that is not empty has a
         file of its own."""
-        lines = [f"{entry.path}: {reason}\n" for entry, reason in photos.skipped.items()]
+        lines = [f"{path}: {reason}\n" for path, reason in photos.skipped.items()]
         if lines or rank == 0:
             self.path.mkdir(parents=True, exist_ok=True)  # of a process on another machine
             name = f"skipped-{rank}.txt" if rank else "skipped.txt"

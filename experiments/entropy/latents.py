@@ -16,7 +16,7 @@ from torch import Tensor
 from blurlib.codec import BlurCodec
 from blurlib.images import to_float
 from blurlib.training.config import TrainConfig
-from blurlib.training.data import Entry, find_photos, open_photos
+from blurlib.training.data import find_photos, open_photos
 from blurlib.training.draws import generator
 
 BATCH = 8  # crops per pass of g_a
@@ -91,7 +91,7 @@ def batches(stored: np.ndarray, seed: int, batch: int) -> Iterator[Tensor]:
         yield torch.from_numpy(stored[index.numpy()]).float()
 
 
-def names_digest(entries: list[Entry]) -> str:
+def names_digest(photos: list[Path]) -> str:
     """Of the photos by name: the same set in another folder is the same set."""
-    names = "\n".join(f"{Path(entry.path).name}/{entry.member}" for entry in entries)
+    names = "\n".join(f"{photo.name}/" for photo in photos)
     return hashlib.sha256(names.encode()).hexdigest()[:16]
