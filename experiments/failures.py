@@ -18,7 +18,6 @@ from torch import Tensor
 from blurlib import checkpoints, datasets, images, metrics
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.klt import start_from_klt
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Prior, error_spectrum
 from blurlib.diffusion.prior import error_variance
 from blurlib.entropy import PassCoder
@@ -27,6 +26,7 @@ from blurlib.entropy.context import Gaussian
 from blurlib.entropy.model import Pass
 from blurlib.metrics import Lpips, lpips_file
 from blurlib.plotting import boxed
+from blurlib.training.klt import start_from_klt
 from experiments.record import ROOT
 
 FOLDER = ROOT / "book" / "figures"

@@ -14,10 +14,10 @@ import torch
 
 from blurlib import datasets, images
 from blurlib.codec import BlurCodec
-from blurlib.codec.klt import start_from_klt
 from blurlib.evaluation.results import new_results
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos
+from blurlib.training.klt import start_from_klt
 from experiments.grid import PHOTOS, ratios
 from experiments.record import write_json
 

@@ -8,8 +8,8 @@ from sklearn.decomposition import TruncatedSVD
 
 from blurlib import metrics
 from blurlib.codec import BlurCodec, CodecConfig, klt
-from blurlib.codec.klt import border_filter, coding_gain, fit, start_from_klt
 from blurlib.codec.transforms import TransformConfig
+from blurlib.training.klt import border_filter, coding_gain, fit, start_from_klt
 
 RHO = 0.95
 

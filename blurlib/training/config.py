@@ -52,7 +52,7 @@ class TrainConfig:
     #: same shape that too), or for the stages on a frozen codec of a decoder of the same kind
     init: str = ""
     #: Of a codec without init: its transforms as the Karhunen–Loève transform of training photos
-    #: (blurlib.codec.klt), or random
+    #: (blurlib.training.klt), or random
     start: Literal["klt", "random"] = "klt"
     #: Distortion of a codec: 1 − MS-SSIM, 255² · MSE, or that + 430 · LPIPS; a joint run has the
     #: denoiser's loss for it

@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blurlib.codec import BlurCodec, CodecConfig, CodecOutput, zoo
-from blurlib.codec.klt import start_from_klt
 from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
 from blurlib.datasets import cached_weights
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
@@ -19,6 +18,7 @@ from blurlib.diffusion.prior import error_spectrum
 from blurlib.metrics import Lpips, lpips_file
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Draws
+from blurlib.training.klt import start_from_klt
 from blurlib.training.losses import Loss, draw_quality, held_out_loss, perceptual, rate_distortion
 
 KLT_CROPS, ERROR_CROPS = 128, 48  # of training photos, for the start of a run

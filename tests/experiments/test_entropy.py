@@ -74,7 +74,7 @@ def trained(finished, cache):
 def test_every_variant_is_the_default_with_parts_left_out():
     default = EntropyConfig()
     found = variants(default)
-    assert len(found) == 13
+    assert len(found) == 14
     assert found[FULL].config == default
     sizes = {}
     for name, variant in found.items():
@@ -90,7 +90,7 @@ def test_every_variant_is_the_default_with_parts_left_out():
 
 def test_cached_latents_are_what_the_analysis_transform_says(setup, tiny_codec, tmp_path):
     latents = Latents(tmp_path, "abc", setup.training(0), crops=10)
-    assert [Path(e.path).name for e in latents.entries] == ["1.png", "2.png", "3.png"]
+    assert [path.name for path in latents.entries] == ["1.png", "2.png", "3.png"]
     assert list(latents.fill(tiny_codec)) == [8, 10]
     stored = latents.open()
     assert stored.shape == (10, 160, 12, 12)
