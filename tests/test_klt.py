@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from sklearn.decomposition import TruncatedSVD
 
 from blurlib import metrics
-from blurlib.codec import BlurCodec, CodecConfig, klt
+from blurlib.codec import BlurCodec, CodecConfig
 from blurlib.codec.transforms import TransformConfig
+from blurlib.training import klt
 from blurlib.training.klt import border_filter, coding_gain, fit, start_from_klt
 
 RHO = 0.95

@@ -260,27 +260,20 @@ def _check(root: Path, name: str) -> dict:
 
 def promises(root: Path) -> str:
     """What the experiments of robustness tried, and what failed."""
-    rows = []
-    if found := _check_if_any(root, "fuzz"):
-        tried = sum(found["counts"]["blur"].values())
-        what = f"{found['cases']:,} damaged files, {tried:,} of them `.blur`"
-        rows.append(["`fuzz`", what, f"{len(found['failures'])} failures"])
-    if found := _check_if_any(root, "matrix"):
-        each = found["rows"]
-        decodes, wrong = (sum(row[k] for row in each) for k in ("decodes", "other_symbols"))
-        pythons = len({row["versions"]["python"] for row in each})
-        what = f"{decodes:,} decodes in {len(each)} settings under {pythons} versions of Python"
-        rows.append(["`matrix`", what, f"{wrong} with other symbols"])
-    if found := _check_if_any(root, "kill"):
-        what = f"{found['rounds']:,} rounds of compress, evaluate and train, killed at some time"
-        rows.append(["`kill`", what, f"{len(found['wrong'])} with something lost or half-written"])
-    if found := _check_if_any(root, "soak"):
-        what = f"{found['rounds']:,} pictures there and back in one process"
-        growth = f"{found['changed']} changed; {found['kb_per_1000_rounds']:+.0f} kB per 1,000"
-        rows.append(["`soak`", what, growth])
+    fuzz, matrix, kill, soak = (_check(root, n) for n in ("fuzz", "matrix", "kill", "soak"))
+    tried, settings = sum(fuzz["counts"]["blur"].values()), matrix["rows"]
+    decodes, wrong = (sum(row[k] for row in settings) for k in ("decodes", "other_symbols"))
+    pythons = len({row["versions"]["python"] for row in settings})
+    rows = [
+        ["`fuzz`", f"{fuzz['cases']:,} damaged files, {tried:,} of them `.blur`",
+         f"{len(fuzz['failures'])} failures"],
+        ["`matrix`",
+         f"{decodes:,} decodes in {len(settings)} settings under {pythons} versions of Python",
+         f"{wrong} with other symbols"],
+        ["`kill`",
+         f"{kill['rounds']:,} rounds of compress, evaluate and train, killed at some time",
+         f"{len(kill['wrong'])} with something lost or half-written"],
+        ["`soak`", f"{soak['rounds']:,} pictures there and back in one process",
+         f"{soak['changed']} changed; {soak['kb_per_1000_rounds']:+.0f} kB per 1,000"],
+    ]  # fmt: skip
     return markdown(["experiment", "tried", "outcome"], rows)
-
-
-def _check_if_any(root: Path, name: str) -> dict | None:
-    exists = (root / "results" / "checks" / f"{name}.json").is_file()
-    return _check(root, name) if exists else None
