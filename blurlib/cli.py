@@ -39,11 +39,10 @@ console = Console(markup=False)  # for tables; their cells may have square brack
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 STDIO = Path("-")  # as IN standard input, as OUT standard output
-Decoder = Literal["direct", "diffusion", "deterministic"]
+Decoder = Literal["direct", "diffusion"]
 CHAIN = {"steps", "solver", "spacing", "start_scale", "seed"}
-NETWORK = {"denoiser", "memory"}
 OURS = {"decoder", "effort"}
-TAKES = {"direct": OURS, "deterministic": OURS | NETWORK, "diffusion": OURS | NETWORK | CHAIN}
+TAKES = {"direct": OURS, "diffusion": OURS | CHAIN | {"denoiser", "memory"}}
 """What each decoder takes of the options that not all take."""
 Model = Annotated[str, typer.Option(help="Shipped model, or a .safetensors file.")]
 ModelOfFile = Annotated[
@@ -59,6 +58,7 @@ Effort = Annotated[
         "takes up to minutes.",
     ),
 ]
+Denoiser = Annotated[str, typer.Option(help="Weights of the diffusion decoder.")]
 # How the diffusion decoder is run; what is not given is what suits its weights.
 Steps = Annotated[
     int | None,
@@ -242,8 +242,7 @@ def decompress(
         Decoder,
         typer.Option(
             help="direct: one pass, faithful. diffusion: realistic texture, for files of --model "
-            f"{checkpoints.PERCEPTUAL}. deterministic: the diffusion's network trained without "
-            "noise; needs its --denoiser."
+            f"{checkpoints.PERCEPTUAL}."
         ),
     ] = "direct",
     steps: Steps = None,
@@ -252,9 +251,7 @@ def decompress(
     start_scale: StartScale = None,
     seed: Seed = None,
     model: ModelOfFile = None,
-    denoiser: Annotated[
-        str, typer.Option(help="Weights of the diffusion or deterministic decoder.")
-    ] = checkpoints.DENOISER,
+    denoiser: Denoiser = checkpoints.DENOISER,
     memory: Memory = 2048,
     picture_format: Annotated[
         Literal["png", "webp", "tif", "bmp", "ppm", "jpg", "avif"] | None,
@@ -284,11 +281,10 @@ def decompress(
     images.check_sides(suffix, file.height, file.width, shown)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
-    deterministic = zoo.load_deterministic(denoiser) if decoder == "deterministic" else None
-    if on_top := diffusion or deterministic:
-        on_top.check(file, tiling)
-    output = codec.decompress(file, int(1e6 * max_megapixels), pyramid=on_top is not None)
-    x_hat = deterministic.decode(output, tiling) if deterministic else output.x_hat
+    if diffusion:
+        diffusion.check(file, tiling)
+    output = codec.decompress(file, int(1e6 * max_megapixels), pyramid=diffusion is not None)
+    x_hat = output.x_hat
     if diffusion:
         with progress() as bar:
             task = bar.add_task("diffusion", total=None)
@@ -511,9 +507,7 @@ def evaluate(
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
     ] = "",
     decoder: Annotated[Decoder, typer.Option(help="For our models.")] = "direct",
-    denoiser: Annotated[
-        str, typer.Option(help="For --decoder diffusion and deterministic.")
-    ] = checkpoints.DENOISER,
+    denoiser: Denoiser = checkpoints.DENOISER,
     steps: Steps = None,
     solver: Solver = None,
     spacing: Spacing = None,
@@ -614,7 +608,7 @@ def numbers(text: str) -> list[float]:
 
 def _refuse_ignored(context: typer.Context, chosen: str, takes: set[str]) -> None:
     """ValueError for an option on the command line that only other decoders look at."""
-    for name in sorted((OURS | NETWORK | CHAIN) - takes):
+    for name in sorted(TAKES["diffusion"] - takes):
         source = context.get_parameter_source(name)
         if source and source.name == "COMMANDLINE":
             takers = " and ".join(decoder for decoder, taken in TAKES.items() if name in taken)

@@ -113,7 +113,7 @@ class Measured:
         """What the codec was trained for; empty for a classical one."""
         if self.results.checkpoint is None:
             return ""
-        if self.results.settings.get("decoder") in ("diffusion", "deterministic"):
+        if self.results.settings.get("decoder") == "diffusion":
             return "perceptual"
         return self.results.settings.get("objective") or "not known"
 

@@ -18,7 +18,7 @@ import stand_ins
 from blurlib import checkpoints, cli, images
 from blurlib.codec import BlurCodec, model, zoo
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling
 from conftest import one_line_error
 
@@ -63,8 +63,7 @@ def test_the_noise_is_of_the_files_seed_or_the_one_given(run, picture, blur, dec
 
 @pytest.fixture
 def denoisers(tmp_path) -> dict[str, Path]:
-    """Files of a loud untrained denoiser of the shipped codec, of a deterministic decoder, and of
-    a denoiser of another codec."""
+    """Files of a loud untrained denoiser of the shipped codec, and of one of another codec."""
     torch.manual_seed(0)
     denoiser = Denoiser(replace(stand_ins.DENOISER, cond_channels=(0, 128, 192)))
     torch.nn.init.normal_(denoiser.head.weight, std=0.1)
@@ -73,7 +72,6 @@ def denoisers(tmp_path) -> dict[str, Path]:
     files = {
         "ours": zoo.decoder_bytes(DiffusionDecoder(denoiser, process, codec_id)),
         "multistep": zoo.decoder_bytes(DiffusionDecoder(denoiser, process, codec_id, own)),
-        "deterministic": zoo.decoder_bytes(DeterministicDecoder(denoiser, codec_id)),
         "other": zoo.decoder_bytes(DiffusionDecoder(denoiser, process, b"\1\2\3\4")),
     }
     for name, data in files.items():
@@ -94,20 +92,12 @@ def test_the_chain_of_the_diffusion_decoder_is_the_users_choice(decode, denoiser
     assert chain(weights="multistep", steps=()) == pictures[0]  # what its file says
 
 
-@pytest.mark.slow
-def test_the_deterministic_decoder_is_another_one(run, blur, decode, denoisers):
-    command = ("--decoder", "deterministic", "--denoiser")
-    assert decode(*command, denoisers["deterministic"]) != decode()
-    refused = run("decompress", blur, "o.png", *command, denoisers["ours"])
-    one_line_error(refused, "is a denoiser, and a deterministic decoder is needed")
-
-
 def test_decodes_that_cannot_be_name_what_works(run, blur, tmp_path, denoisers, monkeypatch):
     out = tmp_path / "o.png"
     command = ("decompress", blur, out, "--decoder", "diffusion", "--denoiser", denoisers["ours"])
     with monkeypatch.context() as patch:  # refused before the file is decoded
         patch.setattr(BlurCodec, "decompress", lambda *_: pytest.fail("decoded"))
-        one_line_error(run(*command, "--start-scale", 0), "start_scale", "0.8 or 1, got 0")
+        one_line_error(run(*command, "--start-scale", -1), "start_scale", "such as 0.8, got -1")
         one_line_error(run(*command, "--solver", "euler"), "euler", "multistep")
         one_line_error(run(*command, "--spacing", "linear"), "linear", "uniform")
         one_line_error(run(*command, "--memory", 0), "--memory")
@@ -338,6 +328,8 @@ def test_wrong_arguments_are_one_line(run, picture, tmp_path, tiny_codec_path):
     one_line_error(run("compress", picture, tmp_path / "no" / "o.blur"), "no")
     one_line_error(run("decompress", picture, tmp_path / "o.xyz"), ".xyz", ".png")
     one_line_error(run("evaluate", tmp_path, "--codec", "nope"), "nope", "webp")
+    wrong = run("evaluate", tmp_path, "--codec", SHIPPED, "--decoder", "deterministic")
+    one_line_error(wrong, "'deterministic'", "'direct', 'diffusion'")
     one_line_error(run("train", "nope", "--run", tmp_path / "r"), "tiny")
     assert not out.exists()
     assert run("compress", picture, out, "--model", tiny_codec_path)[0] == 0
@@ -350,17 +342,14 @@ CHAIN = {"steps": 2, "solver": "multistep", "spacing": "uniform", "start-scale":
 NETWORK = {"denoiser": "isotropic-small", "memory": 2048}
 
 
-@pytest.mark.parametrize(
-    ("decoder", "ignored"), [("direct", {**CHAIN, **NETWORK}), ("deterministic", CHAIN)]
-)
-def test_options_that_the_decoder_ignores_are_refused(run, tmp_path, decoder, ignored):
+def test_options_that_the_decoder_ignores_are_refused(run, tmp_path):
     for command in (
         ("decompress", "none.blur", "o.png"),
         ("evaluate", tmp_path, "--codec", SHIPPED),
     ):
-        for name, value in ignored.items():
-            refused = run(*command, "--decoder", decoder, f"--{name}", value)
-            one_line_error(refused, f"--{name} is for --decoder ", "diffusion", f"not {decoder}")
+        for name, value in (CHAIN | NETWORK).items():
+            refused = run(*command, "--decoder", "direct", f"--{name}", value)
+            one_line_error(refused, f"--{name} is for --decoder diffusion, not direct")
 
 
 @pytest.mark.parametrize("option", [*CHAIN.items(), *NETWORK.items(), ("effort", 1)])

@@ -9,8 +9,8 @@ import torch
 
 from blurlib import metrics
 from blurlib.codec import zoo
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser
+from blurlib.codec.synthesis import DiffusionDecoder
+from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling
 from blurlib.evaluation import codecs
 from blurlib.evaluation.codecs import BASELINES, HEIC, JPEG, JPEG_2000, JPEG_XL, WEBP, select
 from stand_ins import DENOISER
@@ -160,19 +160,18 @@ def test_each_decoder_on_top_has_a_results_file_of_its_own(tiny_codec, tiny_code
     denoiser, own = Denoiser(DENOISER), tiny_codec.model_id
     path = tmp_path / "denoiser.safetensors"
     names = {"tiny-direct": select(str(tiny_codec_path)).codec.settings}
-    for sigma in (0.0, 5.0):
+    once = Sampling(1, start_scale=0.0)
+    for sigma, how in ((0.0, once), (0.0, Sampling(2)), (5.0, Sampling(1))):
         process = BlurDiffusion(BlurSchedule(sigma_blur_max=sigma))
-        path.write_bytes(zoo.decoder_bytes(DiffusionDecoder(denoiser, process, own)))
-        chosen = select(str(tiny_codec_path), "diffusion", str(path), {"steps": 2, "seed": 9})
+        path.write_bytes(zoo.decoder_bytes(DiffusionDecoder(denoiser, process, own, how)))
+        chosen = select(str(tiny_codec_path), "diffusion", str(path), {"seed": 9})
         assert chosen.seed == 9
         names[chosen.codec.name] = chosen.codec.settings
-    path.write_bytes(zoo.decoder_bytes(DeterministicDecoder(denoiser, own)))
-    chosen = select(str(tiny_codec_path), "deterministic", str(path))
-    assert chosen.seed is None
-    names[chosen.codec.name] = chosen.codec.settings
-    assert [*names] == ["tiny-direct", "tiny-isotropic", "tiny-diffusion", "tiny-deterministic"]
-    assert names["tiny-isotropic"]["steps"] == names["tiny-diffusion"]["steps"] == 2
-    assert "steps" not in names["tiny-deterministic"]
+        assert how == Sampling(chosen.codec.settings["steps"], start_scale=how.start_scale)
+    assert [*names] == ["tiny-direct", "tiny-deterministic", "tiny-isotropic", "tiny-diffusion"]
+    assert [of["decoder"] for of in names.values()] == ["direct"] + ["diffusion"] * 3
+    with pytest.raises(ValueError, match="no decoder 'deterministic': there are direct and diff"):
+        select(str(tiny_codec_path), "deterministic", str(path))
     other = DiffusionDecoder(denoiser, BlurDiffusion(BlurSchedule()), b"\1\2\3\4")
     path.write_bytes(zoo.decoder_bytes(other))
     with pytest.raises(ValueError, match=r"trained for codec 01020304, and .*tiny.* name the"):

@@ -101,7 +101,7 @@ def test_start_scale_only_scales_the_start():
             for wrong in (0, 10**9, 1.5, "4")
         ),
         *(({"seed": wrong}, "seed must be a whole number from 0") for wrong in (-1, 2**64, 1.5)),
-        ({"start_scale": 0}, r"above 0, such as 0\.8 or 1, got 0"),
+        ({"start_scale": -1}, r"start_scale must be 0 or more, such as 0\.8, got -1"),
         ({"start_scale": math.nan}, "got nan"),
         ({"solver": "heun"}, "ancestral, deterministic, multistep, got 'heun'"),
         ({"spacing": "karras"}, "logsnr, uniform, got 'karras'"),

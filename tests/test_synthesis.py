@@ -9,7 +9,7 @@ import torch
 
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, Sampling, Tiling, tiling
 from stand_ins import DENOISER
@@ -182,50 +182,50 @@ def parts(decoder):
 
 
 @pytest.fixture(scope="module")
-def deterministic(decoder) -> DeterministicDecoder:
-    return DeterministicDecoder(decoder.denoiser, decoder.codec_id).eval()
+def deterministic(decoder) -> DiffusionDecoder:
+    """The same weights, decoded in one step without noise."""
+    return DiffusionDecoder(*parts(decoder), Sampling(1, start_scale=0.0)).eval()
 
 
-def test_the_deterministic_decoder_is_one_evaluation_of_the_same_network(
-    deterministic, decoder, tiny_codec, photo, monkeypatch
-):
+def test_one_step_without_noise_is_one_evaluation_of_the_network(deterministic, tiny_codec, photo):
+    """Of nothing but the direct picture, at t = 1, whatever the seed. Its unit is what the best
+    linear estimate leaves of the error's size: the variance at quality 2 is e⁻⁵ throughout."""
     output = decoded(tiny_codec, photo)
-    base = 2 * output.reconstruction.x_hat - 1
+    base, nothing = 2 * output.reconstruction.x_hat - 1, torch.zeros(1, 3, 128, 128)
     with torch.no_grad():
-        by_hand = decoder.denoiser(base, torch.zeros(1), base, decoder.conditions(output))
-    unit = 1.0
-    if decoder.process.prediction == "residual":
-        unit = math.exp(-2.5)  # the variance at quality 2 is e⁻⁵ throughout
-        if decoder.denoiser.config.told:
-            unit = 2 * 10 ** (-output.psnr.item() / 20)
-        by_hand = base + unit * by_hand
-    calls = []
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: calls.append("noise"))
-    deterministic.denoiser.register_forward_hook(lambda *_: calls.append("network"))
+        by_hand = deterministic.denoiser(
+            nothing, torch.ones(1), base, deterministic.conditions(output)
+        )
+    if deterministic.process.prediction == "residual":
+        E = math.exp(-5)
+        if deterministic.denoiser.config.told:
+            E = 4 * 10 ** (-output.psnr.item() / 10)
+        schedule = deterministic.process.schedule
+        alpha, sigma = schedule.alpha(1.0, 128, 128), schedule.sigma(1.0)
+        left = E * sigma**2 / (alpha**2 * E + sigma**2)
+        by_hand = base + left.mean().sqrt().float() * by_hand
+    times = []
+    hook = deterministic.denoiser.register_forward_hook(lambda _, given, __: times.append(given[1]))
     picture = deterministic.decode(output)
-    assert calls == ["network"]
-    assert picture.shape == (1, 3, 70, 90)
-    expected = ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1)
-    torch.testing.assert_close(picture, expected, rtol=0, atol=1e-6)
+    hook.remove()
+    assert times == [1.0]
+    torch.testing.assert_close(
+        picture, ((by_hand[..., :70, :90] + 1) / 2).clamp(0, 1), rtol=0, atol=1e-6
+    )
     assert not torch.allclose(picture, output.x_hat, atol=1e-3)
-    with torch.no_grad():
-        assert deterministic.predict(output).unit.item() == pytest.approx(unit)
+    again = deterministic.decode(output, deterministic.sampling.but(seed=7))
+    assert torch.equal(again, picture)
 
 
-def test_both_decoders_refuse_other_codecs_and_too_little(
-    deterministic, decoder, tiny_codec, photo
-):
+def test_other_codecs_and_too_little_memory_are_refused(decoder, tiny_codec, photo):
     file = BlurFile.from_bytes(tiny_codec.compress(photo(70, 90), 2))
     output = tiny_codec.decompress(file)
-    for either in (deterministic, decoder):
-        either.check(file, Tiling())
-        with pytest.raises(ValueError, match=r"memory is 1 MiB.* 128×128 pixels takes (\d+) MiB"):
-            either.check(file, Tiling(memory=2**20))
+    decoder.check(file, Tiling())
+    with pytest.raises(ValueError, match=r"memory is 1 MiB.* 128×128 pixels takes (\d+) MiB"):
+        decoder.check(file, Tiling(memory=2**20))
     with pytest.raises(ValueError, match="memory is 1 MiB"):
-        deterministic.decode(output, Tiling(memory=2**20))
-    with pytest.raises(ValueError, match=r"trained for codec .* and the picture is from 01020304"):
-        decoder.sample(output._replace(model_id=b"\1\2\3\4"))
-    other = DeterministicDecoder(deterministic.denoiser, b"\1\2\3\4")
-    for call in (lambda: other.check(file, Tiling()), lambda: other.decode(output)):
+        decoder.decode(output, tiling=Tiling(memory=2**20))
+    other = DiffusionDecoder(decoder.denoiser, decoder.process, b"\1\2\3\4")
+    for call in (other.check, lambda *_: other.decode(output)):
         with pytest.raises(ValueError, match="trained for codec 01020304, and the picture is from"):
-            call()
+            call(file, Tiling())

@@ -13,7 +13,7 @@ import torch
 
 import blurlib.codec
 from blurlib.codec import BlurCodec, Objective, zoo
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig
 
 
@@ -117,24 +117,18 @@ def test_large_weights_are_stored_in_half_precision(tiny_codec_path):
             assert (tensor.dtype == torch.float16) == (tensor.numel() >= 1024), name
 
 
-def test_both_kinds_of_decoder_come_back_and_are_told_apart(denoiser_path, tmp_path):
+def test_a_denoiser_comes_back(denoiser_path):
     diffusion = zoo.load_denoiser(denoiser_path)
     assert diffusion.process == BlurDiffusion(BlurSchedule(sigma_blur_max=7.0), "v")
     assert diffusion.denoiser.config.cond_channels == (16, 16)
     assert zoo.decoder_bytes(diffusion) == denoiser_path.read_bytes()
-    path = tmp_path / "deterministic.safetensors"
-    deterministic = DeterministicDecoder(diffusion.denoiser, b"\5\6\7\10")
-    path.write_bytes(zoo.decoder_bytes(deterministic))
-    decoder = zoo.load_deterministic(path)
-    assert zoo.decoder_bytes(decoder) == path.read_bytes()
-    assert (diffusion.codec_id, decoder.codec_id) == (b"\1\2\3\4", b"\5\6\7\10")
-    assert (diffusion.training, decoder.training) == (False, False)
+    assert (diffusion.codec_id, diffusion.training) == (b"\1\2\3\4", False)
 
 
 def test_a_denoiser_does_not_start_with_the_weights_of_another_size(denoiser_path):
     wider = Denoiser(DenoiserConfig(patch=8, widths=(16, 8), blocks=1, cond_channels=(16, 16)))
     with pytest.raises(zoo.WeightsError, match="another than the one to train"):
-        zoo.initialise_denoiser(wider, denoiser_path, "denoiser")
+        zoo.initialise_denoiser(wider, denoiser_path)
 
 
 def test_shipped_weights_load_by_name_and_by_id(shipped, tiny_codec):
@@ -188,7 +182,6 @@ def test_the_wrong_kind_is_refused(tiny_codec_path, denoiser_path):
     for load, path, found, needed in (
         (zoo.load, denoiser_path, "denoiser", "codec"),
         (zoo.load_denoiser, tiny_codec_path, "codec", "denoiser"),
-        (zoo.load_deterministic, denoiser_path, "denoiser", "deterministic decoder"),
     ):
         with pytest.raises(zoo.WeightsError, match=f"is a {found}, and a {needed} is needed"):
             load(path)

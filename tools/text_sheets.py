@@ -59,18 +59,17 @@ def decoders(runs: Path, codec_name: str = "") -> dict[str, BlurlibCodec]:
     codec = zoo.load(codec_name or found.about["codec"])
     folder = runs / codec.model_id.hex()
     seed = found.about["plan"]["seeds"][0]
-    once, chain = zoo.load_deterministic, zoo.load_denoiser
+    chain = Sampling(STEPS, **found.usual)
     trained = {
-        "deterministic": (once, f"deterministic-{seed}"),
-        "isotropic": (chain, f"isotropic-{seed}"),
-        f"blur, {found.blur:g} px": (chain, f"blur-{found.blur:g}-{seed}"),
+        "deterministic": ("deterministic", None),  # as its weights say
+        "isotropic": ("isotropic", chain),
+        f"blur, {found.blur:g} px": (f"blur-{found.blur:g}", chain),
     }
-    on_top = {
-        title: load(folder / run / "model.safetensors") for title, (load, run) in trained.items()
-    }
-    sampling = Sampling(STEPS, **found.usual)
-    ours = {title: BlurlibCodec("", codec, d, sampling=sampling) for title, d in on_top.items()}
-    return {"direct": BlurlibCodec("", codec), **ours}
+    ours = {"direct": BlurlibCodec("", codec)}
+    for title, (run, sampling) in trained.items():
+        on_top = zoo.load_denoiser(folder / f"{run}-{seed}" / "model.safetensors")
+        ours[title] = BlurlibCodec("", codec, on_top, sampling=sampling)
+    return ours
 
 
 def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plotting.Panel]:

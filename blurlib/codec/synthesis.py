@@ -1,11 +1,11 @@
-"""From the main decoder's reconstruction to a more realistic one: by diffusion, or in one step."""
+"""From the main decoder's reconstruction to a more realistic one, by diffusion."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,28 +36,34 @@ class Synthesis:
         return self.picture()
 
 
-class _OnTop(nn.Module):
-    """A U-Net that goes on from the pictures of one codec, `codec_id`, and of no other."""
+class DiffusionDecoder(nn.Module):
+    """A denoiser, its diffusion process, and the id of the only codec whose pictures it refines.
 
-    def __init__(self, denoiser: Denoiser, codec_id: bytes):
+    The denoiser sees the noisy picture (or what it adds to what is known), the direct
+    reconstruction and the main decoder's pyramid. `sampling` is how these weights are sampled where
+    nothing else is asked for; it ships with them. One step from a `start_scale` of 0 is what a
+    chain has to beat: a deterministic decoder, in which the network sees no noise, and only t = 1.
+    Raises ValueError for a process of residuals and a denoiser that does not know the usual errors.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: BlurDiffusion,
+        codec_id: bytes,
+        sampling: Sampling | None = None,
+    ):
         super().__init__()
-        self.denoiser, self.codec_id = denoiser, codec_id
+        if process.needs_prior and not denoiser.config.error_levels:
+            raise ValueError("prediction is 'residual' and error_levels is 0: it must be above")
+        self.denoiser, self.process, self.codec_id = denoiser, process, codec_id
+        self.sampling = sampling or Sampling()
 
     def check(self, file: BlurFile, tiling: Tiling) -> None:
         """ValueError, before anything is decoded, where `file` is of another codec or its photo
         would not fit into the memory."""
         padded = (-(-side // STRIDE) * STRIDE for side in (file.height, file.width))
         self._side(file.model_id, tiling, 1, *padded)
-
-    def _side(self, model_id: bytes, tiling: Tiling, B: int, H: int, W: int) -> int:
-        """Side of the tiles for a batch of padded pictures of the codec `model_id`."""
-        if model_id != self.codec_id:
-            raise ValueError(
-                f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
-                f"from {model_id.hex()}: the denoisers that ship are for files of the model "
-                f"{checkpoints.PERCEPTUAL}"
-            )
-        return tiling.side(self.denoiser.config, B, H, W)
 
     def variance(self, output: CodecOutput) -> Tensor:
         """How wrong these reconstructions are, (B, 1, H, W): of `Prior`. As usual at their quality;
@@ -69,13 +75,6 @@ class _OnTop(nn.Module):
             error = 4 * 10 ** (-output.psnr.to(variance.device) / 10)
             variance *= (error / variance.mean((1, 2, 3))).view(-1, 1, 1, 1)
         return variance
-
-    def unit(self, output: CodecOutput) -> Tensor:
-        """The size of the error that `variance` says, (B, 1, 1, 1); 1 where it is not known."""
-        x_hat = output.reconstruction.x_hat
-        if not self.denoiser.config.error_levels:
-            return x_hat.new_ones(len(x_hat), 1, 1, 1)
-        return self.variance(output).mean(dim=(1, 2, 3), keepdim=True).sqrt().to(x_hat)
 
     def conditions(self, output: CodecOutput) -> tuple[Tensor, ...]:
         """The maps that the denoiser is given: the main decoder's pyramid and, where it is told
@@ -92,28 +91,6 @@ class _OnTop(nn.Module):
         of_photo = 2 * (output.quality - 1) / (len(spectra) - 1) - 1, psnr / 10 - 3
         flat = [a.to(log2_sigma).view(-1, 1, 1, 1).expand_as(log2_sigma[:, :1]) for a in of_photo]
         return (*pyramid, torch.cat([(log2_sigma + 1) / 2, *flat], 1))
-
-
-class DiffusionDecoder(_OnTop):
-    """A denoiser, its diffusion process, and the id of the codec it belongs to.
-
-    The denoiser sees the noisy picture (or what it adds to what is known), the direct
-    reconstruction and the main decoder's pyramid. `sampling` is how these weights are sampled where
-    nothing else is asked for; it ships with them. Raises ValueError for a process of residuals and
-    a denoiser that does not know the usual errors.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        process: BlurDiffusion,
-        codec_id: bytes,
-        sampling: Sampling | None = None,
-    ):
-        super().__init__(denoiser, codec_id)
-        if process.needs_prior and not denoiser.config.error_levels:
-            raise ValueError("prediction is 'residual' and error_levels is 0: it must be above")
-        self.process, self.sampling = process, sampling or Sampling()
 
     def given(self, output: CodecOutput) -> BlurDiffusion:
         """The process for these photos: with their prior, where the prediction needs one."""
@@ -161,18 +138,25 @@ class DiffusionDecoder(_OnTop):
         sampling = sampling or self.sampling.but(seed=output.seed)
         return last_x_hat(self._pictures(output, sampling, tiling or Tiling()))
 
-    def unrolled(self, output: CodecOutput, noise: Callable[[], Tensor]) -> "Correction":
-        """The end of the chain of `sampling` from the given draws, for training: gradients go back
-        through all its evaluations."""
+    def unrolled(self, output: CodecOutput, noise: Callable[[], Tensor]) -> Tensor:
+        """The end of the chain of `sampling` from the given draws, (B, 3, H, W) in [−1, 1], for
+        training: gradients go back through all its evaluations."""
         base, maps = 2 * output.reconstruction.x_hat - 1, self.conditions(output)
         predict, process = partial(self.denoiser, base=base, pyramid=maps), self.given(output)
         chain = sample(process, predict, base.shape, self.sampling, noise=noise, gradients=True)
-        return Correction(last_x_hat(chain), self.unit(output))
+        return last_x_hat(chain)
 
     def _side(self, model_id: bytes, tiling: Tiling, B: int, H: int, W: int) -> int:
-        """Of what is decoded at once: a region."""
+        """Side of the tiles for what is decoded at once, a region, of padded pictures of the codec
+        `model_id`."""
+        if model_id != self.codec_id:
+            raise ValueError(
+                f"this denoiser was trained for codec {self.codec_id.hex()}, and the picture is "
+                f"from {model_id.hex()}: the denoisers that ship are for files of the model "
+                f"{checkpoints.PERCEPTUAL}"
+            )
         rows, columns = tiling.regions(self.denoiser.config, B, H, W)
-        return super()._side(model_id, tiling, B, rows[0].stop, columns[0].stop)
+        return tiling.side(self.denoiser.config, B, rows[0].stop, columns[0].stop)
 
     def _pictures(
         self,
@@ -185,16 +169,14 @@ class DiffusionDecoder(_OnTop):
         x_hat = output.reconstruction.x_hat
         B, _, *padded = x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
-        given = Reconstruction(x_hat, self.conditions(output))
-        output = output._replace(reconstruction=given)
         rows, columns = tiling.regions(self.denoiser.config, B, *padded)
+        output = output._replace(reconstruction=Reconstruction(x_hat, self.conditions(output)))
         chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap, autocast=autocast)
         if len(rows) == len(columns) == 1:
-
-            def shown(s: SamplerState) -> Synthesis:
-                return Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size))
-
-            return map(shown, chain(output))
+            return map(
+                lambda s: Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size)),
+                chain(output),
+            )
         return self._by_regions(output, list(itertools.product(rows, columns)), chain, how.seed)
 
     @torch.no_grad()
@@ -270,41 +252,3 @@ def _cropped(x_hat: Tensor, size: tuple[int, int]) -> Tensor:
     """A padded picture in [−1, 1] as (B, 3, *size) in [0, 1]."""
     H, W = size
     return ((x_hat[..., :H, :W] + 1) / 2).clamp(0, 1)
-
-
-class Correction(NamedTuple):
-    """x_hat: (B, 3, H, W), pixels in [−1, 1]; unit: (B, 1, 1, 1), that of `_OnTop.unit`, in which
-    the network speaks."""
-
-    x_hat: Tensor
-    unit: Tensor
-
-
-class DeterministicDecoder(_OnTop):
-    """The same U-Net without noise and without time: what a diffusion decoder has to beat.
-
-    It sees the direct reconstruction where a denoiser sees the noisy picture, and t = 0. What it
-    computes is added to the direct reconstruction: as it is, or, where the denoiser knows the usual
-    errors, times their size, as "residual" does at t = 1.
-    """
-
-    @torch.no_grad()
-    def decode(self, output: CodecOutput, tiling: Tiling | None = None) -> Tensor:
-        """One network evaluation: the picture, (B, 3, H, W) in [0, 1]. ValueError: `output` is of
-        another codec, or the picture would not fit into the memory."""
-        tiling = tiling or Tiling()
-        B, _, *padded = output.reconstruction.x_hat.shape
-        side = self._side(output.model_id, tiling, B, *padded)
-        tiled = partial(predict_tiled, self.denoiser, side=side, overlap=tiling.overlap)
-        return _cropped(self.predict(output, tiled).x_hat, output.size)
-
-    def predict(
-        self, output: CodecOutput, network: Callable[..., Tensor] | None = None
-    ) -> Correction:
-        """What it makes of the reconstruction; `network` may stand for the denoiser."""
-        base, maps = 2 * output.reconstruction.x_hat - 1, self.conditions(output)
-        result = (network or self.denoiser)(base, base.new_zeros(len(base)), base, maps)
-        unit = self.unit(output)
-        return Correction(
-            base + unit * result if self.denoiser.config.error_levels else result, unit
-        )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from blurlib import checkpoints
 from blurlib.codec.model import BlurCodec, CodecConfig
 from blurlib.codec.objective import Objective
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.codec.transforms import Gain
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 
@@ -101,10 +101,10 @@ def _gains_of_same_lmbda(
     return found
 
 
-def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike, kind: str) -> None:
-    """Start `denoiser` with the tensors of another's file; `kind` is "denoiser" or "deterministic
-    decoder". WeightsError: not a file of this kind, or of another size."""
-    _, tensors = _parse(_read(path)[0], kind, path)
+def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike) -> None:
+    """Start `denoiser` with the tensors of another's file. WeightsError: not a denoiser's file, or
+    of another size."""
+    _, tensors = _parse(_read(path)[0], "denoiser", path)
     try:
         denoiser.load_state_dict(tensors)
     except RuntimeError as error:
@@ -141,29 +141,15 @@ def load_denoiser(name: str | os.PathLike = checkpoints.DENOISER) -> DiffusionDe
     Raises:
         WeightsError: unknown name, changed or damaged file, or not a denoiser.
     """
-    data, _ = _read(name)
-    metadata, tensors = _parse(data, "denoiser", name)
+    metadata, tensors = _parse(_read(name)[0], "denoiser", name)
     with _fitting(name):
-        denoiser = _unet(metadata, tensors)
+        sizes: dict[str, Any] = metadata["config"]
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+        denoiser = Denoiser(DenoiserConfig(**sizes)).to(memory_format=torch.channels_last)
+        denoiser.load_state_dict(tensors)
         process = BlurDiffusion(BlurSchedule(**metadata["schedule"]), metadata["prediction"])
         codec_id, sampling = bytes.fromhex(metadata["codec_id"]), metadata.get("sampling", {})
         return DiffusionDecoder(denoiser, process, codec_id, Sampling(**sampling)).eval()
-
-
-def load_deterministic(name: str | os.PathLike) -> DeterministicDecoder:
-    """Like `load_denoiser`, for a deterministic decoder."""
-    metadata, tensors = _parse(_read(name)[0], "deterministic decoder", name)
-    with _fitting(name):
-        codec_id = bytes.fromhex(metadata["codec_id"])
-        return DeterministicDecoder(_unet(metadata, tensors), codec_id).eval()
-
-
-def _unet(metadata: dict, tensors: dict[str, Tensor]) -> Denoiser:
-    sizes: dict[str, Any] = metadata["config"]
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-    denoiser = Denoiser(DenoiserConfig(**sizes))
-    denoiser.load_state_dict(tensors)
-    return denoiser.to(memory_format=torch.channels_last)
 
 
 def codec_bytes(codec: BlurCodec) -> bytes:
@@ -181,15 +167,13 @@ def codec_bytes(codec: BlurCodec) -> bytes:
     return _serialise(codec, {"kind": "codec", "config": config, "objective": objective})
 
 
-def decoder_bytes(decoder: DiffusionDecoder | DeterministicDecoder) -> bytes:
-    """The file that `load_denoiser` or `load_deterministic` reads."""
+def decoder_bytes(decoder: DiffusionDecoder) -> bytes:
+    """The file that `load_denoiser` reads."""
     config, codec_id = asdict(decoder.denoiser.config), decoder.codec_id.hex()
-    metadata = {"kind": "deterministic decoder", "config": config, "codec_id": codec_id}
-    if isinstance(decoder, DiffusionDecoder):
-        how = {"sampling": asdict(decoder.sampling), "prediction": decoder.process.prediction}
-        schedule = asdict(decoder.process.schedule)
-        metadata = {**metadata, "kind": "denoiser", "schedule": schedule, **how}
-    return _serialise(decoder.denoiser, metadata)
+    schedule, sampling = asdict(decoder.process.schedule), asdict(decoder.sampling)
+    own = {"config": config, "codec_id": codec_id, "schedule": schedule, "sampling": sampling}
+    how = {"kind": "denoiser", "prediction": decoder.process.prediction}
+    return _serialise(decoder.denoiser, how | own)
 
 
 def _storage(tensor: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class Sampling:
             "multistep": the same with û_x extrapolated from the last two, of order 2; on Gaussian
             pictures, at 17 steps, 9–37 % of its error.
         spacing: of the times, `BlurSchedule.times`.
-        start_scale: above 0; u_1 = start_scale · σ_1 · N(0, I), about α_1 times the prior's mean if
-            there is one. Below 1 the result is calmer: CDC (Yang & Mandt 2023, arXiv 2209.06950)
-            uses 0.8.
+        start_scale: 0 or more; u_1 = start_scale · σ_1 · N(0, I), about α_1 times the prior's mean
+            if there is one. Below 1 the result is calmer: CDC (Yang & Mandt 2023, arXiv 2209.06950)
+            uses 0.8. 0 is for weights that were trained so.
 
     Raises ValueError, naming what is wrong and what would work.
     """
@@ -56,9 +56,8 @@ class Sampling:
             if not isinstance(value, Integral) or not first <= int(value) <= last:
                 wanted = f"a whole number from {first} to {last}"
                 raise ValueError(f"{name} must be {wanted}, got {value!r}")
-        if not 0 < self.start_scale < math.inf:
-            allowed = "above 0, such as 0.8 or 1"
-            raise ValueError(f"start_scale must be {allowed}, got {self.start_scale}")
+        if not 0 <= self.start_scale < math.inf:
+            raise ValueError(f"start_scale must be 0 or more, such as 0.8, got {self.start_scale}")
         for name, kind in (("solver", Solver), ("spacing", Spacing)):
             if getattr(self, name) not in get_args(kind):
                 wanted, got = ", ".join(get_args(kind)), getattr(self, name)

@@ -23,7 +23,7 @@ from torch import Tensor
 from blurlib import images, metrics
 from blurlib.codec import BlurCodec, CodecOutput, zoo
 from blurlib.codec.bitstream import BlurFile
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Sampling, Tiling
 
 Extra = Callable[[Tensor, float, bytes], Mapping[str, Any]]
@@ -279,52 +279,48 @@ def match_bytes(codec: Baseline, image: Tensor, target_bytes: int) -> Match:
 
 @dataclass(frozen=True)
 class BlurlibCodec:
-    """`BlurCodec` as a `Codec`, with its direct decoder or with another one on top.
+    """`BlurCodec` as a `Codec`, with its direct decoder or with diffusion on top.
 
     Attributes:
         model: name of the codec's weights, for the name of the results file.
         codec: in eval mode.
         on_top, on_top_sha256: the decoder that goes on from the direct one, if any; its weights'.
-        sampling: how a diffusion decoder is run; None is what suits its weights.
+        sampling: how that is run; None is what suits its weights.
         tiling: the memory that `on_top` may take.
         effort: of the encoder.
     """
 
     model: str
     codec: BlurCodec
-    on_top: DiffusionDecoder | DeterministicDecoder | None = None
+    on_top: DiffusionDecoder | None = None
     on_top_sha256: str = ""
     sampling: Sampling | None = None
     tiling: Tiling = field(default_factory=Tiling)
     effort: int = 0
 
     def __post_init__(self):
-        if self.sampling is None and isinstance(self.on_top, DiffusionDecoder):
+        if self.sampling is None and self.on_top:
             object.__setattr__(self, "sampling", self.on_top.sampling)
 
     @property
-    def decoder(self) -> str:
-        """ "direct", "deterministic" or "diffusion"."""
-        names = {DiffusionDecoder: "diffusion", DeterministicDecoder: "deterministic"}
-        return names.get(type(self.on_top), "direct")
-
-    @property
     def name(self) -> str:
-        """Isotropic diffusion has a name of its own, and so has a search."""
-        decoder, effort = self.decoder, f"-effort{self.effort}" if self.effort else ""
-        if isinstance(self.on_top, DiffusionDecoder):
+        """Isotropic diffusion, one step without noise and a search have names of their own."""
+        decoder, effort = "direct", f"-effort{self.effort}" if self.effort else ""
+        if self.on_top and self.sampling:
             decoder = "diffusion" if self.on_top.process.schedule.sigma_blur_max else "isotropic"
+            if (self.sampling.steps, self.sampling.start_scale) == (1, 0):
+                decoder = "deterministic"
         return f"{self.model}-{decoder}{effort}"
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        how: dict[str, Any] = {"decoder": self.decoder, "effort": self.effort}
-        if self.on_top is None:
+        how: dict[str, Any] = {"decoder": "direct", "effort": self.effort}
+        if self.on_top is None or self.sampling is None:
             objective = self.codec.objective
             return {**how, "objective": objective and objective.distortion}
-        sampling = asdict(self.sampling) if self.sampling else {}
+        how["decoder"] = "diffusion"
         weights = {"denoiser": self.on_top_sha256, "memory": self.tiling.memory}
-        return {**how, **weights, **sampling}
+        return {**how, **weights, **asdict(self.sampling)}
 
     def encode(self, image: Tensor, quality: float) -> bytes:
         return self.codec.compress(images.to_float(image)[None], quality, effort=self.effort)
@@ -345,9 +341,7 @@ class BlurlibCodec:
         """(B, 3, H, W), about [0, 1], of what the codec decoded."""
         if self.on_top is None:
             return output.x_hat
-        if isinstance(self.on_top, DiffusionDecoder):
-            return self.on_top.decode(output, self.sampling, self.tiling)
-        return self.on_top.decode(output, self.tiling)
+        return self.on_top.decode(output, self.sampling, self.tiling)
 
     def extra(self, image: Tensor, quality: float, data: bytes) -> dict[str, float]:
         """The likelihood estimate in bytes, to be held against the real ones."""
@@ -387,14 +381,15 @@ def select(
     """A baseline by its name, or one of our models by name or file.
 
     Args:
-        decoder: of our models: "direct", "diffusion", or "deterministic".
-        denoiser: weights of the latter two, by name or file.
-        sampling: fields of `Sampling` to differ from those that suit the diffusion's weights.
+        decoder: of our models: "direct" or "diffusion".
+        denoiser: weights of the latter, by name or file.
+        sampling: fields of `Sampling` to differ from those that suit these weights.
         tiling, effort: as of `BlurlibCodec`.
 
     Raises:
         MissingCodecError: a baseline that cannot run here; the message says what to install.
-        ValueError: neither; the message lists what there is. Or the denoiser is for another codec.
+        ValueError: neither, or no such decoder: the message lists what there is. Or the denoiser
+            is for another codec.
     """
     baselines = {baseline.name: baseline for baseline in KNOWN}
     if name in baselines:
@@ -406,17 +401,17 @@ def select(
         known = ", ".join(baselines)
         raise ValueError(f"no codec {name!r}: there are {known}; or {error}") from error
     ours = BlurlibCodec(Path(name).stem, codec, tiling=tiling or Tiling(), effort=effort)
-    if decoder != "direct":
-        load = zoo.load_denoiser if decoder == "diffusion" else zoo.load_deterministic
-        on_top = load(denoiser)
+    if decoder not in ("direct", "diffusion"):
+        raise ValueError(f"no decoder {decoder!r}: there are direct and diffusion")
+    if decoder == "diffusion":
+        on_top = zoo.load_denoiser(denoiser)
         if on_top.codec_id != codec.model_id:
             raise ValueError(
                 f"{denoiser} was trained for codec {on_top.codec_id.hex()}, and {name} is "
                 f"{codec.model_id.hex()}: name the denoiser of that codec"
             )
-        ours = replace(ours, on_top=on_top, on_top_sha256=zoo.sha256(denoiser))
-    if ours.sampling:
-        ours = replace(ours, sampling=ours.sampling.but(**sampling or {}))
+        how = on_top.sampling.but(**sampling or {})
+        ours = replace(ours, on_top=on_top, on_top_sha256=zoo.sha256(denoiser), sampling=how)
     seed = ours.sampling.seed if ours.sampling else None
     qualities = [float(level) for level in range(1, codec.config.levels + 1)]
     return Selection(ours, qualities, zoo.sha256(name), seed, ours.extra)

@@ -43,13 +43,13 @@ class TrainConfig:
 
     # What is trained
     #
-    #: A codec; a denoiser on a frozen codec; a decoder of the denoiser's size on a frozen codec,
-    #: without noise and time; or codec and denoiser, the codec for what the denoiser makes of it
-    stage: Literal["codec", "denoiser", "deterministic", "joint"] = "codec"
+    #: A codec; a denoiser on a frozen codec; or codec and denoiser, the codec for what the denoiser
+    #: makes of it
+    stage: Literal["codec", "denoiser", "joint"] = "codec"
     size: Literal["small", "paper"] = "small"  #: of all networks
     codec: str = ""  #: name or file of the frozen codec
     #: File of weights to start with: of a codec (transforms and gains, with an entropy model of the
-    #: same shape that too), or for the stages on a frozen codec of a decoder of the same kind
+    #: same shape that too), or for a denoiser on a frozen codec of a denoiser
     init: str = ""
     #: Of a codec without init: its transforms as the Karhunen–Loève transform of training photos
     #: (blurlib.training.klt), or random
@@ -62,8 +62,7 @@ class TrainConfig:
     #: Weight of the grid of blocks in a codec's distortion (blurlib.training.losses.distortion)
     grid: NonNegativeFloat = 0.0
     #: Of the denoiser. "residual" is measured against the usual errors of a finished codec
-    #: (blurlib.diffusion.BlurDiffusion). A deterministic decoder predicts "x", or "residual": the
-    #: same in units of those errors
+    #: (blurlib.diffusion.BlurDiffusion)
     prediction: Literal["x", "eps", "v", "residual"] = "x"
     #: Whether a denoiser of a "residual" is told σ of the latent, quality and PSNR, beside the
     #: features of the main decoder (blurlib.codec.synthesis.DiffusionDecoder.conditions)
@@ -86,6 +85,9 @@ class TrainConfig:
     #: of its run, with (1 − ρ) · MSE + ρ · LPIPS; it is then sampled in as many. 0: it is not
     unroll_steps: Annotated[int, Field(ge=0, le=16)] = 0
     unroll_last: Part = 0.25  #: that part
+    #: Noise that unrolled chains start from, and those that decode unless told otherwise: 1 is all
+    #: of it. 0, with unroll_steps 1 and unroll_last 1, is a deterministic decoder
+    start_scale: NonNegativeFloat = 1.0
 
     # Data
     #
@@ -157,12 +159,10 @@ class TrainConfig:
                 f"lpips_t_max is {self.lpips_t_max:g}: with prediction 'eps' x̂ is too wrong there "
                 f"for LPIPS; it must be at most {latest:.2f}, or prediction 'x' or 'v', or rho 0"
             )
-        if self.stage in ("denoiser", "deterministic") and not self.codec:
+        if self.stage == "denoiser" and not self.codec:
             yield "codec is empty: name the codec that the denoiser belongs to"
-        if self.stage == "deterministic" and self.prediction in ("eps", "v"):
-            yield f"prediction is {self.prediction!r}: without noise it must be 'x' or 'residual'"
-        if self.stage == "deterministic" and self.loss_weight:
-            yield f"loss_weight is {self.loss_weight!r}: without times to weigh it must be ''"
+        if not self.start_scale and (not self.unroll_steps or self.prediction in ("eps", "v")):
+            yield "start_scale is 0: it needs unroll_steps above 0 and prediction 'x' or 'residual'"
         if self.unroll_steps and self.stage != "denoiser":
             yield f"unroll_steps is {self.unroll_steps}: only stage 'denoiser' has chains to unroll"
         if self.told and self.prediction != "residual":

@@ -1,4 +1,4 @@
-"""Rate–distortion loss of the codec and perceptual loss of the decoders that go on from it."""
+"""Rate–distortion loss of the codec and perceptual loss of the decoder that goes on from it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.objective import Distance
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import diffusion_loss
 from blurlib.metrics import LPIPS_MIN_SIDE, Lpips, block_steps
 from blurlib.training.config import TrainConfig
@@ -114,7 +114,7 @@ def held_out_loss(
 
 
 def perceptual(
-    decoder: DiffusionDecoder | DeterministicDecoder,
+    decoder: DiffusionDecoder,
     output: CodecOutput,
     x: Tensor,
     lpips: Lpips,
@@ -125,21 +125,19 @@ def perceptual(
     """(1 − ρ) · 5 · error + ρ · LPIPS of each photo.
 
     The error of a diffusion is its loss at a random time, and LPIPS counts where t < `lpips_t_max`.
-    That of a deterministic decoder, and of the picture at the end of an `unrolled` chain from fresh
-    noise, is the MSE on [−1, 1]. For "residual" 1 stands for 5, that MSE is in units of the usual
-    error, and LPIPS in units of the direct picture's: it is several times smaller at the highest
-    quality than at the lowest, and would not be heard there.
+    That of the picture at the end of an `unrolled` chain from fresh noise is the MSE on [−1, 1].
+    For "residual" 1 stands for 5, that MSE is in units of the usual error, and LPIPS in units of
+    the direct picture's: it is several times smaller at the highest quality than at the lowest, and
+    would not be heard there.
 
     `output` is the codec's for x (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
     counts: Tensor | float = 1.0
-    if unrolled or isinstance(decoder, DeterministicDecoder):
-        name = "mse"
-        if isinstance(decoder, DeterministicDecoder):
-            x_hat, unit = decoder.predict(output)
-        else:
-            x_hat, unit = decoder.unrolled(output, lambda: draws.normal(x))
-        error = ((x_hat - (2 * x - 1)) / unit).square().mean((1, 2, 3))
+    if unrolled:
+        name, x_hat = "mse", decoder.unrolled(output, lambda: draws.normal(x))
+        error = (x_hat - (2 * x - 1)).square().mean((1, 2, 3))
+        if decoder.process.needs_prior:
+            error = error / decoder.variance(output).mean((1, 2, 3)).to(error)
     else:
         name, process = "diffusion", decoder.given(output)
         t = process.schedule.spaced(draws.strata(), config.spacing)

@@ -1,7 +1,8 @@
-"""What is trained: the codec, a denoiser or its deterministic rival on a frozen codec, or both."""
+"""What is trained: the codec, a denoiser on a frozen codec, or both."""
 
 import dataclasses
 import hashlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -11,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from blurlib.codec import BlurCodec, CodecConfig, CodecOutput, zoo
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.datasets import cached_weights
 from blurlib.diffusion import BlurDiffusion, BlurSchedule, Denoiser, DenoiserConfig, Sampling
 from blurlib.diffusion.prior import error_spectrum
@@ -78,9 +79,7 @@ def make(config: TrainConfig) -> Stage:
     """The stage that `config` names."""
     if config.stage == "codec":
         return CodecStage(config)
-    if config.stage == "joint":
-        return JointStage(config)
-    return DenoiserStage(config) if config.stage == "denoiser" else DeterministicStage(config)
+    return JointStage(config) if config.stage == "joint" else DenoiserStage(config)
 
 
 class CodecStage(Stage[BlurCodec]):
@@ -127,7 +126,6 @@ class DenoiserStage(Stage[Denoiser]):
                 f"codec is {config.codec}, with features of {widths} channels, and a denoiser of "
                 f"size '{config.size}' is for {wanted}: choose another size or codec"
             )
-        self.process = _process(config)
         self.lpips = _load_lpips()
 
     def start_crops(self) -> int:
@@ -150,9 +148,8 @@ class DenoiserStage(Stage[Denoiser]):
         with torch.no_grad():
             output = self.codec(x, draw_quality(draws, self.codec.config.levels))
         decoder, config = self._decoder(self.network), self.config
-        unrolled = (
-            config.unroll_steps > 0 and steps > 0 and step >= steps * (1 - config.unroll_last)
-        )
+        begins = (1 - config.unroll_last) * (steps or sys.maxsize)
+        unrolled = config.unroll_steps > 0 and step >= begins
         return perceptual(decoder, output, x, self.lpips, config, draws, unrolled).mean()
 
     def preview(self, average: Denoiser, x: Tensor) -> Tensor:
@@ -161,17 +158,8 @@ class DenoiserStage(Stage[Denoiser]):
     def files(self, average: Denoiser) -> dict[str, bytes]:
         return {"model.safetensors": zoo.decoder_bytes(self._decoder(average))}
 
-    def _decoder(self, denoiser: Denoiser) -> DiffusionDecoder | DeterministicDecoder:
-        how = Sampling(self.config.unroll_steps) if self.config.unroll_steps else None
-        return DiffusionDecoder(denoiser, self.process, self.codec.model_id, how)
-
-
-class DeterministicStage(DenoiserStage):
-    """(1 − ρ) · MSE + ρ · LPIPS, scaled as in `losses`: the network of a denoiser, in one
-    evaluation without noise."""
-
-    def _decoder(self, denoiser: Denoiser) -> DeterministicDecoder:
-        return DeterministicDecoder(denoiser, self.codec.model_id)
+    def _decoder(self, denoiser: Denoiser) -> DiffusionDecoder:
+        return _diffusion(denoiser, self.config, self.codec.model_id)
 
 
 class CodecAndDenoiser(nn.Module):
@@ -193,7 +181,6 @@ class JointStage(Stage[CodecAndDenoiser]):
         self.trained_codec = _new_codec(config)
         self.module = CodecAndDenoiser(self.trained_codec, _new_denoiser(config))
         self.network = self.trained_codec, self.module.denoiser
-        self.process = _process(config)
         self.lpips = _load_lpips()
 
     def setup(self, fabric: Fabric) -> None:
@@ -202,7 +189,7 @@ class JointStage(Stage[CodecAndDenoiser]):
 
     def loss(self, x: Tensor, step: int, draws: Draws, steps: int = 0) -> Loss:
         (codec, denoiser), config = self.network, self.config
-        decoder = DiffusionDecoder(denoiser, self.process, bytes(4))
+        decoder = _diffusion(denoiser, config, bytes(4))
 
         def distance(output: CodecOutput) -> Loss:
             return perceptual(decoder, output, x, self.lpips, config, draws)
@@ -211,12 +198,12 @@ class JointStage(Stage[CodecAndDenoiser]):
 
     def preview(self, average: CodecAndDenoiser, x: Tensor) -> Tensor:
         output = average.codec(x, _middle(average.codec))
-        return _preview(DiffusionDecoder(average.denoiser, self.process, output.model_id), output)
+        return _preview(_diffusion(average.denoiser, self.config, output.model_id), output)
 
     def files(self, average: CodecAndDenoiser) -> dict[str, bytes]:
         codec = zoo.codec_bytes(average.codec)
         model_id = hashlib.sha256(codec).digest()[:4]
-        decoder = DiffusionDecoder(average.denoiser, self.process, model_id)
+        decoder = _diffusion(average.denoiser, self.config, model_id)
         return {"model.safetensors": codec, "denoiser.safetensors": zoo.decoder_bytes(decoder)}
 
 
@@ -242,14 +229,14 @@ def _new_denoiser(config: TrainConfig, of: CodecConfig | None = None) -> Denoise
         checkpointing=config.checkpointing,
     )
     if config.init and config.stage != "joint":  # there, `init` is the codec's
-        kind = "denoiser" if config.stage == "denoiser" else "deterministic decoder"
-        zoo.initialise_denoiser(denoiser, config.init, kind)
+        zoo.initialise_denoiser(denoiser, config.init)
     return denoiser
 
 
-def _process(config: TrainConfig) -> BlurDiffusion:
+def _diffusion(denoiser: Denoiser, config: TrainConfig, codec_id: bytes) -> DiffusionDecoder:
     schedule = BlurSchedule(config.sigma_blur_max, logsnr_min=config.logsnr_min)
-    return BlurDiffusion(schedule, config.prediction)
+    how = Sampling(config.unroll_steps or Sampling.steps, start_scale=config.start_scale)
+    return DiffusionDecoder(denoiser, BlurDiffusion(schedule, config.prediction), codec_id, how)
 
 
 def _load_lpips() -> Lpips:
@@ -257,9 +244,7 @@ def _load_lpips() -> Lpips:
     return Lpips.load("squeeze", cached_weights(lpips_file("squeeze")))
 
 
-def _preview(decoder: DiffusionDecoder | DeterministicDecoder, output: CodecOutput) -> Tensor:
-    if isinstance(decoder, DeterministicDecoder):
-        return decoder.decode(output)
+def _preview(decoder: DiffusionDecoder, output: CodecOutput) -> Tensor:
     steps = min(PREVIEW_STEPS, decoder.sampling.steps)
     return decoder.decode(output, decoder.sampling.but(steps=steps))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecOutput
-from blurlib.codec.synthesis import DeterministicDecoder, DiffusionDecoder
+from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
 from blurlib.diffusion import Sampling
 from blurlib.evaluation.codecs import BlurlibCodec
@@ -41,7 +41,7 @@ def silent(sigma: float) -> str:
     return f"{SILENT}-{sigma:g}"
 
 
-ONCE = Sampling(steps=1)
+ONCE = Sampling(steps=1, start_scale=0.0)
 """How a decoder without a chain is run."""
 
 
@@ -50,7 +50,7 @@ class Contestant(NamedTuple):
 
     run: str
     weights: str
-    decoder: DiffusionDecoder | DeterministicDecoder | None
+    decoder: DiffusionDecoder | None
 
 
 class Decode(NamedTuple):
@@ -59,7 +59,7 @@ class Decode(NamedTuple):
     Attributes:
         run, weights: of the `Contestant`.
         solver, spacing, start_scale, steps: of the `Sampling`; where there is no chain, no solver
-            and a start_scale of 0.
+            and spacing, and a start_scale of 0.
         seconds: of CPU time (of wall time on a GPU); of the direct decoder all that it takes to
             decode the file, of the others what they take on top.
     """
@@ -213,7 +213,7 @@ class Bench:
 
     def _way(self, run: str, sampling: Sampling) -> tuple:
         contestant = self.contestants[run]
-        if not isinstance(contestant.decoder, DiffusionDecoder):
+        if not (contestant.decoder and sampling.start_scale):
             return (run, contestant.weights, "", "", 0.0, 1 if contestant.decoder else 0)
         how = (sampling.solver, sampling.spacing, sampling.start_scale, sampling.steps)
         return (run, contestant.weights, *how)

@@ -153,9 +153,9 @@ class Plan:
         return Run(name, config)
 
     def deterministic(self, seed: int) -> Run:
-        config = dataclasses.replace(
-            self.training, stage="deterministic", sigma_blur_max=0.0, seed=seed
-        )
+        """One evaluation of the same network, from a start without noise."""
+        once = {"unroll_steps": 1, "unroll_last": 1.0, "start_scale": 0.0}
+        config = dataclasses.replace(self.training, sigma_blur_max=0.0, seed=seed, **once)
         return Run(f"deterministic-{seed}", config)
 
     def tuned(self, start: Run, rho: float, folder: Path) -> Run:
@@ -256,8 +256,8 @@ class Run(NamedTuple):
     @property
     def decoder(self) -> str:
         """ "isotropic", "blur" or "deterministic"."""
-        if self.config.stage == "deterministic":
-            return self.config.stage
+        if not self.config.start_scale:
+            return "deterministic"
         return "blur" if self.config.sigma_blur_max else "isotropic"
 
 
@@ -373,8 +373,7 @@ def _trained(run: Run, folder: Path, n: int, total: int) -> Iterator[Progress]:
 
 def _contestant(run: Run, folder: Path) -> Contestant:
     path = folder / run.name / "model.safetensors"
-    load = zoo.load_deterministic if run.decoder == "deterministic" else zoo.load_denoiser
-    return Contestant(run.name, _weights(path), load(path))
+    return Contestant(run.name, _weights(path), zoo.load_denoiser(path))
 
 
 def silenced(decoder: DiffusionDecoder) -> DiffusionDecoder:

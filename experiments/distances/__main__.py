@@ -28,9 +28,7 @@ def main(
         str, typer.Option(help="Comma-separated; default: the codec's own range.")
     ] = "",
     decoder: Annotated[cli.Decoder, typer.Option(help="For our models.")] = "direct",
-    denoiser: Annotated[
-        str, typer.Option(help="For --decoder diffusion and deterministic.")
-    ] = checkpoints.DENOISER,
+    denoiser: cli.Denoiser = checkpoints.DENOISER,
     steps: cli.Steps = None,
     solver: cli.Solver = None,
     spacing: cli.Spacing = None,
