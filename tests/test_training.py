@@ -828,7 +828,7 @@ def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(config, 
     x = some(config, 1)
     config = replace(config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0)
     stage = stages.make(config := replace(config, spacing="logsnr"))
-    decoder = DiffusionDecoder(stage.module.denoiser, stage.process, bytes(4))
+    decoder = stages._diffusion(stage.module.denoiser, config, bytes(4))
     output = tiny_codec(x, 2.0)
 
     def diffusion(loss_weight):
@@ -836,7 +836,7 @@ def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(config, 
         loss = losses.perceptual(decoder, output, x, stage.lpips, weighted, draws)
         return loss.parts["diffusion"].item()
 
-    schedule = stage.process.schedule
+    schedule = decoder.process.schedule
     sigma = schedule.sigma(schedule.spaced(Draws(0, 1, range(1), 1).strata(), "logsnr")).item()
     assert 0.1 < sigma < 0.99
     assert diffusion("") == diffusion("v")
