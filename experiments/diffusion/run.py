@@ -396,11 +396,10 @@ def held_out_photos(plan: Plan) -> list[tuple[str, Tensor]]:
         ValueError: none of them is a colour photo that large.
     """
     crops = []
-    for entry in find_photos(plan.training, held_out=True):
-        photo = read_photo(entry, CROP)
+    for path in find_photos(plan.training, held_out=True):
+        photo = read_photo(path, CROP)
         if isinstance(photo, Tensor) and len(crops) < plan.held_out:
-            name = Path(entry.member or entry.path).name
-            crops.append((name, images.centre(photo, CROP, CROP)))
+            crops.append((path.name, images.centre(photo, CROP, CROP)))
     if not crops:
         raise ValueError(
             f"{plan.training.data}: none of the held-out photos is in colour and at least "
