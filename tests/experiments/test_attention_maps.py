@@ -44,18 +44,3 @@ def test_the_field_is_the_gradient(photo):
         expected.append(torch.einsum("k,kyx->yx", weights, kernel.detach()).abs())
     field = receptive_fields(codec, photo(192, 256), 2.0, positions=12, radius=2)
     torch.testing.assert_close(field, torch.stack(expected).double(), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("context", "through", "words"),
-    [
-        ({}, "walls", "through is 'walls': .* everything, attention"),
-        ({"keys": "non-anchors"}, "attention", "choose 'everything'"),
-        ({"attention": 0, "local": 0}, "everything", "no local or global context"),
-    ],
-)
-def test_fields_that_cannot_be_told_apart_are_refused(photo, context, through, words):
-    context = dataclasses.replace(ENTROPY.context, **context)
-    codec = untrained(dataclasses.replace(ENTROPY, context=context))
-    with pytest.raises(ValueError, match=words):
-        receptive_fields(codec, photo(64, 64), 2.0, through)

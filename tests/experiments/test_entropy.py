@@ -13,7 +13,6 @@ import torch
 
 from blurlib import datasets, images
 from blurlib.codec import zoo
-from blurlib.entropy import EntropyConfig
 from blurlib.entropy.checkerboard import anchor_mask
 from blurlib.training.data import open_photos
 from experiments.entropy import report
@@ -69,23 +68,6 @@ def trained(finished, cache):
     """The codec of variant "full", seed 0."""
     (model,) = cache.glob(f"models-*/{FULL}-0.safetensors")
     return zoo.load(model)
-
-
-def test_every_variant_is_the_default_with_parts_left_out():
-    default = EntropyConfig()
-    found = variants(default)
-    assert len(found) == 14
-    assert found[FULL].config == default
-    sizes = {}
-    for name, variant in found.items():
-        assert sum(variant.config.groups) == default.M
-        context = variant.config.context
-        sizes[name] = (context.channel, context.local, context.attention)
-    for name, count in {HYPERPRIOR: 1, "even-2": 2, "even-5": 5, "even-10": 10, LOCAL: 5}.items():
-        assert len(found[name].config.groups) == count
-    parts = {HYPERPRIOR: (0, 0, 0), "uneven": (64, 0, 0), LOCAL: (64, 64, 0), FULL: (64, 64, 64)}
-    assert parts.items() <= sizes.items()
-    assert {sizes[name] for name in found if name.startswith(FULL)} == {(64, 64, 64)}
 
 
 def test_cached_latents_are_what_the_analysis_transform_says(setup, tiny_codec, tmp_path):
@@ -179,55 +161,10 @@ def test_a_stopped_ablation_goes_on_and_gives_the_same_rows(setup, finished, tmp
 
 
 @pytest.mark.slow
-def test_minutes_become_steps_that_the_folder_keeps(setup, cache, tmp_path):
-    short = dataclasses.replace(setup, steps=0, minutes=0.002, large="")
-    list(ablation.ablate(short, tmp_path, cache, [HYPERPRIOR], seeds=1))
-    steps = json.loads((tmp_path / "setup.json").read_text())["steps"]
-    assert 2 <= steps < 600
-    longer = dataclasses.replace(short, minutes=5.0)
-    *_, last = ablation.ablate(longer, tmp_path, cache, [HYPERPRIOR], seeds=2)
-    assert last.done == 2
-    record = json.loads((tmp_path / "runs" / f"{HYPERPRIOR}-1.json").read_text())
-    assert record["training"]["steps"] == steps
-
-
-@pytest.mark.slow
 def test_a_folder_of_another_setup_is_refused(setup, finished, cache):
     other = dataclasses.replace(setup, steps=STEPS + 1)
     with pytest.raises(ValueError, match=r"another steps \(8 there, 9 here\).*another --out"):
         list(ablation.ablate(other, finished, cache, [HYPERPRIOR]))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"data": ""}, "data is empty"),
-        ({"crop": 100}, "crop is 100"),
-        ({"crops": 1}, "at least a batch"),
-        ({"minutes": 0}, "minutes is 0: .* above 0"),
-        ({"minutes": float("nan")}, "minutes is nan"),
-        ({"steps": -1}, "steps is -1"),
-        ({"qualities": (1.0, 2.0, 3.0)}, "at least 4, each once"),
-        ({"qualities": (1.0, 2.0, 2.0, 3.0)}, "at least 4, each once"),
-        ({"qualities": (1.0, 2.0, 3.0, 9.0)}, "qualities has 9: they are from 1 to "),
-        ({"kodak": "no-such-set"}, "no-such-set"),
-        ({"large": "no-such-set"}, "no-such-set"),
-        ({"codec": "no-such-codec"}, "no model 'no-such-codec'"),
-    ],
-)
-def test_a_setup_that_cannot_work_is_refused(setup, tmp_path, change, words):
-    with pytest.raises(ValueError, match=words):
-        next(ablation.ablate(dataclasses.replace(setup, **change), tmp_path, tmp_path))
-    assert not any(tmp_path.iterdir())
-
-
-def test_an_error_in_a_run_names_the_variant(setup, cache, tmp_path, monkeypatch):
-    def fails(*_):
-        raise ValueError("no such luck")
-
-    monkeypatch.setattr(ablation, "train", fails)
-    with pytest.raises(ValueError, match=f"^{LOCAL}: no such luck$"):
-        list(ablation.ablate(setup, tmp_path, cache, [LOCAL], seeds=1))
 
 
 @pytest.fixture
@@ -275,13 +212,3 @@ def test_a_mean_is_certain_by_the_t_test():
         assert Spread.of(values).certain() == expected
         found.append(expected)
     assert {True, False} == {bool(x) for x in found}
-
-
-@pytest.mark.slow
-def test_a_run_without_a_record_does_not_count(made_up, tmp_path):
-    (made_up / "runs" / f"{FULL}-1.json").unlink()
-    ablated = report.read(made_up)
-    assert len(ablated.kodak) == 12
-    assert report.against(ablated, FULL, HYPERPRIOR).mean == pytest.approx(-20, abs=1e-6)
-    with pytest.raises(ValueError, match="holds no finished runs"):
-        report.read(tmp_path / "none")

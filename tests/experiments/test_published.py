@@ -1,6 +1,5 @@
 """The published points and their reader, against values typed in from the literature."""
 
-import itertools
 import json
 import math
 import shutil
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 
 from blurlib.evaluation.bd_rate import bd_rate
-from blurlib.evaluation.results import ResultsError
 from experiments import published
 
 POINTS = published.read()
@@ -119,35 +117,6 @@ def test_a_caution_must_be_accepted_by_name():
         POINTS.curve("ELIC", "ms_ssim_db", accept="relabelled")
 
 
-def test_codecs_are_those_that_have_a_curve():
-    for metric, dataset in itertools.product(
-        ("psnr", "ms_ssim_db", "lpips", "fid", "kid"), ("kodak", "clic2020")
-    ):
-        for entry in POINTS.codecs(metric, dataset):
-            assert len(POINTS.curve(entry.codec, metric, dataset, entry.variant)) > 0
-    assert ("cheng2020-attn", "ms-ssim") in POINTS.codecs("ms_ssim_db")
-    assert ("ELIC", "mse") not in POINTS.codecs("ms_ssim_db")
-    assert ("ELIC", "mse") in POINTS.codecs("ms_ssim_db", accept=("relabelled",))
-    assert POINTS.codecs("fid") == ()  # 24 images are too few
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("elik", "psnr"), r"no published codec 'elik' on kodak; near matches: ELIC"),
-        (("§", "psnr"), "there are AV1, BPG-444"),
-        (("ELIC", "psnr", "imagenet"), "no published points on 'imagenet'; there are clic2020"),
-        (("ELIC", "lpips"), "ELIC has no lpips on kodak; it has ms_ssim_db, psnr_rgb"),
-        (("ELIC", "encode_s"), "no published metric 'encode_s'; there are psnr"),
-        (("mbt2018", "psnr"), "several variants, name one: ms-ssim, mse"),
-        (("ELIC", "psnr", "kodak", "ms-ssim"), "for variant 'ms-ssim'; there is mse"),
-    ],
-)
-def test_refusals_say_what_there_is(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        POINTS.curve(*arguments)
-
-
 def table_of(tmp_path, rows):
     """A folder whose points.csv has one codec "c" with these (metric, bpp, value)."""
     shutil.copy(published.FOLDER / "vvenc_kodak.json", tmp_path)
@@ -164,23 +133,3 @@ def test_points_that_a_cheaper_one_beats_are_dropped(tmp_path):
     points = published.read(table_of(tmp_path, rows))
     assert points.curve("c", "psnr", "d").tolist() == [[0.1, 30], [0.2, 32], [0.4, 34]]
     assert points.curve("c", "lpips", "d").tolist() == [[0.1, 0.2], [0.2, 0.3]]
-
-
-def test_missing_and_broken_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"points\.csv is missing; pass the folder"):
-        published.read(tmp_path)
-    table = table_of(tmp_path, [("psnr_rgb", 0.1, 30)]) / "points.csv"
-    vvenc, good = tmp_path / "vvenc_kodak.json", table.read_text()
-    content = json.loads(vvenc.read_text())
-    few = json.dumps(content | {"rows": content["rows"][1:]})
-    for path, text, message in (
-        (table, good.replace("30", "much"), r"points\.csv: is not a table"),
-        (table, "codec,bpp,value\na,1,2\n", r"points\.csv: has no column variant"),
-        (table, good.replace("k,,n", "k,beware,n"), "unknown caution beware"),
-        (vvenc, few, r"vvenc_kodak\.json: lacks images at some QPs"),
-        (vvenc, "{}", r"vvenc_kodak\.json: is not a file of VVenC"),
-    ):
-        table.write_text(good)
-        path.write_text(text)
-        with pytest.raises(ResultsError, match=message):
-            published.read(tmp_path)

@@ -1,12 +1,10 @@
 """What the results say: read from folders whose answer is known beforehand."""
 
-import math
-
 import numpy as np
 import pytest
 
 from blurlib.evaluation import results
-from blurlib.evaluation.results import Results, ResultsError, Row
+from blurlib.evaluation.results import Results, Row
 from experiments import published, report
 from experiments.record import write_json
 
@@ -69,27 +67,6 @@ def test_bd_rate_against_vtm_is_the_factor_that_was_put_in(folder):
             span = rows.loc[codec, column]
             assert span.akima == pytest.approx(expected, abs=1e-6)
             assert span.pchip == pytest.approx(expected, abs=1e-6)
-
-
-def test_measured_and_published_are_told_apart(folder):
-    table = report.against_vtm(folder)
-    assert set(table["origin"]) == {"measured", "published"}
-    measured = table.loc[table["origin"] == "measured", "codec"]
-    assert list(measured) == ["WebP", "msssim-small, direct"]
-    assert set(table.loc[table["codec"] == "WebP", "origin"]) == {"measured", "published"}
-
-
-def test_where_there_is_no_bd_rate_the_table_says_why(folder, vtm):
-    table = report.against_vtm(folder).set_index("codec")
-    assert str(table.loc["MLIC++", "ms_ssim"]) == "n/a (not published)"
-    apart = report.bd(vtm["psnr"], vtm["psnr"] + [0, 100])
-    assert math.isnan(apart.akima)
-    assert str(apart) == "n/a (no shared quality)"
-
-
-def test_a_set_without_results_says_what_to_do(folder):
-    with pytest.raises(ResultsError, match="clic: holds no results; measure a codec on clic first"):
-        report.measured("clic", folder)
 
 
 def test_fid_is_beside_the_other_distances_where_inception_measured_it(folder, vtm):

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -206,22 +205,3 @@ def test_a_matrix_counts_what_comes_out_differently(small_matrix):
     files[0], files[1] = files[1], files[0]
     for row in matrix.worker(models):
         assert (row["other_symbols"], row["other_bytes"]) == (3, 2)
-
-
-def test_a_matrix_keeps_the_rows_of_other_interpreters(small_matrix, run, tmp_path, monkeypatch):
-    def answer(command, env, **_):
-        assert json.loads(Path(command[-1]).read_text())["models"]["mse-small"]["files"]
-        has = "AVX2" if env["ATEN_CPU_CAPABILITY"] == "avx512" else env["ATEN_CPU_CAPABILITY"]
-        return subprocess.CompletedProcess(command, 0, json.dumps([has.upper(), [{"threads": 1}]]))
-
-    monkeypatch.setattr(subprocess, "run", answer)
-    monkeypatch.setattr(matrix, "circumstances", lambda *_: {})
-    out = tmp_path / "matrix.json"
-    for python in ("3.11", "3.12", "3.11"):
-        monkeypatch.setattr(matrix, "versions", lambda python=python: {"python": python})
-        assert run("matrix", out, app=app)[0] == 0
-    rows = [
-        (row["versions"]["python"], row["instructions"])
-        for row in json.loads(out.read_text())["rows"]
-    ]
-    assert rows == [(p, i) for p in ("3.12", "3.11") for i in ("default", "avx2")]
