@@ -1,4 +1,4 @@
-"""Bands of frequencies against stripes of known wavelength, and against energy by Parseval."""
+"""Bands of frequencies against stripes of known wavelength."""
 
 import pytest
 import torch

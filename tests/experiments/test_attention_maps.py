@@ -1,13 +1,11 @@
-"""Encodings by offset and effective receptive fields, against what is known of them."""
+"""Effective receptive fields, against what is known of them."""
 
 import dataclasses
 
-import pytest
 import torch
 
 from blurlib.codec import BlurCodec, CodecConfig
-from blurlib.entropy.position import LaplacianPosition
-from experiments.entropy.attention_maps import bias_by_offset, receptive_fields
+from experiments.entropy.attention_maps import receptive_fields
 from stand_ins import ENTROPY, TRANSFORM
 
 
@@ -16,16 +14,6 @@ def untrained(config) -> BlurCodec:
     codec = BlurCodec(CodecConfig(config, TRANSFORM, levels=3))
     codec.entropy.hyper_latent.freeze()
     return codec.eval()
-
-
-def test_a_bias_is_shown_where_its_offset_is():
-    position = LaplacianPosition(4, amplitude=2.0, sigma=1.5)
-    shown = bias_by_offset(position)[0]
-    assert shown.shape == (7, 7)
-    for dy in range(-3, 4):
-        for dx in range(-3, 4):
-            value = 2.0 * torch.exp(torch.tensor(-(abs(dy) + abs(dx)) / (2 * 1.5**2)))
-            assert shown[3 + dy, 3 + dx] == pytest.approx(value.item())
 
 
 def test_the_field_is_the_gradient(photo):

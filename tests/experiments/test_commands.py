@@ -1,4 +1,4 @@
-"""`python -m experiments.entropy` and `python -m experiments.diffusion`, as people type them."""
+"""Every experiment can be started, and `python -m experiments.diffusion` tells what it takes."""
 
 import pkgutil
 from importlib import import_module

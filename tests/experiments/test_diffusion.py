@@ -5,14 +5,13 @@ import dataclasses
 import itertools
 import math
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from blurlib import datasets, images, metrics
-from blurlib.diffusion import BlurDiffusion, BlurSchedule, DenoiserConfig, Sampling
+from blurlib.diffusion import DenoiserConfig, Sampling
 from blurlib.metrics import Lpips
 from blurlib.training import stages
 from blurlib.training.config import TrainConfig
@@ -186,23 +185,6 @@ def test_another_plan_for_the_same_runs_is_refused(folder):
         other = dataclasses.replace(plan, training=dataclasses.replace(plan.training, **changes))
         with pytest.raises(ValueError, match=word):
             run(other, place)
-
-
-@pytest.mark.slow
-def test_a_network_that_reads_the_noisy_picture_misses_its_own(tiny_codec, astronaut):
-    """One that returns what it is shown, and one that says nothing."""
-    process = BlurDiffusion(BlurSchedule(0.0), "x")
-    photos = [(f"{i}", astronaut[:, 90 * i : 90 * i + 256, :256]) for i in range(3)]
-    decoder = SimpleNamespace(process=process, given=lambda output: process)
-    for factor in (1.0, 0.0):
-        decoder.predict = lambda shown, t, output, factor=factor: shown * factor
-        rows = diffusion.reads(decodes.Contestant("echo", "", decoder), tiny_codec, photos)
-        assert [row["logsnr"] for row in rows] == list(diffusion.READ_AT)
-        last = rows[-1]
-        if factor:
-            assert last["own"] < 0.01 < 0.1 < min(last["other"], last["silent"])
-        else:
-            assert last["own"] == last["other"] == last["silent"] > 0.1
 
 
 @pytest.fixture

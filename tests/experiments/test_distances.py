@@ -67,7 +67,8 @@ def alexnet_file(tmp_path_factory):
 
 
 @lpips_package
-def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file):
+def test_alexnet_is_torchvisions_up_to_its_last_convolution(alexnet_file, monkeypatch):
+    monkeypatch.setattr(features, "_BATCH", 2)  # patches that it sees at once
     network = features.alexnet(alexnet_file)
     reference = torchvision.models.alexnet(weights=None).features[:12].eval()
     weights = torch.load(alexnet_file)

@@ -62,14 +62,6 @@ def test_checksums_and_lengths_are_set_right(subjects, astronaut):
     subjects.weights(mutate.repaired(longer))
 
 
-def test_a_case_follows_from_its_number(subjects):
-    for number in range(40):
-        assert subjects.case(3, number) == subjects.case(3, number)
-    data = {subjects.case(3, number)[1] for number in range(40)}
-    assert len(data) > 35
-    assert len({subjects.case(seed, 4)[1] for seed in (3, 4)}) == 2
-
-
 def test_fuzz_goes_on_where_it_stopped(run, tmp_path, monkeypatch, subjects):
     monkeypatch.setattr(fuzz, "BLOCK", 20)
     monkeypatch.setattr(fuzz, "Subjects", lambda _: subjects)
