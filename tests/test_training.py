@@ -129,7 +129,6 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("colour = 1", "unknown field 'colour' .* the fields are stage, size"),
         ("batch = 'four'", "batch is 'four': it must be a valid integer"),
         ("lr = nan", "lr is nan: it must be a finite number"),
-        ("lr = 0", "lr is 0: it must be greater than 0"),
         ("crop = 100", "crop is 100: it must be a multiple of 64"),
         ("objective = 'mse'\nlmbda_max = 0.1", "without lmbda_min and lmbda_max"),
         ("lmbda_min = 3.0\nlmbda_max = 2.0", "lmbda_min is 3.0: it must be below lmbda_max, 2.0"),
@@ -141,7 +140,6 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("unroll_steps = 1\nstart_scale = 0.0\nprediction = 'v'", "0 and prediction 'x' or 'resid"),
         ("stage = 'joint'\nprediction = 'residual'", "needs a finished codec"),
         ("unroll_steps = 17", "unroll_steps is 17: it must be less than or equal to 16"),
-        ("unroll_last = 1.5", "unroll_last is 1.5: it must be less than or equal to 1"),
         ("stage = 'joint'\nunroll_steps = 2", "only stage 'denoiser' has"),
         ("told = true\nprediction = 'v'", "told is true with prediction 'v': it must be"),
         ("stage = 'joint'\nprediction = 'eps'", "lpips_t_max is 0.7: .* at most 0.11, or"),
@@ -273,6 +271,7 @@ def test_photos_that_cannot_be_used_are_named(config, three_photos, unusable, tm
     config = replace(config, bank_gb=gigabytes, workers=2)
     files = [*sorted(three_photos.iterdir()), *unusable]
     found, again = opened(config, files), opened(config, files)
+    assert found.workers == (0 if gigabytes else 2)
     seen = first_batches(found, 0, range(4), 12)
     assert torch.equal(seen[-1], *first_batches(again, 11, range(4), 1))
     assert len(found.skipped) == 3
@@ -319,13 +318,6 @@ def test_a_crop_follows_from_seed_step_and_sample_alone(config):
         later = first_batches(opened(replace(config, **changes)), 1, range(3, 6), 2)
         assert [torch.equal(second[3:], crops) for crops in later] == [True, False]
     assert not torch.equal(first, next(opened(replace(config, seed=4)).batches(0, range(6))))
-
-
-def test_a_set_is_decoded_into_memory_if_it_fits(config, three_photos):
-    decoded = sum(images.read_image(path).numel() for path in three_photos.iterdir())
-    for bytes_more, workers in ((0, 0), (-1, 4)):
-        found = opened(replace(config, bank_gb=(decoded + bytes_more) / 1e9))
-        assert found.workers == workers
 
 
 def test_vimeo_septuplets_are_found_and_held_out_whole(config, tmp_path, astronaut):
@@ -424,21 +416,6 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, p
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(config, finished, tmp_path):
-    expected, whole = finished
-    cut = tmp_path / "cut"
-    assert timeless(interrupted(config, cut, 3)) == timeless(expected)
-    assert len(checkpoint(cut)["optimisers"]) == 2
-    assert_same(checkpoint(cut), checkpoint(whole))
-    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert timeless(loop.read_log(cut)) == timeless(expected)
-    # A finished run that is resumed makes its model again.
-    (cut / "model.safetensors").unlink()
-    assert run(config, cut, resume=True) == []
-    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
-@pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(config, tmp_path):
     """Where the short one had not begun to slow down: the optimisers go on, too. So does a
     checkpoint of the first format, which did not count steps that are not finite."""
@@ -452,6 +429,11 @@ def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(config, tmp_pat
     assert timeless(rest) == timeless(expected[2:])
     assert [step.lr for step in rest] == [loop.learning_rate(i, 4, longer) for i in range(2, 4)]
     assert_same(checkpoint(folder), checkpoint(tmp_path / "longer"))
+    # A finished run that is resumed makes its model again.
+    (folder / "model.safetensors").unlink()
+    assert run(longer, folder, resume=True) == []
+    model = "model.safetensors"
+    assert (folder / model).read_bytes() == (tmp_path / "longer" / model).read_bytes()
 
 
 def altered(monkeypatch, factor) -> None:
@@ -666,19 +648,6 @@ def test_every_checkpoint_has_the_held_out_loss_of_its_average(with_held_out, tm
     steps_once = run(replace(with_held_out, checkpoint_every=1e9), once)
     assert [step.held_out for step in steps_once] == [None, steps[-1].held_out]
     assert_same(checkpoint(once), checkpoint(often))
-
-
-@pytest.mark.slow
-def test_other_stages_and_small_photos_have_no_held_out_loss(
-    with_held_out, of_denoiser, three_photos, finished, tmp_path
-):
-    small = replace(with_held_out, data=str(three_photos), held_out=3)
-    denoiser = replace(with_held_out, stage="denoiser", codec=of_denoiser.codec)
-    for i, config in enumerate((small, denoiser)):
-        (step,) = run(replace(config, steps=1), tmp_path / f"{i}")
-        assert step.held_out is None
-        assert (tmp_path / f"{i}" / "validation.png").exists()
-    assert finished[0][-1].held_out is None  # where nothing is held out
 
 
 # The denoiser

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.run import parse_args as torchrun
 
 from blurlib.codec import zoo
 from blurlib.training.config import TrainConfig
@@ -143,15 +141,6 @@ def test_torchrun_starts_the_processes_too(trainer):
     config = dataclasses.replace(CONFIG, batch=2, devices=2, steps=3)
     steps = trainer.finish("two", config, launcher=torchrun)
     assert [step.images for step in steps] == [4, 4, 4]
-
-
-def test_the_book_gives_torchrun_our_options_as_ours():
-    text = (ROOT / "book" / "training.md").read_text(encoding="utf-8").replace("\\\n", "")
-    (command,) = (line for line in text.splitlines() if line.startswith("torchrun "))
-    parsed = torchrun(shlex.split(command)[1:])
-    assert (parsed.no_python, parsed.training_script) == (True, "blurlib")
-    assert parsed.training_script_args[0] == "train"
-    assert "--run" in parsed.training_script_args  # and not its own --run-path
 
 
 @pytest.mark.slow
