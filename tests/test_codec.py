@@ -14,7 +14,7 @@ from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad, snap_psnr
 from blurlib.codec.transforms import Reconstruction
 from blurlib.entropy import ContextConfig, EntropyConfig, strips
-from stand_ins import ENTROPY, TRANSFORM
+from stand_ins import ENTROPY
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
 
@@ -106,28 +106,6 @@ def test_memory_format_and_gradient_mode_do_not_change_a_symbol(tiny_codec_path,
     codec.to(memory_format=torch.channels_last)
     assert torch.equal(codec.decompress(data).y_hat, y_hat)
     assert (last - y_hat).abs().max() <= 1  # the encoder's own rounding may differ
-
-
-@pytest.mark.parametrize(
-    ("groups", "context", "positions"),
-    [
-        ((160,), {"local": 0, "attention": 0}, ["all"]),
-        ((80, 80), {"attention": 0}, ["anchors", "non-anchors"] * 2),
-        ((160,), {"position": "none", "keys": "non-anchors"}, ["anchors", "non-anchors"]),
-    ],
-)
-def test_other_contexts_code_from_a_file(photo, tmp_path, groups, context, positions):
-    torch.manual_seed(0)
-    context = dataclasses.replace(ENTROPY.context, **context)
-    entropy = dataclasses.replace(ENTROPY, groups=groups, context=context)
-    trained = BlurCodec(CodecConfig(entropy, TRANSFORM))
-    (tmp_path / "codec.safetensors").write_bytes(zoo.codec_bytes(trained))
-    codec, x = zoo.load(tmp_path / "codec.safetensors"), photo(40, 70)
-    file = BlurFile.from_bytes(codec.compress(x, 2))
-    y_hat = codec.decompress(file).y_hat
-    assert torch.equal(y_hat, codec(x, 2).y_hat)
-    assert torch.equal(y_hat, trained.eval().code_in()(x, 2).y_hat)
-    assert [row["positions"] for row in describe(file, codec)["passes"]] == positions
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -113,8 +113,6 @@ def test_the_paper_size_is_the_same_class():
     ("change", "named"),
     [
         ({"patch": 0}, "patch .* 0"),
-        ({"blocks": 0}, "blocks .* 0"),
-        ({"image_channels": -1}, "image_channels .* -1"),
         ({"widths": ()}, r"widths .* \(\)"),
         ({"widths": (8, 0, 8)}, r"widths .* \(8, 0, 8\)"),
         ({"cond_channels": (1, 2, 3, 4)}, r"at most 3 .* \(1, 2, 3, 4\)"),

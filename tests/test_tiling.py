@@ -1,41 +1,20 @@
-"""Tiles: their geometry, that nobody sees them, and that they keep to the memory they are given."""
+"""Tiles: that nobody sees them, and that they keep to the memory they are given."""
 
 import json
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from blurlib.diffusion import DenoiserConfig, Tiling, predict_tiled, tiling
-from blurlib.diffusion.tiling import spans
 from stand_ins import awake, inputs
 
 # Sees 24 pixels around it: 2 · (2 + 2) at full and 4 · (2 + 2) at half resolution of its patches.
 LOCAL = DenoiserConfig(patch=2, widths=(8, 8), blocks=1, cond_channels=(0, 3))
 WIDE = replace(LOCAL, widths=(8, 8, 8, 8), blocks=2, cond_channels=(0, 3, 5))
-
-
-@pytest.mark.parametrize("n", [16, 128, 144, 400, 1008, 3008])
-@pytest.mark.parametrize(("tile", "overlap"), [(128, 64), (128, 16), (512, 128)])
-def test_spans_cover_an_axis_and_share_what_they_must(n, tile, overlap):
-    parts = spans(n, tile, overlap, 16)
-    total = torch.zeros(n)
-    for part in parts:
-        assert part.start % 16 == part.stop % 16 == 0
-        assert part.stop - part.start <= tile
-        total[part.start : part.stop] += part.weight
-    torch.testing.assert_close(total, torch.ones(n))
-    assert (parts[0].start, parts[-1].stop) == (0, n)
-    for left, right in pairwise(parts):
-        assert left.stop - right.start >= overlap
-        assert not right.weight[: overlap // 4].any()
-        assert not left.weight[-(overlap // 4) :].any()
-        assert right.weight.diff().abs().max() < 4 / overlap  # smooth: no jump of the weight
-        assert right.weight.min() >= 0
 
 
 @pytest.mark.parametrize(("H", "W"), [(64, 64), (248, 164), (128, 500)])
