@@ -267,3 +267,23 @@ def test_the_sliders_of_diffusion_compute_what_the_library_does(browser, t, blur
 
 
 # What is put at the end of a page, and what must be reported: the kind, and a part of the place.
+
+
+@pytest.mark.parametrize("term", ["quantization", "quantisation", "hyperprior", "DDPM", "BD-rate"])
+def test_the_search_finds(browser, term):
+    tab = Watched(browser, DESK)
+    tab.page.goto(f"{(SITE / 'search.html').as_uri()}?q={term}")
+    tab.page.locator("#search-results li").first.wait_for(timeout=5000)
+    assert not tab.faults
+    tab.context.close()
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_without_scripts_a_picture_stands_in(browser, name):
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((SITE / f"{name}.html").as_uri())
+    stills = [place.locator("img").first for place in page.locator("[data-play]").all()]
+    assert len(stills) == len(PLAYED[name])
+    assert all(still.get_attribute("alt") and still.bounding_box() for still in stills)
+    context.close()
