@@ -91,6 +91,7 @@ MEASURE = """
 import json, resource, sys
 import torch
 from blurlib.diffusion import *
+from blurlib.diffusion.prior import error_variance
 from stand_ins import inputs
 
 def peak():

@@ -162,14 +162,15 @@ class GroupContext(nn.Module):
         """Parameters of a pass at the positions of its mask, (H, W). y: ŷ of this group where it
         was `seen`, (H, W), and 0 elsewhere. The first pass has no spatial context."""
         contexts = (*known, *self._spatial(y, seen, known)) if seen.any() else known
-        at = (context[..., mask].unsqueeze(-1) for context in contexts)
-        outputs = in_strips(self._estimated, *at, width=4 * self.width)  # its copies
-        return Gaussian(*outputs.squeeze(-1).chunk(2, 1))
 
-    def _estimated(self, *contexts: Tensor) -> Tensor:
-        """g_ep; where there is no spatial context, it sees 0."""
-        x = torch.cat(contexts, 1)
-        return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
+        def estimated(rows: Tensor, columns: Tensor) -> Tensor:
+            """g_ep; where there is no spatial context, it sees 0."""
+            x = torch.cat([context[..., rows, columns] for context in contexts], 1)
+            return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
+
+        at = mask.nonzero().unsqueeze(-1).unbind(1)  # as a map of one column
+        outputs = in_strips(estimated, *at, width=4 * self.width)
+        return Gaussian(*outputs.squeeze(-1).chunk(2, 1))
 
     def _spatial(self, y: Tensor, seen: Tensor, known: tuple[Tensor, ...]) -> Iterator[Tensor]:
         """Local and global context, as far as there are."""

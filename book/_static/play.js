@@ -15,7 +15,7 @@ const NAMES = {
   perceptual: "blurlib, perceptual",
 };
 const COLOURS = ["#8a8f98", "#a0785a", "#8a63b8", "#d99500", "#2a9d8f", "#d1495b", "#e76f51"];
-const OURS = ["#2b83c6", "#1f9a4d", "#c2459c", "#5b6ee1"];
+const OURS = ["#2b83c6", "#1f9a4d", "#c2459c", "#5b6ee1", "#0f7b8a", "#7f5539"];
 
 // --- elements
 
@@ -291,8 +291,9 @@ function curves(place) {
   const table = element("table", { class: "play-table" });
   const x = (bpp) => box.left + ((bpp - LOW) / (HIGH - LOW)) * (box.right - box.left);
   const codecs = Object.keys(measures.ms_ssim_db.codecs);
-  const ours = codecs.filter((name) => name.includes("small"));
-  const colour = (name) => (ours.includes(name) ? OURS[ours.indexOf(name)] : COLOURS[codecs.indexOf(name)]);
+  const ours = codecs.filter((name) => /^(mse|msssim|perceptual)-/.test(name));
+  const others = codecs.filter((name) => !ours.includes(name));
+  const colour = (name) => (ours.includes(name) ? OURS[ours.indexOf(name)] : COLOURS[others.indexOf(name)]);
 
   function draw() {
     const { label, codecs } = measures[state.measure];

@@ -74,6 +74,7 @@ class Compress:
             log = os.open(self.folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            torch.set_num_threads(1)  # PyTorch's pool of threads, which a fork breaks, is made anew
             sys.argv = ["blurlib", *map(str, self.command())]
             cli.run(cli.app)
         except SystemExit as end:
