@@ -103,9 +103,8 @@ def hyper(codec: BlurCodec) -> dict[str, Tensor]:
     def log2_sigma(z: Tensor) -> Tensor:
         features = codec.hyperprior(hyper_latent.values(hyper_latent.symbols(z)), gain).features
         H, W = features.shape[-2:]
-        nothing, everywhere = z.new_zeros(1, 0, H, W), torch.ones(H, W, dtype=torch.bool)
-        known = group.known(features, nothing)
-        gaussian = group.gaussian(known, nothing, ~everywhere, everywhere)
+        known = group.known(features, z.new_zeros(1, 0, H, W))
+        gaussian = group.gaussian(known, torch.ones(H, W, dtype=torch.bool))
         return gaussian.log2_sigma[0].unflatten(-1, (H, W))
 
     alive, dead = log2_sigma(z), log2_sigma(hyper_latent.medians.expand_as(z))

@@ -60,7 +60,7 @@ def influence(output: Tensor, source: Tensor, query: Position) -> set[Position]:
 
 def maps(group: GroupContext, known: tuple[Tensor, ...], y: Tensor, seen: Tensor) -> list[Tensor]:
     """μ and log₂σ of a pass at every position, (1, GROUP, HEIGHT, WIDTH) each."""
-    gaussian = group.gaussian(known, y, seen, torch.ones(HEIGHT, WIDTH, dtype=torch.bool))
+    gaussian = group.gaussian(known, torch.ones(HEIGHT, WIDTH, dtype=torch.bool), (y, seen))
     return [parameter.unflatten(-1, (HEIGHT, WIDTH)) for parameter in gaussian]
 
 

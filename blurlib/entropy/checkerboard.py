@@ -26,14 +26,16 @@ def pass_masks(
     height: int, width: int, passes: int, device: torch.device | str | None = None
 ) -> tuple[Tensor, ...]:
     """Boolean masks (height, width) of the passes of one group: 2 are anchors, then non-anchors; 4
-    a quadtree, which has the anchors in its first two; 1 is everything at once."""
-    anchors = anchor_mask(height, width, device)
-    if passes == 1:
-        return (torch.ones_like(anchors),)
-    if passes == 2:
-        return anchors, ~anchors
-    even = torch.arange(height, device=device)[:, None] % 2 == 0  # rows
-    return anchors & even, anchors & ~even, ~anchors & even, ~anchors & ~even
+    a quadtree, which has the anchors in its first two; 1 is everything at once. A map of one
+    position is all anchor: passes without a position are left out."""
+    anchors = anchor_mask(height, width)  # not on a GPU, which would be waited for
+    even = torch.arange(height)[:, None] % 2 == 0  # rows
+    masks = {
+        1: [torch.ones_like(anchors)],
+        2: [anchors, ~anchors],
+        4: [anchors & even, anchors & ~even, ~anchors & even, ~anchors & ~even],
+    }
+    return tuple(mask.to(device) for mask in masks[passes] if mask.any())
 
 
 class CheckerboardConv2d(nn.Conv2d):

@@ -157,11 +157,14 @@ class GroupContext(nn.Module):
         return hyper, in_strips(self.channel, y_previous, width=self.taps, halo=2)
 
     def gaussian(
-        self, known: tuple[Tensor, ...], y: Tensor, seen: Tensor, mask: Tensor
+        self,
+        known: tuple[Tensor, ...],
+        mask: Tensor,
+        decoded: tuple[Tensor, Tensor] | None = None,
     ) -> Gaussian:
-        """Parameters of a pass at the positions of its mask, (H, W). y: ŷ of this group where it
-        was `seen`, (H, W), and 0 elsewhere. The first pass has no spatial context."""
-        contexts = (*known, *self._spatial(y, seen, known)) if seen.any() else known
+        """Parameters of a pass at the positions of its mask, (H, W). decoded: (ŷ of this group, 0
+        where it is not known; (H, W), where it is), of which the first pass has none."""
+        contexts = (*known, *self._spatial(*decoded, known)) if decoded else known
 
         def estimated(rows: Tensor, columns: Tensor) -> Tensor:
             """g_ep; where there is no spatial context, it sees 0."""
@@ -191,8 +194,8 @@ class GroupContext(nn.Module):
         def layer(y: Tensor, seen: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
             return network(y, seen, local, torch.cat(known, 1))
 
-        whole = network.window
-        return in_strips(layer, y, seen, local, *known, width=512, halo=whole, align=whole)
+        side = network.window
+        return in_strips(layer, y, seen, local, *known, width=512, halo=side, align=side)
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

@@ -192,13 +192,12 @@ class LaplacianEntropyModel(nn.Module):
             own = gain[:, channels]
             known = group.known(features, y_hat / gain[:, : channels.start])
             y_group = features.new_zeros(B, size, H, W)
-            seen = torch.zeros(H, W, dtype=torch.bool, device=features.device)
+            seen: Tensor | None = None
             for mask in pass_masks(H, W, group.passes, features.device):
-                if not mask.any():  # a latent of one position is all anchor
-                    continue
-                gaussian = group.gaussian(known, y_group / own, seen, mask)
-                values = code(Pass(channels, mask), gaussian.scaled(own.squeeze(-1)))
-                y_group, seen = y_group.masked_scatter(mask, values), seen | mask
+                decoded = None if seen is None else (y_group / own, seen)
+                gaussian = group.gaussian(known, mask, decoded).scaled(own.squeeze(-1))
+                y_group = y_group.masked_scatter(mask, code(Pass(channels, mask), gaussian))
+                seen = mask if seen is None else seen | mask
                 give_back(features)
             y_hat = torch.cat([y_hat, y_group], 1)
         return y_hat
