@@ -5,13 +5,14 @@ nothing convolves at full resolution and a CPU can train it. `paper` has four st
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurlib.diffusion.denoiser import ChannelNorm
+from blurlib.diffusion.denoiser import ChannelNorm, exact
 from blurlib.entropy.strips import in_strips
 
 
@@ -43,6 +44,11 @@ class TransformConfig:
             )
 
 
+def kept(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer whose output has the precision of its input, also under autocast."""
+    return layer(x).to(x.dtype)
+
+
 class GatedBlock(nn.Module):
     """x + W₂(silu(a) · b), (a, b) = W₁(norm(dw(x))), with dw a depthwise 5×5.
 
@@ -60,7 +66,7 @@ class GatedBlock(nn.Module):
         return in_strips(self._whole, x, width=2 * self.expand.out_channels, halo=2)
 
     def _whole(self, x: Tensor) -> Tensor:
-        a, b = self.expand(self.norm(self.spatial(x))).chunk(2, 1)
+        a, b = self.expand(self.norm(exact(self.spatial, x))).chunk(2, 1)
         return x + self.project(F.silu(a) * b)
 
 
@@ -71,7 +77,8 @@ def _blocks(config: TransformConfig, scale: int) -> nn.Sequential:
 
 class Analysis(nn.Module):
     """g_a: photo (B, 3, H, W), floats in [0, 1] or uint8 -> y (B, M, H/16, W/16). H, W: multiples
-    of 16."""
+    of 16. Under autocast y, and the sums between the layers, keep the precision of the weights: at
+    high rates 8 bits of mantissa are coarser than the quantisation."""
 
     def __init__(self, config: TransformConfig, M: int):
         super().__init__()
@@ -87,21 +94,20 @@ class Analysis(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(w[-1], M, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        unshuffle, stem, *layers = self.layers
+        unshuffle, stem, *layers, last = self.layers
 
         def first(x: Tensor) -> Tensor:
-            return stem(unshuffle(to_float(x) - 0.5))
+            return kept(stem, unshuffle(to_float(x) - 0.5))
 
         x = in_strips(first, x, width=6 * self.patch**2, halo=1, stride=self.patch)
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                stride = layer.stride[0]
-                width = stride**2 * layer.in_channels
-                x = in_strips(layer, x, width=width, halo=1, stride=stride)
+                width = 4 * layer.in_channels
+                x = in_strips(partial(kept, layer), x, width=width, halo=1, stride=2)
             else:
                 for block in layer.children():  # one by one: what went into the first is not kept
                     x = block(x)
-        return x
+        return in_strips(partial(exact, last), x, width=x.shape[1])
 
 
 def to_float(x: Tensor) -> Tensor:
@@ -141,13 +147,14 @@ class MainDecoder(nn.Module):
 
         def first(y_hat: Tensor) -> Tensor:
             y_hat = y_hat.to(dtype)
-            return self.stem(y_hat if gain is None else y_hat * gain.to(dtype))
+            return exact(self.stem, y_hat if gain is None else y_hat * gain.to(dtype))
 
         x = in_strips(first, y_hat, width=y_hat.shape[1])
         features: list[Tensor] = []
         for i, scale in enumerate(self.scales):
             if i > 0:
-                x = in_strips(self.up[i - 1], x, width=16 * self.widths[i], halo=1)
+                up = partial(kept, self.up[i - 1])
+                x = in_strips(up, x, width=16 * self.widths[i], halo=1)
             for block in scale.children():
                 x = block(x)
             features = [x, *features] if pyramid else []

@@ -131,8 +131,8 @@ class TrainConfig:
     devices: PositiveInt = 1  #: per machine
     nodes: PositiveInt = 1  #: machines
     strategy: Literal["auto", "ddp"] = "auto"  #: how they work together
-    #: "bf16-mixed": the transforms and the denoiser in bfloat16; entropy model, likelihoods, losses
-    #: and weights stay in float32
+    #: "bf16-mixed": matrix products of the transforms, the denoiser, LPIPS and Muon in bfloat16,
+    #: which needs a GPU from 2020 on or a processor with AMX; all else stays in float32
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self):

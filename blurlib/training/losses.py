@@ -70,7 +70,7 @@ def rate_distortion(
     if distance:
         d = distance(output)
     else:
-        d = distortion(output.x_hat, x, config, lpips and _viewed(lpips, draws))
+        d = distortion(output.x_hat, x, config, lpips and _viewed(lpips, draws, config))
     total = balanced(bpp, d.total, quality, levels, config)
     return Loss(total, {"bpp": bpp.mean(), **d.mean().parts})
 
@@ -86,9 +86,14 @@ def distortion(x_hat: Tensor, x: Tensor, config: TrainConfig, lpips: Distance | 
     return Loss(d + config.grid * d.detach() * grid, {"distortion": d, "grid": grid})
 
 
-def _viewed(lpips: Lpips, draws: Draws) -> Distance:
-    view = random_view(draws)
-    return lambda x_hat, x: lpips(view(x_hat), view(x))
+def _viewed(lpips: Lpips, draws: Draws, config: TrainConfig) -> Distance:
+    view, mixed = random_view(draws), config.precision == "bf16-mixed"
+
+    def distance(x_hat: Tensor, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
+            return lpips(view(x_hat), view(x)).float()
+
+    return distance
 
 
 HELD_OUT_PARTS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of the way from the lowest quality to the highest
