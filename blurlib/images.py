@@ -12,8 +12,7 @@ palette                its colours
 16-bit colour          its high byte (Pillow decodes nothing else), at most one level from rounding
 CMYK                   through its ICC profile; without one, Pillow's plain conversion
 ICC profile            converted to sRGB; a broken profile, or one for other channels, is ignored
-gAMA, cHRM (PNG)       converted, unless they are sRGB's or nearly
-cICP (PNG), nclx       primaries and power laws converted; PQ, HLG and what is rarer refused by name
+stated otherwise       by a PNG (cICP, gAMA, cHRM) or AVIF (nclx): refused, unless nearly sRGB's
 EXIF orientation       applied; EXIF that cannot be parsed is ignored
 opaque alpha           dropped
 transparent pixels     refused: there is no right background
@@ -27,9 +26,7 @@ import io
 import math
 import os
 import re
-import struct
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,23 +192,15 @@ _STATED = {
     "AVIF": re.compile(rb"colrnclx\0(.)\0(.)", re.S),
     "JPEG2000": re.compile(rb"(....)colr\x02..", re.S),  # length of the box; a profile follows
 }
-# By their codes in ITU-T H.273: x and y of red, green, blue and white; exponents. Viewers take the
-# curves of television for sRGB's, and so do we.
-_XY = {
-    1: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329),
-    5: (0.64, 0.33, 0.29, 0.6, 0.15, 0.06, 0.3127, 0.329),
-    6: (0.63, 0.34, 0.31, 0.595, 0.155, 0.07, 0.3127, 0.329),
-    9: (0.708, 0.292, 0.17, 0.797, 0.131, 0.046, 0.3127, 0.329),
-    12: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329),
-}
-_XY[2] = _XY[1]  # not stated
-_EXPONENTS = {1: None, 2: None, 6: None, 13: None, 14: None, 15: None, 4: 2.2, 5: 2.8, 8: 1.0}
+_XY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of sRGB's white, red, green and blue
+# By their codes in ITU-T H.273. Viewers take the curves of television for sRGB's, and so do we.
+_SRGB_PRIMARIES, _SRGB_CURVES = (1, 2), (1, 2, 6, 13, 14, 15)
 _HDR = {16: "PQ", 18: "HLG"}
 
 
 def _profile(picture: Image.Image) -> bytes | None:
-    """The ICC profile of a picture, or one of what its file states instead; None stands for sRGB.
-    ImageError where there is no profile of that."""
+    """The ICC profile of a picture; None stands for sRGB. ImageError where its file states other
+    colours without a profile."""
     info, file = picture.info, getattr(picture, "fp", None)
     icc, stated = info.get("icc_profile"), None
     if file and (pattern := _STATED.get(picture.format or "")):
@@ -222,56 +211,20 @@ def _profile(picture: Image.Image) -> bytes | None:
         stated = pattern.search(head)
     if stated and picture.format == "JPEG2000":
         return head[stated.end() :][: int.from_bytes(stated[1], "big") - 11]
+    colours = ""
     if stated and not (icc and picture.format == "AVIF"):
-        primaries, transfer = stated[1][0], stated[2][0]
-        if primaries in _XY and transfer in _EXPONENTS:
-            xy, exponent = _XY[primaries], _EXPONENTS[transfer]
-            return None if (xy, exponent) == (_XY[1], None) else _rgb_profile(xy, exponent)
-        stated_as = f"curve {_HDR.get(transfer, transfer)} and primaries {primaries} of ITU-T H.273"
-        raise ImageError(f"its colours, {stated_as}, are not supported; export it as sRGB")
-    if icc or "srgb" in info:
-        return icc
-    gamma, xy = info.get("gamma", 0), _XY[1]
-    if picture.mode in ("RGB", "RGBA", "P") and (white_first := info.get("chromaticity")):
-        xy = (*white_first[2:], *white_first[:2])
-    exponent = 1 / gamma if 1 / 6250 < gamma < 6250 else None
-    # libpng's tolerances: what is so near was meant to be sRGB.
-    usual = exponent is None or abs(2.2 * gamma - 1) < 0.05
-    if usual and np.allclose(xy, _XY[1], rtol=0, atol=0.01):
-        return None
-    return _rgb_profile(xy, exponent)
-
-
-_BRADFORD = np.array(
-    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
-)
-
-
-def _rgb_profile(xy: Sequence[float], exponent: float | None) -> bytes | None:
-    """The ICC profile of sRGB with other primaries, x and y of red, green, blue and white, and a
-    power law in place of its curve if there is an exponent. None: such primaries cannot be."""
-    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    try:
-        with np.errstate(all="ignore"):
-            x, y = np.reshape(xy, (4, 2)).T
-            xyz = np.array([x, y, 1 - x - y]) / y
-            rgb = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
-            to_d50 = _BRADFORD @ (0.9642, 1.0, 0.8249) / (_BRADFORD @ xyz[:, 3])
-            rgb = np.linalg.solve(_BRADFORD, to_d50[:, None] * (_BRADFORD @ rgb))
-        for name, primary in zip((b"rXYZ", b"gXYZ", b"bXYZ"), rgb.T, strict=True):
-            (at,) = struct.unpack_from(">I", icc, icc.index(name) + 4)
-            icc[at + 8 : at + 20] = _s15(*primary)
-        if exponent:  # y = (a·x + b)^g from x = d on
-            at = icc.index(b"para") + 12
-            icc[at : at + 20] = _s15(exponent, 1, 0, 1, 0)
-    except (np.linalg.LinAlgError, struct.error, OverflowError, ValueError):
-        return None
-    return bytes(icc)
-
-
-def _s15(*values: float) -> bytes:
-    """Signed numbers of ICC, with 16 bits after the point."""
-    return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
+        primaries, curve = stated[1][0], stated[2][0]
+        if primaries not in _SRGB_PRIMARIES or curve not in _SRGB_CURVES:
+            colours = f"curve {_HDR.get(curve, curve)} and primaries {primaries} of ITU-T H.273"
+        icc = None
+    elif not icc and "srgb" not in info:
+        gamma, xy = info.get("gamma") or 1 / 2.2, info.get("chromaticity", _XY)
+        # libpng's tolerances: what is so near was meant to be sRGB.
+        near = abs(2.2 * gamma - 1) < 0.05 and np.allclose(xy, _XY, rtol=0, atol=0.01)
+        colours = "" if near else f"gamma {gamma:g} and primaries {xy}"
+    if colours:
+        raise ImageError(f"its colours, {colours}, are not supported; export it as sRGB")
+    return icc
 
 
 _PROBE = Image.fromarray(np.indices((18, 18, 18), np.uint8).reshape(3, -1, 18).T * np.uint8(15))
