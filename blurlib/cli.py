@@ -405,9 +405,6 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with this run.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure a few steps, say what to expect, and stop.")
-    ] = False,
 ) -> None:
     """Train a codec, a denoiser or both; always leaves a checkpoint to resume from."""
     from blurlib.training.config import TrainConfig, assigned
@@ -416,10 +413,6 @@ def train(
 
     fields = {"data": data, "init": init, "steps": steps, **assigned(changes or [])}
     config = TrainConfig.recipe(recipe, **fields)
-    if dry_run:
-        with _training_memory(config):
-            _dry_run(config)
-        return
     draw_at, held_out = time.monotonic() + config.checkpoint_every, None
     try:
         with _training_memory(config), progress() as bar:
@@ -462,24 +455,6 @@ def _describe(step: "Step", held_out: float | None) -> str:
     parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
     held = "" if held_out is None else f"  held out {held_out:.4f}"
     return f"{parts}{held}  {step.images / step.seconds:.1f} images/s"
-
-
-def _dry_run(config: "TrainConfig") -> None:
-    from blurlib.training.estimate import estimate
-    from blurlib.training.loop import is_first_process
-
-    expected = estimate(config)
-    if not is_first_process():
-        return
-    say(
-        f"{expected.parameters:,} parameters, {expected.photos:,} photos "
-        f"({expected.skipped} skipped so far)"
-    )
-    say(f"{expected.memory / 1e9:.1f} GB memory at the peak ({expected.device}, this process)")
-    say(
-        f"{expected.steps:,} steps of {expected.seconds:.2f} s "
-        f"({expected.images / expected.seconds:.1f} images/s): {expected.hours:.1f} hours"
-    )
 
 
 def _draw_curves(run: Path) -> float:

@@ -181,16 +181,6 @@ def test_sigterm_stops_two_processes_at_the_same_step(trainer):
     assert position(trainer.run("run")) == len(read_log(trainer.run("run")))
 
 
-@pytest.mark.slow
-def test_a_dry_run_tells_and_leaves_nothing(trainer):
-    process = trainer.start("run", CONFIG, "--dry-run")
-    out, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    for word in ("parameters", "memory", "12 steps", "images/s"):
-        assert word in out
-    assert not trainer.run("run").exists()
-
-
 def test_log_lines_of_older_runs_are_read(tmp_path):
     line = {"step": 1, "steps": 9, "loss": 2.0, "parts": {"bpp": 1.0}, "gradient": 1.0}
     text = json.dumps(line | {"lr": 0.1, "seconds": 0.5})

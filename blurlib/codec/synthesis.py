@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -38,6 +37,9 @@ class Synthesis:
 
 class DiffusionDecoder(nn.Module):
     """A denoiser, its diffusion process, and the id of the only codec whose pictures it refines.
+
+    Under `torch.autocast` the denoiser's layers run in its precision; the process and its DCTs stay
+    in float32, their coefficients in float64.
 
     The denoiser sees the noisy picture (or what it adds to what is known), the direct
     reconstruction and the main decoder's pyramid. `sampling` is how these weights are sampled where
@@ -110,7 +112,6 @@ class DiffusionDecoder(nn.Module):
         output: CodecOutput,
         *,
         tiling: Tiling | None = None,
-        autocast: torch.dtype | None = None,
         **changes: Any,
     ) -> Iterator[Synthesis]:
         """The reverse process, one network evaluation per step; the last `x_hat` is the result.
@@ -118,8 +119,6 @@ class DiffusionDecoder(nn.Module):
         Args:
             output: of `BlurCodec.decompress` (or `forward`).
             tiling: the memory a decode may take, and its tiles beyond it; None is `Tiling()`.
-            autocast: precision of the network's layers, such as torch.bfloat16. The process and its
-                DCTs stay in float32, their coefficients in float64.
             changes: fields of `Sampling`, such as `steps` and `seed`. What is not given, or None,
                 is as `sampling` says, and the seed as the file says, where it holds one.
 
@@ -128,7 +127,7 @@ class DiffusionDecoder(nn.Module):
                 or the decode would not fit into the memory.
         """
         how = self.sampling.but(seed=output.seed).but(**changes)
-        return self._pictures(output, how, tiling or Tiling(), autocast)
+        return self._pictures(output, how, tiling or Tiling())
 
     def decode(
         self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
@@ -158,20 +157,14 @@ class DiffusionDecoder(nn.Module):
         rows, columns = tiling.regions(self.denoiser.config, B, H, W)
         return tiling.side(self.denoiser.config, B, rows[0].stop, columns[0].stop)
 
-    def _pictures(
-        self,
-        output: CodecOutput,
-        how: Sampling,
-        tiling: Tiling,
-        autocast: torch.dtype | None = None,
-    ) -> Iterator[Synthesis]:
+    def _pictures(self, output: CodecOutput, how: Sampling, tiling: Tiling) -> Iterator[Synthesis]:
         """What `sample` yields; refuses at once what it refuses."""
         x_hat = output.reconstruction.x_hat
         B, _, *padded = x_hat.shape
         side = self._side(output.model_id, tiling, B, *padded)
         rows, columns = tiling.regions(self.denoiser.config, B, *padded)
         output = output._replace(reconstruction=Reconstruction(x_hat, self.conditions(output)))
-        chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap, autocast=autocast)
+        chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap)
         if len(rows) == len(columns) == 1:
             return map(
                 lambda s: Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size)),
@@ -211,7 +204,6 @@ class DiffusionDecoder(nn.Module):
         how: Sampling,
         side: int,
         overlap: int,
-        autocast: torch.dtype | None,
         noise: Callable[[], Tensor] | None = None,
     ) -> Iterator[SamplerState]:
         """The states, of padded pictures."""
@@ -219,10 +211,7 @@ class DiffusionDecoder(nn.Module):
         base = 2 * x_hat - 1
 
         def predict(z_t: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(z_t.device.type, autocast) if autocast else nullcontext():
-                return predict_tiled(
-                    self.denoiser, z_t, t, base, pyramid, side=side, overlap=overlap
-                )
+            return predict_tiled(self.denoiser, z_t, t, base, pyramid, side=side, overlap=overlap)
 
         process = self.given(output)
         return sample(process, predict, x_hat.shape, how, device=x_hat.device, noise=noise)
