@@ -63,15 +63,20 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).unflatten(-1, (3, self.heads, C // self.heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)
-        bias, has_key = self._bias(admissible, position.bias(), B)
+        keys = partition(admissible[None, :, :, None].to(x.dtype), self.window, self.shift)
+        keys = keys[:, None, None, :, 0].bool()
+        somewhere = keys[:, 0, 0].any(0)  # what is a key in no window is left out: half, mostly
+        somewhere[0] = True  # a softmax needs one
+        bias, has_key = self._bias(keys[..., somewhere], position.bias()[..., somewhere], B)
+        k, v = k[:, :, somewhere], v[:, :, somewhere]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        attended = attended.transpose(1, 2).flatten(2) * has_key
+        attended = attended.transpose(1, 2).flatten(2)
+        if not has_key.all():
+            attended = attended * has_key
         return merge(self.out(attended), self.window, self.shift, (B, H, W))
 
-    def _bias(self, admissible: Tensor, f: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    def _bias(self, keys: Tensor, f: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Bias (windows, 1 or heads, query, key); which windows have a key (windows, 1, 1)."""
-        keys = partition(admissible[None, :, :, None].to(f.dtype), self.window, self.shift)
-        keys = keys[:, None, None, :, 0].bool()
         has_key = keys.any(-1, keepdim=True)
         bias = f.masked_fill(~keys & has_key, -torch.inf)  # keyless windows stay finite, then × 0
         return bias.repeat(batch, 1, 1, 1), has_key[:, 0].to(f.dtype).repeat(batch, 1, 1)

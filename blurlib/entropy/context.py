@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blurlib.entropy.attention import TransformerBlock
 from blurlib.entropy.channel_groups import check_count
-from blurlib.entropy.checkerboard import CheckerboardConv2d
+from blurlib.entropy.checkerboard import CheckerboardConv2d, TapConv2d
 from blurlib.entropy.position import ENCODINGS
 from blurlib.entropy.strips import in_strips
 
@@ -200,5 +200,5 @@ class GroupContext(nn.Module):
 
 def _channel_context(previous: int, width: int) -> nn.Module:
     """g_ch: two 3×3 convolutions over the groups already decoded."""
-    first = nn.Conv2d(previous, width, 3, padding=1)
-    return nn.Sequential(first, nn.GELU(), nn.Conv2d(width, width, 3, padding=1))
+    first = TapConv2d(previous, width, 3, padding=1)
+    return nn.Sequential(first, nn.GELU(), TapConv2d(width, width, 3, padding=1))
