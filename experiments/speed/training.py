@@ -22,7 +22,6 @@ costs.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -113,15 +112,6 @@ def compiled_transforms(stage, fabric, setup=stages.CodecStage.setup):
     setup(stage, fabric)
 
 
-def adam(**options) -> contextlib.AbstractContextManager:
-    made = functools.partial(adam_with, torch.optim.Adam, options)
-    return mock.patch.object(torch.optim, "Adam", made)
-
-
-def adam_with(kind: type, options: dict, parameters: Iterable, **others):
-    return kind(parameters, **others | {"fused": None} | options)
-
-
 class Variant:
     """One way to train: a loop, configuration that differs, and what is replaced meanwhile."""
 
@@ -132,17 +122,15 @@ class Variant:
 VARIANTS = {
     OURS: Variant(),
     THEIRS: Variant(theirs),
-    "compressai, no workers": Variant(theirs, workers=0),
     "without channels_last": Variant(
         patch=lambda: mock.patch.object(torch, "channels_last", torch.contiguous_format)
     ),
-    "Adam, one parameter at a time": Variant(patch=lambda: adam(foreach=False)),
-    "Adam, foreach": Variant(patch=lambda: adam(foreach=True)),
+    "bfloat16": Variant(precision="bf16-mixed"),
     "Muon": Variant(optimiser="muon"),
+    "Muon, bfloat16": Variant(optimiser="muon", precision="bf16-mixed"),
     "transforms compiled": Variant(
         patch=lambda: mock.patch.object(stages.CodecStage, "setup", compiled_transforms)
     ),
-    "photos read at every step": Variant(bank_gb=0.0, workers=0),
     "photos read by workers": Variant(bank_gb=0.0),
 }
 
