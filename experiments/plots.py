@@ -7,11 +7,13 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import cycle
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
@@ -32,6 +34,24 @@ def to_svg(figure: Figure, description: str) -> str:
     return file.getvalue()
 
 
+CODEC_COLOURS = {
+    "JPEG": COLOURS[5],
+    "JPEG 2000": "#9c9c4a",
+    "WebP": COLOURS[2],
+    "AVIF": COLOURS[3],
+    "HEIC": "#8a63b8",
+    "JPEG XL": COLOURS[7],
+    "msssim-small, direct": COLOURS[0],
+    "mse-small, direct": COLOURS[1],
+    "msssim-first, direct": COLOURS[9],
+    "msssim-first, diffusion": "#a0307f",
+    "msssim-first, isotropic": COLOURS[6],
+}
+"""One colour for each codec that was measured here, by its name in tables, on every page; seen on
+white and on black."""
+CODEC_COLOURS |= dict.fromkeys(("blurlib", "blurlib, direct", "blurlib direct"), COLOURS[0])
+
+
 class Curve(NamedTuple):
     """One rate–distortion curve. `ours` is drawn strongest, `published` in a lighter hand."""
 
@@ -46,12 +66,15 @@ class Curve(NamedTuple):
 def rate_distortion(
     curves: Sequence[Curve], ylabel: str, bpp: tuple[float, float] = (0.05, 1.0)
 ) -> Figure:
-    """Quality over bits per pixel, inside an interval of rates.
+    """Quality over bits per pixel, inside an interval of rates; names stand beside the frame.
 
-    Measured curves have a dot at every measured point; published ones are dashed and grey, and
-    named where they end.
+    Measured curves have a dot at every measured point; published ones are dashed and grey. Codecs
+    have the colour of `CODEC_COLOURS`, other curves what is left.
     """
-    figure, axis = plt.subplots(figsize=(8, 5))
+    figure, axis = plt.subplots(figsize=(6.6, 4.4))
+    taken = {CODEC_COLOURS.get(curve.label) for curve in curves}
+    free = cycle([colour for colour in COLOURS if colour not in taken])
+    ends: list[tuple[float, float, str, str]] = []  # of each curve: where, its name and its colour
     shown: list[float] = []
     for curve in curves:
         rate, quality = np.array(sorted(zip(curve.bpp, curve.quality, strict=True))).T
@@ -61,25 +84,40 @@ def rate_distortion(
         inside = np.interp(np.clip(rate, low, high), rate, quality)
         shown += [inside.min(), inside.max()]
         if curve.published:
+            colour = PALE_INK
             axis.plot(rate, quality, color=PALE, lw=1, ls="--", zorder=1)
-            # Beside the frame; a curve that ends earlier has its name above it, on the free side.
-            at, ha, va = (
-                ((3, 0), "left", "center") if high == bpp[1] else ((0, 3), "right", "bottom")
-            )
-            axis.annotate(
-                curve.label, (high, inside[-1]), xytext=at, textcoords="offset points",
-                ha=ha, va=va, size=7.5, color=PALE_INK, annotation_clip=False,
-            )  # fmt: skip
         else:
-            weight: dict[str, Any] = (
-                {"lw": 2.6, "zorder": 3} if curve.ours else {"lw": 1.3, "zorder": 2}
-            )
-            axis.plot(rate, quality, marker=".", label=curve.label, **weight)
+            colour = CODEC_COLOURS.get(curve.label) or next(free)
+            weight = {"lw": 2.4, "zorder": 3} if curve.ours else {"lw": 1.2, "zorder": 2}
+            axis.plot(rate, quality, ".-", color=colour, **weight)
+        ends.append((inside[-1], high, curve.label, colour))
     margin = 0.05 * (max(shown) - min(shown))
     axis.set(xlabel="bits per pixel", ylabel=ylabel, xlim=bpp)
     axis.set_ylim(min(shown) - margin, max(shown) + margin)
-    axis.legend(loc="best", title="measured here", alignment="left")
+    _name(axis, sorted(ends))
     return figure
+
+
+def _name(axis: Axes, ends: Sequence[tuple[float, float, str, str]], apart: float = 0.048) -> None:
+    """Names of curves beside the frame, at the heights of their ends as far as there is room."""
+    low, high = axis.get_ylim()
+    steps = apart * np.arange(len(ends))
+    wanted = np.array([(end[0] - low) / (high - low) for end in ends]) - steps
+    wanted = wanted.clip(0, 1 - steps[-1])
+    # The nearest heights that are not below the one before: means of what would fall.
+    groups: list[list[float]] = []
+    for height in wanted:
+        groups.append([height])
+        while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    heights = np.repeat([np.mean(g) for g in groups], [len(g) for g in groups]) + steps
+    for (y, x, label, colour), height in zip(ends, heights, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.6, "relpos": (0, 0.5), "shrinkB": 0}
+        axis.annotate(
+            label, (x, y), (1.04, height), textcoords=axis.transAxes, arrowprops=line,
+            va="center", size=8.5, color=colour, annotation_clip=False,
+        )  # fmt: skip
 
 
 @styled

@@ -28,6 +28,7 @@ import tables_tradeoffs as tradeoffs
 import tables_training as training
 from blurlib import plotting
 from experiments import plots, published, report
+from tables_markdown import minus
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("README.md", "book/*.md", "blurlib/checkpoints/*.md")
@@ -70,6 +71,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "blur-solvers": lambda root: blur.shown(root, blur.solvers),
     "ablation-entropy-setup": lambda root: entropy.shown(root, entropy.setup),
     "ablation-entropy": lambda root: entropy.shown(root, entropy.variants),
+    "ablation-entropy-pairs": lambda root: entropy.shown(root, entropy.pairs),
     "ablation-entropy-verdicts": lambda root: entropy.shown(root, entropy.verdicts),
     "ablation-entropy-readings": lambda root: entropy.shown(root, entropy.readings),
     "ablation-entropy-positions": lambda root: entropy.shown(root, entropy.positions),
@@ -159,7 +161,7 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
 
 def texts(root: Path, runs: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
     """Every file of results/tables, and every page with its blocks filled in."""
-    tables = {name: make(root) for name, make in TABLES.items()}
+    tables = {name: minus(make(root)) for name, make in TABLES.items()}
     tables["trained"] = training.trained(runs)
     folder = root / "results/tables"
     files = {folder / f"{name}.md": text for name, text in tables.items()}

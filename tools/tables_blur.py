@@ -43,19 +43,20 @@ def setup(found: Comparison) -> str:
 
 
 def decoders(found: Comparison) -> str:
-    """Every measure of every decoder at every number of steps."""
-    distances = [c for c in found.table if c.startswith(("FD-", "KD-", "FID", "KID"))]
-    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2, "ms_ssim": 4, "seconds": 2}
+    """What every decoder reaches, and how long it takes, at every number of steps."""
+    distances = [c for c in found.table if c.startswith(("FD-", "FID"))]
+    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2, "ms_ssim": 4}
     labels = {"direct": "direct", "deterministic": "deterministic", "isotropic": "isotropic"}
     labels["blur"] = f"blur, {found.blur:g} px"
-    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM", "seconds": "seconds"}
-    head = ["quality", "decoder", "evaluations", *(titles.get(c, c) for c in columns)]
+    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM"}
+    head = ["quality", "decoder", "steps", *(titles.get(c, c) for c in columns), "seconds"]
     rows = []
     for quality in found.qualities:
         for decoder, label in labels.items():
             for steps, group in found.group(decoder, quality).groupby("steps"):
                 values = [f"{Spread.of(group[c], digits)}" for c, digits in columns.items()]
-                rows.append([f"{quality:g}", label, f"{steps}", *values])
+                seconds = f"{group['seconds'].mean():.2f}"
+                rows.append([f"{quality:g}", label, f"{steps}", *values, seconds])
     patches = found.table["patches"].max()
     on_cpu = found.about["device"].startswith("cpu")
     clock = "CPU time of one thread" if on_cpu else "time on the GPU"
@@ -92,7 +93,7 @@ def reading(found: Comparison) -> str:
 def sigma(found: Comparison) -> str:
     """LPIPS by the strength of the blur."""
     frame = found.by_sigma()
-    head = ["σ_B,max (px)", "held-out photos", *(f"{steps} steps" for steps in frame.columns[1:])]
+    head = ["$\\sigma_{B,\\max}$ (px)", "held-out photos", *map(_steps, frame.columns[1:])]
     rows = [[f"{sigma:g}", *(f"{v:.4f}" for v in row)] for sigma, row in frame.iterrows()]
     return markdown(head, rows)
 
@@ -102,7 +103,7 @@ def rho(found: Comparison) -> str:
     frame = found.by_rho()
     names = {"lpips": "LPIPS", "psnr": "PSNR"}
     digits = {"lpips": 4, "psnr": 2}
-    head = ["ρ", *(f"{names.get(c, c)}, {steps} steps" for c, steps in frame.columns)]
+    head = ["ρ", *(f"{names.get(c, c)}, {_steps(n)}" for c, n in frame.columns)]
     rows = [
         [
             f"{rho:g}" + ("" if init else ", the start"),
@@ -117,12 +118,16 @@ def rho(found: Comparison) -> str:
 def solvers(found: Comparison) -> str:
     """LPIPS by solver, spacing and the scale of the start."""
     frame = found.by_solver()
-    head = ["decoder", "solver", "spacing", "start", *(f"{steps} steps" for steps in frame.columns)]
+    head = ["decoder", "solver", "spacing", "start", *map(_steps, frame.columns)]
     rows = [
         [*names, f"{start:g}", *("–" if np.isnan(v) else f"{v:.4f}" for v in row)]
         for (*names, start), row in frame.iterrows()
     ]
     return markdown(head, rows)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count > 1)}"
 
 
 def verdict(found: Comparison) -> str:
@@ -140,14 +145,18 @@ def verdict(found: Comparison) -> str:
 
 def pictures(root: Path) -> str:
     """The figures of the comparison that have been made."""
-    names = {"blur-steps": "LPIPS over the number of network evaluations"}
-    names |= {
-        path.stem: f"A crop with text of {path.stem.removeprefix('text-')}, by every decoder"
-        for path in sorted((root / "book/figures").glob("text-*.png"))
-    }
-    files = {path.stem: path for path in (root / "book/figures").glob("*.*")}
-    lines = [f"![{names[n]}](figures/{files[n].name})\n" for n in names if n in files]
-    return "\n".join(lines) or "Not drawn yet.\n"
+    shown = {"blur-steps.svg": "LPIPS over the number of network evaluations, mean and standard "
+             "deviation over seeds"}  # fmt: skip
+    for path in sorted((root / "book/figures").glob("text-*.png")):
+        name = path.stem.removeprefix("text-")
+        shown[path.name] = f"A crop with text of `{name}`, by every decoder; its LPIPS and PSNR"
+    files = {path.name for path in (root / "book/figures").glob("*.*")}
+    figures = [
+        f"```{{figure}} figures/{file}\n:alt: {text.replace('`', '')}\n\n{text}.\n```\n"
+        for file, text in shown.items()
+        if file in files
+    ]
+    return "\n".join(figures) or "Not drawn yet.\n"
 
 
 def tracks(found: Comparison) -> dict[str, list[plots.Track]]:

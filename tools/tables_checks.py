@@ -9,7 +9,7 @@ import pandas as pd
 
 from blurlib.codec import zoo
 from blurlib.diffusion import Sampling
-from tables_markdown import markdown
+from tables_markdown import RAISED, markdown, power
 
 
 def round_trip(root: Path, model: str) -> str:
@@ -70,15 +70,14 @@ def portability(root: Path) -> str:
 def _decodes(frame: pd.DataFrame, alone: pd.DataFrame) -> list[str]:
     counts = [f"{frame[c].sum():,}" for c in ("decodes", "mismatches", "checksum_errors")]
     largest = alone["largest_delta"].max()
-    return [*counts, f"{largest:.1e}" if largest else "0"]
+    return [*counts, power(largest) if largest else "0"]
 
 
 def portability_noise(root: Path) -> str:
     """Failures under rounding noise, what the bound expects, and the bound for one photo."""
     checks = _check(root, "rounding-noise")
     rows = [
-        [row["precision"], f"2^{int(np.log2(row['ulps']))}" if row["ulps"] > 1 else "1",
-         f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
+        [row["precision"], _power_of_two(row["ulps"]), f"{row['decodes']:,}", f"{row['failures']:,}", _short(row["expected"]),
          f"{row['unnoticed']}", f"{row['failures_without_noise']}"]
         for row in checks["noise"]
     ]  # fmt: skip
@@ -88,22 +87,27 @@ def portability_noise(root: Path) -> str:
         next(r for r in checks["noise"] if r["ulps"] == 1 and r["precision"] == precision)
         for precision in ("float64", "float32")
     )
-    cost = checks["time"]
+    cost, codec = checks["time"], checks["codec"].removesuffix("-direct")
+    one_in = float(f"{1 / double['bound_768x512']:.0e}")
     return markdown(head, rows) + (
         f"\nA photo of 768×512 rounds D = {double['decisions_768x512']:,} values. In float64 one "
-        f"ulp moves them by {double['mean_delta']:.1e} of a grid step on average and by "
-        f"{double['largest_delta']:.1e} at most; the nearest value of all these files is "
-        f"{double['nearest_boundary']:.1e} from its boundary. So at most one such photo in "
-        f"{1 / double['bound_768x512']:.0e} fails. In float32 the same bound is "
+        f"ulp moves them by {power(double['mean_delta'])} of a grid step on average and by "
+        f"{power(double['largest_delta'])} at most; the nearest value of all these files is "
+        f"{power(double['nearest_boundary'])} from its boundary. So at most one such photo in "
+        f"{one_in / 1e6:,.0f} million fails. In float32 the same bound is "
         f"{_short(single['bound_768x512'])}. The bound takes positions as uniform: within 1/64 of "
         f"a boundary lie {double['near_over_uniform']:.2f} times as many values as that would "
-        f"have.\n\nPrice: {cost['float64_s']:.2f} s to ŷ in float64, "
-        f"{cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
+        f"have.\n\nPrice, with `{codec}`: {cost['float64_s']:.2f} s to ŷ in "
+        f"float64, {cost['float32_s']:.2f} s in float32, {cost['ratio']:.2f} times as long.\n"
     )
 
 
+def _power_of_two(value: float) -> str:
+    return f"2{str(int(np.log2(value))).translate(RAISED)}" if value > 1 else "1"
+
+
 def _short(value: float) -> str:
-    return f"{value:.1e}" if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return power(value) if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def decode_speed(root: Path) -> str:
@@ -133,9 +137,10 @@ def diffusion_step(root: Path) -> str:
     head = ["picture", "solver", "step (s)", "network (s)", "two DCTs (s)", "DCTs over network"]
     of = content["tiles"]
     return markdown(head, rows) + (
-        f"\nProcessor time, one thread. With {of['memory'] / 2**30:g} GiB for a picture of "
-        f"{of['width']}×{of['height']}, the network runs on tiles of at most {of['side']} pixels a "
-        f"side and takes {of['tiles_s']:.1f} s instead of {of['whole_s']:.1f} s.\n"
+        f"\nProcessor time, one thread. By itself, outside a chain, the network takes "
+        f"{of['whole_s']:.1f} s for a picture of {of['width']}×{of['height']} as a whole, and "
+        f"{of['tiles_s']:.1f} s on tiles of at most {of['side']} pixels a side, which it gets "
+        f"where it may take {of['memory'] / 2**30:g} GiB.\n"
     )
 
 

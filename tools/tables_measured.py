@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from blurlib.evaluation import results
-from experiments import report
+from experiments import plots, report
 from experiments.distances.features import names as names_of
 from tables_markdown import markdown, percent
 
 KODAK = Path("results/measured/kodak")
 RATES = (0.1, 0.8)
 PERCEPTION_RATES = (0.15, 0.3, 0.45)
+SPANS = ["MS-SSIM", "between (dB)", "PSNR", "between (dB)"]
 CURVES = {"ms_ssim_db": "MS-SSIM (dB)", "psnr": "PSNR (dB)", "lpips": "LPIPS"}
 
 
@@ -41,13 +42,18 @@ def bd_rates(root: Path, codec: str) -> str:
         row = [anchor.upper().replace("WEBP", "WebP")]
         for column in ("ms_ssim_db", "psnr"):
             points = [curve[["bpp", column]].to_numpy() for curve in curves]
-            row.append(f"{report.bd(*points, rates=RATES)}")
+            row += span(report.bd(*points, rates=RATES))
         rows.append(row)
     low, high = curves[1]["bpp"].min(), curves[1]["bpp"].max()
-    return markdown(["against", "MS-SSIM", "PSNR"], rows) + (
+    return markdown(["against", *SPANS], rows) + (
         f"\nOnly quality that both codecs reach counts. Ours spans {low:.3f} to {high:.3f} bpp, so "
         "nothing is said of rates outside that.\n"
     )
+
+
+def span(found: report.Span) -> list[str]:
+    """A BD-rate, and the interval of quality it is the mean over; or why there is none."""
+    return [percent(found.akima), found.reason or f"{found.low:.1f}–{found.high:.1f}"]
 
 
 def nearer_photos(root: Path, direct: str, other: str) -> str:
@@ -67,9 +73,9 @@ def nearer_photos(root: Path, direct: str, other: str) -> str:
 def against_vtm(root: Path) -> str:
     """BD-rate of everything against the published VTM-9.1: measured here first, then published."""
     frame = report.against_vtm(root / "results")
-    head = ["codec", "points", "trained for", "MS-SSIM", "PSNR", "its rates (bpp)"]
+    head = ["codec", "points", "trained for", *SPANS, "its rates (bpp)"]
     rows = [
-        [row.codec, row.origin, row.training or "–", f"{row.ms_ssim}", f"{row.psnr}",
+        [row.codec, row.origin, row.training or "–", *span(row.ms_ssim), *span(row.psnr),
          f"{row.bpp_low:.2f}–{row.bpp_high:.2f}"]
         for row in frame.itertuples()
     ]  # fmt: skip
@@ -81,7 +87,7 @@ def against_vtm_methods(root: Path) -> str:
     frame = report.against_vtm(root / "results")
     head = ["codec", *(f"{m} ({i})" for m in ("MS-SSIM", "PSNR") for i in ("Akima", "PCHIP"))]
     rows = [
-        [row.codec, *(percent(v) for span in (row.ms_ssim, row.psnr) for v in span[:2])]
+        [row.codec, *(percent(v) for found in (row.ms_ssim, row.psnr) for v in found[:2])]
         for row in frame[frame["origin"] == "measured"].itertuples()
     ]
     return markdown(head, rows)
@@ -97,21 +103,22 @@ def headline(root: Path) -> str:
         for row in frame[frame["origin"] == "published"].itertuples()
         if (row.codec, row.training) in peers
     ]
-    rows = [["the paper", "as reported", "not known", f"{report.HEADLINE:+.0f} %"]]
+    rows = [["the paper", "as reported", "not known", f"{report.HEADLINE:+.0f} %", "not known"]]
     rows += [
-        [row.codec, row.origin, row.training, f"{row.ms_ssim}"]
+        [row.codec, row.origin, row.training, *span(row.ms_ssim)]
         for row in (*ours.itertuples(), *theirs)
     ]
-    return markdown(["codec", "points", "trained for", "MS-SSIM BD-rate over VTM"], rows)
+    head = ["codec", "points", "trained for", "MS-SSIM BD-rate over VTM", "between (dB)"]
+    return markdown(head, rows)
 
 
 def against_published(root: Path) -> str:
     """JPEG and WebP as measured here against the same codecs as measured by others."""
     frame = report.against_published(root / "results")
     rows = [
-        [row.codec, row.settings, f"{row.ms_ssim}", f"{row.psnr}"] for row in frame.itertuples()
+        [row.codec, row.settings, *span(row.ms_ssim), *span(row.psnr)] for row in frame.itertuples()
     ]
-    return markdown(["codec", "measured here with", "MS-SSIM", "PSNR"], rows)
+    return markdown(["codec", "measured here with", *SPANS], rows)
 
 
 def perception(root: Path) -> str:
@@ -151,7 +158,8 @@ def every_average(root: Path) -> str:
 
 
 def curves(root: Path) -> str:
-    """A script for the pages: the rate–distortion curves measured on Kodak, by measure."""
+    """A script for the pages: the rate–distortion curves measured on Kodak, by measure, and
+    the colour of each."""
     found = {}
     for column, label in CURVES.items():
         lines = report.lines(column, folder=root / "results")
@@ -160,5 +168,6 @@ def curves(root: Path) -> str:
             name: [[round(float(value), 4) for value in point] for point in curve]
             for name, curve in points.items()
         }
-        found[column] = {"label": label, "codecs": rounded}
+        colours = {name: plots.CODEC_COLOURS[name] for name in points}
+        found[column] = {"label": label, "codecs": rounded, "colours": colours}
     return f"// Made by tools/tables.py.\nconst CURVES = {json.dumps(found)};\n"

@@ -25,7 +25,9 @@ def trained(runs: Mapping[str, pd.DataFrame]) -> str:
          f"{log['loss'].tail(5).mean():.3f}"]
         for name, log in runs.items()
     ]  # fmt: skip
-    return markdown(["weights", "steps", "hours", "loss at the end"], rows)
+    return markdown(["weights", "steps", "hours", "loss at the end"], rows) + (
+        "\nHours by the clock, on a machine that did other work too; a run was paused at times.\n"
+    )
 
 
 def unfinished(root: Path) -> str:
@@ -36,13 +38,12 @@ def unfinished(root: Path) -> str:
     for codec in report.measured("kodak", root / "training"):
         name = codec.label.removesuffix(", direct")
         log = pd.read_csv(root / "training" / f"{name}.csv")
-        pace = (log["seconds"].diff() / log["step"].diff()).median()  # runs are paused at times
-        steps = log["step"].iloc[-1]
+        steps, seconds = log[["step", "seconds"]].iloc[-1]
         column = {"ms-ssim": "ms_ssim_db", "mse": "psnr"}[codec.training]
         vtm, ours = anchors.curve(report.ANCHOR, column), codec.curve(column)
         spans = [report.bd(vtm, ours, rates) for rates in (None, (0.1, 0.3), (0.3, 0.8))]
         rows.append(
-            [name, f"{steps:,}", f"{pace * steps / 3600:.1f}",
+            [name, f"{steps:,.0f}", f"{seconds / 3600:.1f}",
              f"{log['held_out'].dropna().iloc[-1]:.3f}", "PSNR" if column == "psnr" else "MS-SSIM",
              *(f"{span}" for span in spans)]
         )  # fmt: skip
@@ -66,4 +67,4 @@ def laplacian(model: str) -> str:
         position = group.global_.position
         values = (position.amplitude, position.sigma, position.half_width)
         rows.append([f"{j + 1}", *(f"{value.item():.2f}" for value in values)])
-    return markdown(["group", "A_j", "σ_j", "half-width (latent positions)"], rows)
+    return markdown(["group", "$A_j$", "$\\sigma_j$", "half-width (latent positions)"], rows)

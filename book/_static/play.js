@@ -14,8 +14,6 @@ const NAMES = {
   direct: "blurlib, direct",
   perceptual: "blurlib, perceptual",
 };
-const COLOURS = ["#8a8f98", "#a0785a", "#8a63b8", "#d99500", "#2a9d8f", "#d1495b", "#e76f51"];
-const OURS = ["#2b83c6", "#1f9a4d", "#c2459c", "#5b6ee1", "#0f7b8a", "#7f5539"];
 
 // --- elements
 
@@ -236,13 +234,13 @@ function diffuse(place, { photo }) {
         for (let i = 3; i < image.data.length; i += 4) image.data[i] = 255;
         contexts[which].putImageData(image, 0, 0);
       });
-      told.textContent = `Signal a = ${a.toFixed(2)}, noise σ = ${sigma.toFixed(2)}, blur σ_B = ${blur.toFixed(1)} pixels of ${n}`;
+      told.textContent = `Signal a = ${a.toFixed(2)}, noise σ = ${sigma.toFixed(2)}, blur ${blur.toFixed(1)} pixels of ${n}`;
     }
     let waiting = 0;
     const soon = () => (cancelAnimationFrame(waiting), (waiting = requestAnimationFrame(draw)));
     const t = slider("t", { min: 0, max: 1, step: 0.01, value: state.t }, (v) => ((state.t = v), soon()));
     const text = (v) => (v ? `${v} px` : "none");
-    const most = slider("σ_B,max", { min: 0, max: 24, step: 1, value: state.blurMax, text }, (v) => ((state.blurMax = v), soon()));
+    const most = slider("blur at t = 1", { min: 0, max: 24, step: 1, value: state.blurMax, text }, (v) => ((state.blurMax = v), soon()));
     place.replaceChildren(element("div", { class: "play-stage play-pair" }, ...canvases), t.label, most.label, told);
     draw();
   };
@@ -290,10 +288,8 @@ function curves(place) {
   const drawing = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const table = element("table", { class: "play-table" });
   const x = (bpp) => box.left + ((bpp - LOW) / (HIGH - LOW)) * (box.right - box.left);
-  const codecs = Object.keys(measures.ms_ssim_db.codecs);
-  const ours = codecs.filter((name) => /^(mse|msssim|perceptual)-/.test(name));
-  const others = codecs.filter((name) => !ours.includes(name));
-  const colour = (name) => (ours.includes(name) ? OURS[ours.indexOf(name)] : COLOURS[others.indexOf(name)]);
+  const isOurs = (name) => /^(mse|msssim|perceptual)-/.test(name);
+  const colour = (name) => measures[state.measure].colours[name];
 
   function draw() {
     const { label, codecs } = measures[state.measure];
@@ -315,7 +311,7 @@ function curves(place) {
     for (const [name, points] of inside)
       parts.push(element("polyline", {
         points: points.map(([bpp, v]) => `${x(bpp)},${y(v)}`).join(" "),
-        fill: "none", stroke: colour(name), "stroke-width": ours.includes(name) ? 3 : 1.6,
+        fill: "none", stroke: colour(name), "stroke-width": isOurs(name) ? 3 : 1.6,
       }));
     const reached = Object.entries(codecs)
       .map(([name, curve]) => [name, at(curve, state.bpp)])

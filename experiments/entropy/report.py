@@ -62,14 +62,14 @@ def read(folder: Path = FOLDER) -> Ablation:
         raise ValueError(
             f"{folder}: holds no finished runs; make them with python -m experiments.entropy"
         )
-    runs.sort(key=lambda run: (*_rank(run), run["variant"], run["seed"]))
+    runs.sort(key=lambda run: (*_contexts(run), run["variant"], run["seed"]))
     finished = {(run["variant"], run["seed"]) for run in runs}
     tables = [read_table(folder / f"{n}.csv") for n in ("kodak", "zeroed", "resolution")]
     tables = [_finished(table, finished) for table in tables]
     return Ablation(json.loads((folder / "setup.json").read_text()), runs, *tables)
 
 
-def _rank(run: dict[str, Any]) -> tuple[int, ...]:
+def _contexts(run: dict[str, Any]) -> tuple[int, ...]:
     """Fewest contexts first, the full model last."""
     context = run["config"]["context"]
     return (
@@ -232,29 +232,26 @@ def bits(ablation: Ablation, variant: str = FULL) -> pd.DataFrame:
 # ---------------------------------------------------------------- in words
 
 
+def pairs(ablation: Ablation) -> list[tuple[str, str, Spread, str]]:
+    """What is compared, with what, its BD-rate, and the verdict; only of variants that are there.
+    Each pair differs in one part."""
+    words = {
+        ("uneven", "even-5"): ("uneven groups", "five even groups"),
+        (LOCAL, "uneven"): ("uneven groups with local context", "uneven groups alone"),
+        (FULL, LOCAL): ("all contexts", "all but the transformer"),
+        (FULL, f"{FULL}-non-anchors"): ("keys at the anchors", "keys at the non-anchors"),
+    }
+    words |= {(FULL, other): ("Laplacian", _encoding(other)) for other in sorted(_others(ablation))}
+    found = {names: against(ablation, *names) for names in words}
+    return [(*words[n], spread, _verdict(spread)) for n, spread in found.items() if spread.seeds]
+
+
 def verdicts(ablation: Ablation) -> list[str]:
-    """What the numbers say, one sentence each; only of variants that are there."""
-    pairs = (
-        ("even-5", "uneven", "five even groups", "uneven groups"),
-        ("uneven", LOCAL, "uneven groups alone", "uneven groups with local context"),
-        (LOCAL, FULL, "contexts without the transformer", "contexts with the transformer"),
-    )
-    found = _mark(ablation)
-    for first, second, *words in pairs:
-        found += _compared(ablation, first, second, *words)
-    found += readings(ablation)
-    found += _encodings(ablation)
-    found += _half_widths(ablation)
-    found += _zeroed(ablation)
+    """What else the numbers say, one sentence each; only of variants that are there."""
+    found = [*_mark(ablation), *_rank(ablation), *_half_widths(ablation), *_zeroed(ablation)]
     for anchor, words in ((HYPERPRIOR, "the hyperprior alone"), (LOCAL, "local context")):
         found += _by_size(ablation, anchor, words)
     return found
-
-
-def readings(ablation: Ablation) -> list[str]:
-    """Of `verdicts`, the one on the two causal readings of the global context."""
-    words = ("keys at the non-anchors", "keys at the anchors")
-    return _compared(ablation, f"{FULL}-non-anchors", FULL, *words)
 
 
 def _mark(ablation: Ablation) -> list[str]:
@@ -270,26 +267,24 @@ def _mark(ablation: Ablation) -> list[str]:
     ]
 
 
-def _encodings(ablation: Ablation) -> list[str]:
-    """The Laplacian's place among all encodings, and against each of them."""
-    encodings = {
-        name: against(ablation, name, LOCAL)
-        for name in ablation.titles
-        if name.startswith(FULL) and not name.endswith("non-anchors")
-    }
-    encodings = {name: spread for name, spread in encodings.items() if spread.seeds}
-    if FULL not in encodings or len(encodings) < 2:
+def _others(ablation: Ablation) -> set[str]:
+    """The variants with another encoding than the full one."""
+    full = {name for name in ablation.titles if name.startswith(FULL)}
+    return full - {FULL, f"{FULL}-non-anchors"}
+
+
+def _rank(ablation: Ablation) -> list[str]:
+    """The Laplacian's place among all encodings."""
+    found = {name: against(ablation, name, LOCAL) for name in (FULL, *_others(ablation))}
+    found = {name: spread for name, spread in found.items() if spread.seeds}
+    if FULL not in found or len(found) < 2:
         return []
-    ranks = sorted(encodings, key=lambda name: encodings[name].mean)
-    found = [
-        f"Of the {len(encodings)} encodings, the best is “{_encoding(ranks[0])}” "
-        f"({encodings[ranks[0]]} over local context without a transformer); the Laplacian is "
-        f"number {ranks.index(FULL) + 1} ({encodings[FULL]})."
+    ranks = sorted(found, key=lambda name: found[name].mean)
+    return [
+        f"Of {len(found)} ways to tell attention about positions, one of them none at all, the "
+        f"best is “{_encoding(ranks[0])}” ({found[ranks[0]]} over local context without a "
+        f"transformer); the Laplacian is number {ranks.index(FULL) + 1} ({found[FULL]})."
     ]
-    for other in sorted(encodings.keys() - {FULL}):
-        theirs = f"models with the encoding “{_encoding(other)}”"
-        found += _compared(ablation, other, FULL, theirs, "models with the Laplacian encoding")
-    return found
 
 
 def _half_widths(ablation: Ablation) -> list[str]:
@@ -315,8 +310,8 @@ def _zeroed(ablation: Ablation) -> list[str]:
     rows = frame.loc["transformer"]
     more = [spread.mean for spread in rows["more"]]
     return [
-        f"With the output of its transformer put to 0, the full model needs {min(more):+.1f} to "
-        f"{max(more):+.1f} % bytes; {rows['grown'].sum()} of {rows['files'].sum()} files grow."
+        f"With the output of its transformer put to 0, the full model needs {min(more):.1f} to "
+        f"{max(more):.1f} % more bytes; {rows['grown'].sum()} of {rows['files'].sum()} files grow."
     ]
 
 
@@ -340,20 +335,12 @@ def _encoding(name: str) -> str:
     return "laplacian" if name == FULL else name.removeprefix(f"{FULL}-")
 
 
-def _compared(
-    ablation: Ablation, first: str, second: str, first_words: str, second_words: str
-) -> list[str]:
-    """Which of two variants needs fewer bits, and whether the seeds agree."""
-    difference = against(ablation, second, first)
-    if not difference.seeds:
-        return []
-    fewer, more = second_words, first_words
-    if difference.mean > 0:
-        fewer, more = more, fewer
-    return [
-        f"{fewer[0].upper()}{fewer[1:]} need fewer bits than {more}; the BD-rate of {second_words} "
-        f"over {first_words} is {difference}{_doubt(difference)}."
-    ]
+def _verdict(difference: Spread) -> str:
+    if difference.seeds == 1:
+        return "one seed: this may be chance"
+    if not difference.certain():
+        return "no difference beyond the spread over seeds"
+    return "fewer bits" if difference.mean < 0 else "more bits"
 
 
 def _doubt(difference: Spread) -> str:
