@@ -52,8 +52,8 @@ def comparison(panels: Sequence[Panel], columns: int = 3) -> Figure:
         axis.axis("off")
     for axis, panel in zip(axes.flat, panels, strict=False):
         axis.imshow(panel.image.permute(1, 2, 0), interpolation="nearest")
-        axis.text(0, 1.065, panel.title, transform=axis.transAxes, weight="bold")
-        axis.text(0, 1.015, panel.caption, transform=axis.transAxes, size=9)
+        for text, up, look in ((panel.title, 16, {"weight": "bold"}), (panel.caption, 4, {})):
+            axis.annotate(text, (0, 1), (0, up), "axes fraction", "offset points", size=9, **look)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.18)
     return figure
 

@@ -137,4 +137,5 @@ class Spread(NamedTuple):
             return "–"
         sign, unit = ("+", " %") if self.percent else ("", "")
         spread = "" if np.isnan(self.std) else f" ± {self.std:.{self.digits}f}"
-        return f"{self.mean:{sign}.{self.digits}f}{spread}{unit}"
+        mean = round(self.mean, self.digits) + 0.0  # never −0
+        return f"{mean:{sign}.{self.digits}f}{spread}{unit}"

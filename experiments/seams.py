@@ -107,7 +107,9 @@ def draw(pictures: dict[str, Tensor], seams: dict[str, Seam], figure: Path) -> N
         plotting.Panel(name, caption(seams.get(name)), x[:, top : top + CROP, left : left + CROP])
         for name, x in pictures.items()
     ]
-    plotting.comparison(panels, columns=4).savefig(figure, dpi=80)
+    drawn = plotting.comparison(panels, columns=2)
+    drawn.set_size_inches(6.2, 7)
+    drawn.savefig(figure, dpi=120)
 
 
 def caption(seam: Seam | None) -> str:

@@ -57,12 +57,8 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
     baselines = {c.name: c for c in (AVIF, HEIC, JPEG_XL, JPEG_2000, WEBP, JPEG)}
     files = others(photo, len(data))
     decoded = [
-        ("blurlib, direct", data, direct.decode(data)),
-        (
-            f"blurlib, diffusion, {diffusion.sampling.steps} steps",
-            its_data,
-            diffusion.decode(its_data),
-        ),
+        (f"{checkpoints.CODEC}, direct", data, direct.decode(data)),
+        (f"{checkpoints.PERCEPTUAL}, diffusion", its_data, diffusion.decode(its_data)),
         *((report.label(n), files[n], c.decode(files[n])) for n, c in baselines.items()),
     ]
     shown = [("original", "", photo)]
@@ -76,11 +72,12 @@ def sheet(which: Sheet) -> list[plotting.Panel]:
 def _caption(photo: Tensor, file: bytes, picture: Tensor) -> str:
     psnr, similarity = metrics.psnr(photo, picture), metrics.ms_ssim(photo, picture)
     score = "n/a" if math.isnan(similarity) else f"{similarity:.3f}"
-    return f"{len(file):,} bytes, {psnr:.1f} dB, MS-SSIM {score}"
+    return f"{len(file):,} B, {psnr:.1f} dB, {score}"
 
 
 if __name__ == "__main__":
     FIGURES.mkdir(parents=True, exist_ok=True)
     for which in track(SHEETS, "sheets"):
         figure = plotting.comparison(sheet(which))
-        figure.savefig(FIGURES / f"sheet-kodim{which.number:02d}.png", dpi=80)
+        figure.set_size_inches(7.2, 8.4)
+        figure.savefig(FIGURES / f"sheet-kodim{which.number:02d}.png", dpi=120)

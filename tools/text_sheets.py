@@ -91,13 +91,18 @@ def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plo
     return panels
 
 
+def draw(which: Sheet, panels: list[plotting.Panel]) -> None:
+    figure = plotting.comparison(panels)
+    figure.set_size_inches(7.2, 5.6)
+    figure.savefig(FIGURES / f"text-{which.name}.png", dpi=120)
+
+
 def main(runs: Path, codec: str = "") -> None:
     lpips = Lpips.load("alex", cached_weights(lpips_file("alex")))
     ours = decoders(runs, codec)
     FIGURES.mkdir(parents=True, exist_ok=True)
     for which in track(SHEETS, "sheets"):
-        figure = plotting.comparison(sheet(which, ours, lpips), columns=5)
-        figure.savefig(FIGURES / f"text-{which.name}.png", dpi=80)
+        draw(which, sheet(which, ours, lpips))
 
 
 if __name__ == "__main__":

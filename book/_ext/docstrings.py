@@ -7,7 +7,8 @@ code, and is shown as it is written.
 import re
 
 HEADING = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
-CODE = re.compile(r"(`+[^`]+`+)")
+CODE = re.compile(r"(`+[^`]+`+|(?<!\S)\*\w[^*]*\w\*)")
+ARRAY_LIKE = re.compile(r"_SupportsArray.+?complex \| str \| bytes\](?! \|)")
 ENTRY = re.compile(r"    (\S[^:]*): (.*)")
 
 
@@ -44,6 +45,14 @@ def convert(app, what, name, obj, options, lines):
     lines[:] = to_rst(lines)
 
 
+def signature(app, what, name, obj, options, arguments, returns):
+    """With numpy's ArrayLike by its name. A class of many fields describes them below: one word
+    stands for them above."""
+    arguments = ARRAY_LIKE.sub("ArrayLike", arguments or "")
+    many = what == "class" and arguments.count(":") > 12
+    return ("(**fields)" if many else arguments or None), returns
+
+
 def skip(app, what, name, obj, skipped, options):
     """The fields of named tuples, which their class describes."""
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
@@ -51,5 +60,6 @@ def skip(app, what, name, obj, skipped, options):
 
 def setup(app):
     app.connect("autodoc-process-docstring", convert)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}

@@ -7,6 +7,7 @@ styles and fonts are in _static/katex.
 
 import atexit
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def shown(node, tex, display):
 
 
 def visit_inline(self, node):
+    """A full stop or a comma stays on the line of the formula before it."""
     self.body.append(self.starttag(node, "span", "", CLASS="math"))
     self.body.append(shown(node, node.astext(), display=False) + "</span>")
+    after = node.next_node(nodes.Text, descend=False, siblings=True)
+    if after is not None and re.match(r"[.,;:!?)\]’”–/-]", after):
+        self.body.append("\N{WORD JOINER}")
     raise nodes.SkipNode
 
 
