@@ -115,7 +115,7 @@ def draw(pictures: dict[str, Tensor], seams: dict[str, Seam], figure: Path) -> N
 def caption(seam: Seam | None) -> str:
     if seam is None:
         return ""
-    return f"largest change of a step {100 * (seam.ratio - 1):+.1f} %"
+    return f"largest change of a step {100 * (seam.ratio - 1):+.1f} %".replace("-", "−")
 
 
 if __name__ == "__main__":

@@ -77,8 +77,9 @@ def portability_noise(root: Path) -> str:
     """Failures under rounding noise, what the bound expects, and the bound for one photo."""
     checks = _check(root, "rounding-noise")
     rows = [
-        [row["precision"], _power_of_two(row["ulps"]), f"{row['decodes']:,}", f"{row['failures']:,}",
-         _short(row["expected"]), f"{row['unnoticed']}", f"{row['failures_without_noise']}"]
+        [row["precision"], _power_of_two(row["ulps"]), f"{row['decodes']:,}",
+         f"{row['failures']:,}", _short(row["expected"]), f"{row['unnoticed']}",
+         f"{row['failures_without_noise']}"]
         for row in checks["noise"]
     ]  # fmt: skip
     head = ["precision", "noise (ulps)", "decodes", "failed", "expected by the bound", "unnoticed",

@@ -14,7 +14,8 @@ from tables_markdown import markdown, percent
 KODAK = Path("results/measured/kodak")
 RATES = (0.1, 0.8)
 PERCEPTION_RATES = (0.15, 0.3, 0.45)
-SPANS = ["MS-SSIM", "between (dB)", "PSNR", "between (dB)"]
+BETWEEN = "between\N{NO-BREAK SPACE}(dB)"
+SPANS = ["MS-SSIM", BETWEEN, "PSNR", BETWEEN]
 CURVES = {"ms_ssim_db": "MS-SSIM (dB)", "psnr": "PSNR (dB)", "lpips": "LPIPS"}
 
 
@@ -73,7 +74,7 @@ def nearer_photos(root: Path, direct: str, other: str) -> str:
 def against_vtm(root: Path) -> str:
     """BD-rate of everything against the published VTM-9.1: measured here first, then published."""
     frame = report.against_vtm(root / "results")
-    head = ["codec", "points", "trained for", *SPANS, "its rates (bpp)"]
+    head = ["codec", "points", "trained for", *SPANS, "its rates\N{NO-BREAK SPACE}(bpp)"]
     rows = [
         [row.codec, row.origin, row.training or "–", *span(row.ms_ssim), *span(row.psnr),
          f"{row.bpp_low:.2f}–{row.bpp_high:.2f}"]
@@ -108,7 +109,7 @@ def headline(root: Path) -> str:
         [row.codec, row.origin, row.training, *span(row.ms_ssim)]
         for row in (*ours.itertuples(), *theirs)
     ]
-    head = ["codec", "points", "trained for", "MS-SSIM BD-rate over VTM", "between (dB)"]
+    head = ["codec", "points", "trained for", "MS-SSIM BD-rate over VTM", BETWEEN]
     return markdown(head, rows)
 
 

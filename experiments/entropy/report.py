@@ -339,7 +339,7 @@ def _verdict(difference: Spread) -> str:
     if difference.seeds == 1:
         return "one seed: this may be chance"
     if not difference.certain():
-        return "no difference seen: within the spread over seeds"
+        return "within the spread"
     return "fewer bits" if difference.mean < 0 else "more bits"
 
 
