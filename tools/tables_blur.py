@@ -45,10 +45,10 @@ def setup(found: Comparison) -> str:
 def decoders(found: Comparison) -> str:
     """What every decoder reaches, and how long it takes, at every number of steps."""
     distances = [c for c in found.table if c.startswith(("FD-", "FID"))]
-    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2, "ms_ssim": 4}
+    columns = {"lpips": 4, **dict.fromkeys(distances, 3), "psnr": 2}
     labels = {"direct": "direct", "deterministic": "deterministic", "isotropic": "isotropic"}
     labels["blur"] = f"blur, {found.blur:g} px"
-    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM"}
+    titles = {"lpips": "LPIPS", "psnr": "PSNR (dB)"}
     head = ["quality", "decoder", "steps", *(titles.get(c, c) for c in columns), "seconds"]
     rows = []
     for quality in found.qualities:

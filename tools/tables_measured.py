@@ -14,8 +14,8 @@ from tables_markdown import markdown, percent
 KODAK = Path("results/measured/kodak")
 RATES = (0.1, 0.8)
 PERCEPTION_RATES = (0.15, 0.3, 0.45)
-BETWEEN = "between\N{NO-BREAK SPACE}(dB)"
-SPANS = ["MS-SSIM", BETWEEN, "PSNR", BETWEEN]
+WITH = "\N{WORD JOINER}"  # no new line here
+SPANS = ["MS-SSIM", "from–to (dB)", "PSNR", "from–to (dB)"]
 CURVES = {"ms_ssim_db": "MS-SSIM (dB)", "psnr": "PSNR (dB)", "lpips": "LPIPS"}
 
 
@@ -54,7 +54,7 @@ def bd_rates(root: Path, codec: str) -> str:
 
 def span(found: report.Span) -> list[str]:
     """A BD-rate, and the interval of quality it is the mean over; or why there is none."""
-    return [percent(found.akima), found.reason or f"{found.low:.1f}–{found.high:.1f}"]
+    return [percent(found.akima), found.reason or f"{found.low:.1f}–{WITH}{found.high:.1f}"]
 
 
 def nearer_photos(root: Path, direct: str, other: str) -> str:
@@ -74,10 +74,10 @@ def nearer_photos(root: Path, direct: str, other: str) -> str:
 def against_vtm(root: Path) -> str:
     """BD-rate of everything against the published VTM-9.1: measured here first, then published."""
     frame = report.against_vtm(root / "results")
-    head = ["codec", "points", "trained for", *SPANS, "its rates\N{NO-BREAK SPACE}(bpp)"]
+    head = ["codec", "points", "trained for", *SPANS, "rates (bpp)"]
     rows = [
         [row.codec, row.origin, row.training or "–", *span(row.ms_ssim), *span(row.psnr),
-         f"{row.bpp_low:.2f}–{row.bpp_high:.2f}"]
+         f"{row.bpp_low:.2f}–{WITH}{row.bpp_high:.2f}"]
         for row in frame.itertuples()
     ]  # fmt: skip
     return markdown(head, rows)
@@ -109,7 +109,7 @@ def headline(root: Path) -> str:
         [row.codec, row.origin, row.training, *span(row.ms_ssim)]
         for row in (*ours.itertuples(), *theirs)
     ]
-    head = ["codec", "points", "trained for", "MS-SSIM BD-rate over VTM", BETWEEN]
+    head = ["codec", "points", "trained for", "MS-SSIM BD-rate over VTM", SPANS[1]]
     return markdown(head, rows)
 
 

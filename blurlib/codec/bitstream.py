@@ -14,7 +14,7 @@ All numbers are little-endian.
     20      4     length of the hyper-latent's stream in bytes
     24      4     CRC-32 of the whole file without this field
     28      4     seed of the diffusion decoder, only with flag bit 0
-    …       1     PSNR of the direct reconstruction in steps of ¼ dB, 1 … 255, only with flag bit 1
+    …       1     PSNR of the direct reconstruction in ¼ dB, 1 … 255, only with bit 1
     …             hyper-latent's stream, then the latent's stream up to the end
 """
 

@@ -49,13 +49,24 @@ def shown(node, tex, display):
         return ""
 
 
+def keep_punctuation(app, doctree, docname):
+    """What follows a formula without a space goes into its last box: a browser would start a new
+    line before it."""
+    for node in list(doctree.findall(nodes.math)):
+        text = node.next_node(nodes.Text, descend=False, siblings=True)
+        if text is not None and node.parent.index(text) == node.parent.index(node) + 1:
+            after = re.match(r"[.,;:!?)\]’”]*", text)[0]
+            node["after"] = after
+            node.parent.replace(text, nodes.Text(text[len(after) :]))
+
+
 def visit_inline(self, node):
-    """A full stop or a comma stays on the line of the formula before it."""
+    html = shown(node, node.astext(), display=False)
+    if node.get("after"):
+        end = "</span>" * 3
+        html = f'{html.removesuffix(end)}<span class="after">{node["after"]}</span>{end}'
     self.body.append(self.starttag(node, "span", "", CLASS="math"))
-    self.body.append(shown(node, node.astext(), display=False) + "</span>")
-    after = node.next_node(nodes.Text, descend=False, siblings=True)
-    if after is not None and re.match(r"[.,;:!?)\]’”–/-]", after):
-        self.body.append("\N{WORD JOINER}")
+    self.body.append(html + "</span>")
     raise nodes.SkipNode
 
 
@@ -74,5 +85,6 @@ def visit_display(self, node):
 
 def setup(app):
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
+    app.connect("doctree-resolved", keep_punctuation)
     app.add_css_file("katex/katex.min.css")
     return {"parallel_read_safe": True}
