@@ -218,7 +218,7 @@ def test_a_grid_raises_the_distortion_by_its_part(config, photo):
 
 
 def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
-    """D is 255² · MSE + 430 · LPIPS; both pictures are seen in the same view of the step."""
+    """D is 255² · MSE + 1500 · LPIPS; both pictures are seen in the same view of the step."""
     stage = stages.make(replace(config, objective="mse+lpips"))
     x, draws = photo(64, 64), Draws(0, 1, range(1), 1)
     parts = stage.loss(x, 0, draws).parts
@@ -227,7 +227,7 @@ def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
     view = random_view(again)
     squares = 255**2 * (output.x_hat - x).square().mean()
     perceived = stage.lpips(view(output.x_hat), view(x)).mean()
-    torch.testing.assert_close(parts["distortion"], squares + 430 * perceived)
+    torch.testing.assert_close(parts["distortion"], squares + 1500 * perceived)
     with pytest.raises(ValueError, match=r"'mse\+lpips', which the codec alone cannot"):
         stage.config.target.distance(x, x)
 
