@@ -25,8 +25,8 @@ from blurlib.entropy.coder import DecodingError
 from blurlib.entropy.context import Gaussian
 from blurlib.entropy.model import Pass
 from blurlib.metrics import Lpips, lpips_file
-from blurlib.plotting import boxed
 from blurlib.training.klt import start_from_klt
+from experiments.plots import boxed
 from experiments.record import ROOT
 
 FOLDER = ROOT / "book" / "figures"

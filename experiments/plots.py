@@ -10,18 +10,28 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import NamedTuple
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from blurlib import images
 from blurlib.entropy import Latent
-from blurlib.plotting import COLOURS, INK, PALE, PALE_INK, boxed, styled, wide
+from blurlib.plotting import COLOURS, STYLE, styled
 from experiments.portability.timeline import PassTime
+
+INK = STYLE["text.color"]
+PALE, PALE_INK = "#b5b5b5", "#777777"
+
+boxed = mpl.rc_context(
+    {**STYLE, "axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
+)
+"""The same with a frame and no grid: for maps."""
 
 
 def to_svg(figure: Figure, description: str) -> str:
@@ -50,6 +60,54 @@ CODEC_COLOURS = {
 """One colour for each codec that was measured here, by its name in tables, on every page; seen on
 white and on black."""
 CODEC_COLOURS |= dict.fromkeys(("blurlib", "blurlib, direct", "blurlib direct"), COLOURS[0])
+
+
+class Lines(NamedTuple):
+    """One panel of `lines`: named curves over one x."""
+
+    x: Sequence[float]
+    curves: Mapping[str, Sequence[float]]
+    xlabel: str
+    ylabel: str
+    title: str = ""
+    xscale: str = "linear"
+    yscale: str = "linear"
+
+
+@styled
+def lines(panels: Sequence[Lines], marker: str = "") -> Figure:
+    """Panels of curves side by side, with one legend where all have the same names.
+
+    Later curves are thinner, so that one below another shows. Few x are all named on the axis.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(wide(len(panels)), 3.4), squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for i, (name, y) in enumerate(panel.curves.items()):
+            axis.plot(panel.x, y, lw=max(3 - 0.5 * i, 1), marker=marker, label=name)
+        axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+        axis.set(xscale=panel.xscale, yscale=panel.yscale)
+        for side in (axis.xaxis, axis.yaxis):
+            _plain_ticks(side)
+        if len(panel.x) < 10:
+            axis.set_xticks(panel.x, [f"{x:g}" for x in panel.x])
+    alike = all(panel.curves.keys() == panels[0].curves.keys() for panel in panels)
+    for axis in axes.flat[-1:] if alike else axes.flat:
+        axis.legend()
+    return figure
+
+
+def wide(panels: int) -> float:
+    """Inches for panels side by side: not so wide that a page must shrink the letters."""
+    return (5.5, 8.4, 10.2)[panels - 1] if panels <= 3 else 3.2 * panels
+
+
+def _plain_ticks(side: Axis) -> None:
+    """On a logarithmic axis: 0.1 for 10⁻¹, and 0.2 and 0.5 too where there is room for them."""
+    if side.get_scale() == "log":
+        low, high = side.get_view_interval()
+        side.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        side.set_major_formatter(StrMethodFormatter("{x:g}"))
+        side.set_minor_formatter(NullFormatter())
 
 
 class Curve(NamedTuple):

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 from torch import Tensor
 
-from blurlib import checkpoints, datasets, images, plotting
+from blurlib import checkpoints, datasets, images
 from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import BlurFile
 from blurlib.diffusion.process import BlurDiffusion
@@ -162,8 +162,8 @@ def stands_in(learned: list[dict]) -> None:
         f"group {j + 1}": (a["A"] * torch.exp(-distance / (2 * a["sigma"] ** 2))).tolist()
         for j, a in enumerate(learned)
     }
-    panel = plotting.Lines(distance.tolist(), bumps, "|Δx| + |Δy|", "added to the logit")
-    write("laplacian.svg", plots.to_svg(plotting.lines([panel]), "Learned bumps").encode())
+    panel = plots.Lines(distance.tolist(), bumps, "|Δx| + |Δy|", "added to the logit")
+    write("laplacian.svg", plots.to_svg(plots.lines([panel]), "Learned bumps").encode())
     process = BlurDiffusion(BlurSchedule(sigma_blur_max=12.0))
     x = 2 * images.to_float(square_photo())[None] - 1
     drawn = torch.Generator().manual_seed(1)

@@ -150,7 +150,7 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
         yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
     panels = training.panels(runs)
     content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
-    yield Figure(root / "book/figures/training.svg", content, partial(plotting.lines, panels))
+    yield Figure(root / "book/figures/training.svg", content, partial(plots.lines, panels))
     pair = tradeoffs.contexts(root), tradeoffs.sampling(root)
     yield Figure(root / "book/figures/tradeoffs.svg", [*pair], partial(tradeoffs.draw, *pair))
     if (found := blur.read(root)) is not None:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from blurlib import plotting
 from blurlib.codec import zoo
-from experiments import published, report
+from experiments import plots, published, report
 from tables_markdown import markdown
 
 
@@ -52,10 +51,10 @@ def unfinished(root: Path) -> str:
     return markdown(head, rows)
 
 
-def panels(runs: Mapping[str, pd.DataFrame]) -> list[plotting.Lines]:
+def panels(runs: Mapping[str, pd.DataFrame]) -> list[plots.Lines]:
     """Loss over steps."""
     return [
-        plotting.Lines(log["step"].tolist(), {"loss": log["loss"].tolist()}, "steps", "loss", name)
+        plots.Lines(log["step"].tolist(), {"loss": log["loss"].tolist()}, "steps", "loss", name)
         for name, log in runs.items()
     ]
 
