@@ -89,6 +89,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "optimisers": checks.optimisers,
     "start": checks.start,
     "unfinished": training.unfinished,
+    "unfinished-perceptual": training.perceptual,
     "loss-balance": checks.loss_balance,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
 }

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.interpolate import PchipInterpolator
 
 from blurlib.codec import zoo
 from experiments import plots, published, report
@@ -35,6 +37,8 @@ def unfinished(root: Path) -> str:
     anchors = published.read(root / "results/published")
     rows = []
     for codec in report.measured("kodak", root / "training"):
+        if codec.training == "mse+lpips":
+            continue
         name = codec.label.removesuffix(", direct")
         log = pd.read_csv(root / "training" / f"{name}.csv")
         steps, seconds = log[["step", "seconds"]].iloc[-1]
@@ -49,6 +53,17 @@ def unfinished(root: Path) -> str:
     head = ["weights", "steps", "hours", "held-out loss", "BD-rate in", "over VTM-9.1",
             "0.1–0.3 bpp", "0.3–0.8 bpp"]  # fmt: skip
     return markdown(head, rows)
+
+
+def perceptual(root: Path) -> str:
+    """LPIPS on Kodak at two rates: the codec in training/ that is trained with it, and others."""
+    own = [c for c in report.measured("kodak", root / "training") if c.training == "mse+lpips"]
+    rows = []
+    for codec in (*own, *report.measured("kodak", root / "results")):
+        rates, distances = codec.curve("lpips").T
+        at = [PchipInterpolator(rates, distances, extrapolate=False)(rate) for rate in (0.15, 0.3)]
+        rows.append([codec.label, *("–" if np.isnan(value) else f"{value:.3f}" for value in at)])
+    return markdown(["codec", "LPIPS at 0.15 bpp", "at 0.3 bpp"], rows)
 
 
 def panels(runs: Mapping[str, pd.DataFrame]) -> list[plots.Lines]:
