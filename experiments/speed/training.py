@@ -22,6 +22,7 @@ costs.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -112,6 +113,15 @@ def compiled_transforms(stage, fabric, setup=stages.CodecStage.setup):
     setup(stage, fabric)
 
 
+def adam(**options) -> contextlib.AbstractContextManager:
+    made = functools.partial(adam_with, torch.optim.Adam, options)
+    return mock.patch.object(torch.optim, "Adam", made)
+
+
+def adam_with(kind: type, options: dict, parameters: Iterable, **others):
+    return kind(parameters, **others | {"fused": None} | options)
+
+
 class Variant:
     """One way to train: a loop, configuration that differs, and what is replaced meanwhile."""
 
@@ -122,15 +132,19 @@ class Variant:
 VARIANTS = {
     OURS: Variant(),
     THEIRS: Variant(theirs),
+    "compressai, no workers": Variant(theirs, workers=0),
     "without channels_last": Variant(
         patch=lambda: mock.patch.object(torch, "channels_last", torch.contiguous_format)
     ),
-    "bfloat16": Variant(precision="bf16-mixed"),
+    "Adam, one parameter at a time": Variant(patch=lambda: adam(foreach=False)),
+    "Adam, foreach": Variant(patch=lambda: adam(foreach=True)),
     "Muon": Variant(optimiser="muon"),
+    "bfloat16": Variant(precision="bf16-mixed"),
     "Muon, bfloat16": Variant(optimiser="muon", precision="bf16-mixed"),
     "transforms compiled": Variant(
         patch=lambda: mock.patch.object(stages.CodecStage, "setup", compiled_transforms)
     ),
+    "photos read at every step": Variant(bank_gb=0.0, workers=0),
     "photos read by workers": Variant(bank_gb=0.0),
 }
 
