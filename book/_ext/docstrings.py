@@ -9,6 +9,7 @@ import re
 HEADING = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
 CODE = re.compile(r"(`+[^`]+`+|(?<!\S)\*\w[^*]*\w\*)")
 ARRAY_LIKE = re.compile(r"_SupportsArray.+?complex \| str \| bytes\](?! \|)")
+MODULES = re.compile(r"~(\w+\.)+")  # of the types of a dataclass's fields
 ENTRY = re.compile(r"    (\S[^:]*): (.*)")
 
 
@@ -46,9 +47,9 @@ def convert(app, what, name, obj, options, lines):
 
 
 def signature(app, what, name, obj, options, arguments, returns):
-    """With numpy's ArrayLike by its name. A class of many fields describes them below: one word
-    stands for them above."""
-    arguments = ARRAY_LIKE.sub("ArrayLike", arguments or "")
+    """With numpy's ArrayLike by its name, and types without their modules. A class of many fields
+    describes them below: one word stands for them above."""
+    arguments = MODULES.sub("", ARRAY_LIKE.sub("ArrayLike", arguments or ""))
     many = what == "class" and arguments.count(":") > 12
     return ("(**fields)" if many else arguments or None), returns
 
