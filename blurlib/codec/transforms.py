@@ -159,7 +159,7 @@ class MainDecoder(nn.Module):
                 x = block(x)
             features = [x, *features] if pyramid else []
         width = 18 * self.patch**2
-        x_hat = in_strips(lambda x: self.head(x) + 0.5, x, width=width, halo=1)
+        x_hat = in_strips(lambda x: kept(self.head, x) + 0.5, x, width=width, halo=1)
         return Reconstruction(x_hat, tuple(features))
 
 
