@@ -149,9 +149,8 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
         curves = [plots.Curve(*line) for line in lines]
         draw = partial(plots.rate_distortion, curves, title)
         yield Figure(root / "book/figures" / f"{name}.svg", content, draw)
-    panels = training.panels(runs)
-    content = [[panel.title, [*panel.x], panel.curves["loss"]] for panel in panels]
-    yield Figure(root / "book/figures/training.svg", content, partial(plots.lines, panels))
+    content = [[name, [*log["step"]], [*log["loss"]]] for name, log in runs.items()]
+    yield Figure(root / "book/figures/training.svg", content, partial(training.draw, runs))
     pair = tradeoffs.contexts(root), tradeoffs.sampling(root)
     yield Figure(root / "book/figures/tradeoffs.svg", [*pair], partial(tradeoffs.draw, *pair))
     if (found := blur.read(root)) is not None:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.interpolate import PchipInterpolator
 
+from blurlib import plotting
 from blurlib.codec import zoo
-from experiments import plots, published, report
+from experiments import published, report
 from tables_markdown import markdown
 
 
@@ -66,12 +69,15 @@ def perceptual(root: Path) -> str:
     return markdown(["codec", "LPIPS at 0.15 bpp", "at 0.3 bpp"], rows)
 
 
-def panels(runs: Mapping[str, pd.DataFrame]) -> list[plots.Lines]:
+@plotting.styled
+def draw(runs: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss over steps."""
-    return [
-        plots.Lines(log["step"].tolist(), {"loss": log["loss"].tolist()}, "steps", "loss", name)
-        for name, log in runs.items()
-    ]
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for name, log in runs.items():
+        axis.plot(log["step"], log["loss"], lw=1.2, label=name)
+    axis.set(xlabel="steps", ylabel="loss", ylim=(0.9, 2))
+    axis.legend()
+    return figure
 
 
 def laplacian(model: str) -> str:

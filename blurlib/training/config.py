@@ -1,5 +1,7 @@
 """What a training run is: a frozen dataclass that is also a TOML file."""
 
+from __future__ import annotations
+
 import difflib
 import functools
 import sys
@@ -32,9 +34,9 @@ else:
 RECIPES = Path(__file__).parent / "recipes"
 MAGNIFIED = 10.0  # LPIPS is asked of no picture whose errors are those of ε̂ times more than this
 
-Part = Annotated[float, Field(ge=0, le=1)]
-PartAbove0 = Annotated[float, Field(gt=0, le=1)]
-PartBelow1 = Annotated[float, Field(ge=0, lt=1)]
+From0To1 = Annotated[float, Field(ge=0, le=1)]
+Above0To1 = Annotated[float, Field(gt=0, le=1)]
+From0Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class TrainConfig:
     #: "residual", whose power is a hundredth of a photo's, 0 hides nearly all
     logsnr_min: float = -10.0
     #: Weight ρ of LPIPS beside diffusion or MSE (blurlib.training.losses.perceptual)
-    rho: Part = 0.3
+    rho: From0To1 = 0.3
     #: LPIPS is applied where t is below this; above, x̂ is a guess of the mean. With "eps" it is
     #: refused where x̂ magnifies the errors of ε̂ more than tenfold
-    lpips_t_max: Part = 0.7
+    lpips_t_max: From0To1 = 0.7
     #: Steps of a chain from noise to picture, whose end a denoiser is trained for in the last part
     #: of its run, with (1 − ρ) · MSE + ρ · LPIPS; it is then sampled in as many. 0: it is not
     unroll_steps: Annotated[int, Field(ge=0, le=16)] = 0
-    unroll_last: Part = 0.25  #: that part
+    unroll_last: From0To1 = 0.25  #: that part
     #: Noise that unrolled chains start from, and those that decode unless told otherwise: 1 is all
     #: of it. 0, with unroll_steps 1 and unroll_last 1, is a deterministic decoder
     start_scale: NonNegativeFloat = 1.0
@@ -108,18 +110,18 @@ class TrainConfig:
     #: Muon for every weight that is a matrix or a convolution over all channels, Adam for the rest;
     #: or Adam for all
     optimiser: Literal["adam", "muon"] = "adam"
-    momentum: PartBelow1 = 0.95  #: of Muon
+    momentum: From0Below1 = 0.95  #: of Muon
     #: Part of lr for the convolutions of g_a and the main decoder: a KLT to start with is soon
     #: unlearnt at the rate that suits the entropy model
-    lr_transforms: PartAbove0 = 0.1
-    lr_blocks: PartAbove0 = 0.3  #: the same for the gated blocks between them
+    lr_transforms: Above0To1 = 0.1
+    lr_blocks: Above0To1 = 0.3  #: the same for the gated blocks between them
     warmup: PositiveInt = 100  #: steps
     #: Last part of the run, in which the learning rate falls to 1 % (a cosine). With less than 1, a
     #: run can be made longer until that part begins
-    decay: PartAbove0 = 1.0
+    decay: Above0To1 = 1.0
     z_warmup: PositiveInt = 1000  #: steps until the hyper-latent pays its rate in full
     clip: PositiveFloat = 1.0  #: of the norm of the gradient
-    ema: PartBelow1 = 0.998  #: decay of the averaged weights
+    ema: From0Below1 = 0.998  #: decay of the averaged weights
     seed: NonNegativeInt = 0  #: of weights and draws; photo i of step s draws from (seed, s, i)
 
     # Machine
@@ -197,7 +199,7 @@ class TrainConfig:
         return tomli_w.dumps(asdict(self))
 
     @classmethod
-    def from_toml(cls, text: str, **overrides: Any) -> "TrainConfig":
+    def from_toml(cls, text: str, **overrides: Any) -> TrainConfig:
         """Read a recipe; `overrides` win over it, None leaves the recipe's value. ValueError: not
         TOML, an unknown field, a value that cannot work, or "mse" with the default λ, MS-SSIM's.
         """
@@ -220,7 +222,7 @@ class TrainConfig:
         return cls(**values)
 
     @classmethod
-    def recipe(cls, name_or_path: str, **overrides: Any) -> "TrainConfig":
+    def recipe(cls, name_or_path: str, **overrides: Any) -> TrainConfig:
         """A shipped recipe by name, or a TOML file by path."""
         shipped = RECIPES / f"{name_or_path}.toml"
         path = shipped if shipped.is_file() else Path(name_or_path)
