@@ -46,7 +46,12 @@ def test_attention_is_pytorchs_with_the_other_windows_masked(shape, window, shif
         "some": torch.rand(shape) < 0.1,
     }[keys]
     expected = reference(layer, x, admissible, position)
-    torch.testing.assert_close(layer(x, admissible, position), expected, rtol=1e-10, atol=1e-12)
+    for wanted in (None, ~admissible, torch.rand(shape) < 0.3):
+        found, where = (
+            layer(x, admissible, position, wanted),
+            slice(None) if wanted is None else wanted,
+        )
+        torch.testing.assert_close(found[:, where], expected[:, where], rtol=1e-10, atol=1e-12)
 
 
 @torch.no_grad()
@@ -86,6 +91,8 @@ def test_a_block_is_two_residual_branches():
     attended = x + reference(block.attention, block.norm_attention(x), admissible, position)
     expected = attended + block.mlp(attended)
     torch.testing.assert_close(block(x, admissible, position), expected)
+    some = block(x, admissible, position, ~admissible)[:, ~admissible]
+    torch.testing.assert_close(some, expected[:, ~admissible])
 
 
 def test_impossible_sizes_are_refused():

@@ -55,31 +55,51 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim, bias=False)  # no bias: "no key" must stay exactly 0
 
-    def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        admissible: Tensor,
+        position: PositionalEncoding,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """x: (B, H, W, C); admissible: (H, W) bool, True where a key may be looked at; position:
-        of the same window."""
+        of the same window; wanted: (H, W) bool, where the result is used, by default everywhere."""
         B, H, W, C = x.shape
         windows = partition(x, self.window, self.shift)
-        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, C // self.heads))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = position.rotate(q, k)
-        keys = partition(admissible[None, :, :, None].to(x.dtype), self.window, self.shift)
-        keys = keys[:, None, None, :, 0].bool()
-        somewhere = keys[:, 0, 0].any(0)  # what is a key in no window is left out: half, mostly
-        somewhere[0] = True  # a softmax needs one
-        bias, has_key = self._bias(keys[..., somewhere], position.bias()[..., somewhere], B)
-        k, v = k[:, :, somewhere], v[:, :, somewhere]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        keys = self._flags(admissible)
+        # What is a key, or asks, in no window is left out: half, mostly.
+        of, at = _anywhere(keys), slice(None) if wanted is None else _anywhere(self._flags(wanted))
+        weight, bias = self.qkv.weight.split((C, 2 * C)), self.qkv.bias.split((C, 2 * C))
+        q = F.linear(windows[:, at], weight[0], bias[0]).unflatten(-1, (self.heads, -1))
+        kv = F.linear(windows[:, of], weight[1], bias[1]).unflatten(-1, (2, self.heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        q, k = position.rotate(q.transpose(1, 2), at), position.rotate(k, of)
+        added, has_key = self._added(keys[:, of], position.bias()[:, at][..., of], B)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
         attended = attended.transpose(1, 2).flatten(2)
         if not has_key.all():
             attended = attended * has_key
-        return merge(self.out(attended), self.window, self.shift, (B, H, W))
+        out = windows.new_zeros(windows.shape)
+        out[:, at] = self.out(attended)
+        return merge(out, self.window, self.shift, (B, H, W))
 
-    def _bias(self, keys: Tensor, f: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Bias (windows, 1 or heads, query, key); which windows have a key (windows, 1, 1)."""
-        has_key = keys.any(-1, keepdim=True)
-        bias = f.masked_fill(~keys & has_key, -torch.inf)  # keyless windows stay finite, then × 0
-        return bias.repeat(batch, 1, 1, 1), has_key[:, 0].to(f.dtype).repeat(batch, 1, 1)
+    def _flags(self, where: Tensor) -> Tensor:
+        """(H, W) bool in windows, (windows, window²)."""
+        return partition(where[None, :, :, None], self.window, self.shift)[..., 0]
+
+    def _added(self, keys: Tensor, f: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """f and mask, (windows, 1 or heads, query, key); has any key, (windows, 1, 1)."""
+        has_key = keys.any(-1)[:, None, None]
+        # Keyless windows stay finite, then × 0.
+        added = f.masked_fill((~keys[:, None] & has_key)[:, None], -torch.inf)
+        return added.repeat(batch, 1, 1, 1), has_key.to(f.dtype).repeat(batch, 1, 1)
+
+
+def _anywhere(flags: Tensor) -> Tensor:
+    """Positions of a window that have the flag in some window, at least one: a softmax needs it."""
+    positions = flags.any(0)
+    positions[0] |= ~positions.any()
+    return positions
 
 
 class TransformerBlock(nn.Module):
@@ -92,6 +112,16 @@ class TransformerBlock(nn.Module):
         expand, project = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
         self.mlp = nn.Sequential(nn.LayerNorm(dim), expand, nn.GELU(), project)
 
-    def forward(self, x: Tensor, admissible: Tensor, position: PositionalEncoding) -> Tensor:
-        x = x + self.attention(self.norm_attention(x), admissible, position)
-        return x + self.mlp(x)
+    def forward(
+        self,
+        x: Tensor,
+        admissible: Tensor,
+        position: PositionalEncoding,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """As of `WindowAttention`; what is not wanted means nothing."""
+        x = x + self.attention(self.norm_attention(x), admissible, position, wanted)
+        if wanted is None:
+            return x + self.mlp(x)
+        own = x[:, wanted]
+        return x.masked_scatter(wanted[..., None], own + self.mlp(own))

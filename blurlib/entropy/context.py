@@ -104,7 +104,7 @@ class GlobalContext(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, y: Tensor, seen: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
-        """y: of the group, as far as it was `seen`, (H, W) bool."""
+        """y: of the group, as far as it was `seen`, (H, W) bool. Elsewhere is the context."""
         tokens = self.embed_known(known)
         if self.embed_anchor is not None:
             tokens = tokens + torch.where(seen, self.embed_anchor(y), 0)
@@ -112,8 +112,8 @@ class GlobalContext(nn.Module):
             tokens = tokens + torch.where(seen, 0, self.embed_local(local))
         tokens = tokens.permute(0, 2, 3, 1)
         admissible = seen if self.keys == "anchors" else ~seen
-        for block in self.blocks:
-            tokens = block(tokens, admissible, self.position)
+        first, last = self.blocks
+        tokens = last(first(tokens, admissible, self.position), admissible, self.position, ~seen)
         return tokens.permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """Positional encodings of window attention: the paper's, none, and a place for others.
 
-An encoding may add to the logits, turn queries and keys before their product, or neither: `bias()`
-and `rotate(q, k)`. Each channel group has its own, shared by its attention blocks.
+An encoding may add to the logits, turn queries and keys before their product, or neither: `bias`
+and `rotate`. Each channel group has its own, shared by its attention blocks.
 """
 
 import math
@@ -39,9 +39,10 @@ class PositionalEncoding(nn.Module):
         """What is added to the logits: (1 or heads, window², window²), for [head, query, key]."""
         return torch.zeros_like(self.distance)
 
-    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys, (windows, heads, window², d) each, as their product shall see them."""
-        return q, k
+    def rotate(self, x: Tensor, at: Tensor | slice = slice(None)) -> Tensor:
+        """Queries or keys, (windows, heads, positions, d), as their product shall see them; `at`:
+        which of the window² positions they are."""
+        return x
 
 
 class LaplacianPosition(PositionalEncoding):

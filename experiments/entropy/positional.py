@@ -82,15 +82,10 @@ class RotaryPosition(PositionalEncoding):
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 
-    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self._turn(q), self._turn(k)
-
-    def _turn(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor, at: Tensor | slice = slice(None)) -> Tensor:
         real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = (
-            real * self.cos - imaginary * self.sin,
-            real * self.sin + imaginary * self.cos,
-        )
+        cos, sin = self.cos[at], self.sin[at]
+        turned = real * cos - imaginary * sin, real * sin + imaginary * cos
         return torch.stack(turned, -1).flatten(-2)
 
 
