@@ -40,8 +40,8 @@ def rounding_noise(
 ) -> Iterator[None]:
     """Inside, every layer that decoding repeats is off by ± `ulps` units in the last place.
 
-    That is every output of the gain, of h_s and of the context networks, and what positional
-    encodings add to logits; the sign is random for each value. What a block of layers returns is
+    That is every output of the gain, of h_s and of the context networks, queries, keys, and what is
+    added to logits; the sign is random for each value. What a block of layers returns is
     moved once more, so that residual sums and attention, which are no layers, are not exact either.
     """
 
@@ -51,8 +51,8 @@ def rounding_noise(
         signs = torch.randint(2, output.shape, generator=generator, device=output.device)
         return output + (2 * signs - 1) * (ulps * unit)
 
-    def moving(bias: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        return lambda: move(bias())
+    def moving(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *of: move(made(*of))
 
     layers = [codec.gain, *codec.h_s.modules(), *codec.entropy.groups.modules()]
     handles = [
@@ -60,15 +60,15 @@ def rounding_noise(
         for layer in layers
     ]
     positions = [layer for layer in layers if isinstance(layer, PositionalEncoding)]
-    for position in positions:  # modules, but `bias` is not their forward
-        position.bias = moving(position.bias)
+    for position in positions:  # modules, but neither is their forward
+        position.bias, position.rotate = moving(position.bias), moving(position.rotate)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
         for position in positions:
-            del position.bias
+            del position.bias, position.rotate
 
 
 @torch.inference_mode()
