@@ -91,7 +91,7 @@ def _viewed(lpips: Lpips, draws: Draws, config: TrainConfig) -> Distance:
 
     def distance(x_hat: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
-            return lpips(view(x_hat), view(x)).float()
+            return lpips(view(x_hat), view(x)).to(x)
 
     return distance
 
@@ -151,14 +151,12 @@ def perceptual(
             process, lambda seen, t: decoder.predict(seen, t.to(x), output),
             2 * x - 1, t, draws.normal(x), config.loss_weight or None,
         )  # fmt: skip
-    view = random_view(draws)
-    seen = view(x)
-    distance = lpips(view((x_hat + 1) / 2), seen)
+    viewed = _viewed(lpips, draws, config)
+    distance = counts * viewed((x_hat + 1) / 2, x)
     if config.prediction == "residual":
         with torch.no_grad():
-            usual = lpips(view(output.x_hat), seen).clamp_min(LPIPS_FLOOR)
+            usual = viewed(output.x_hat, x).clamp_min(LPIPS_FLOOR)
         distance = distance / usual
-    distance = counts * distance
     scale = 1.0 if config.prediction == "residual" else DIFFUSION_SCALE
     total = (1 - config.rho) * scale * error + config.rho * distance
     return Loss(total, {name: error, "lpips": distance})
