@@ -80,6 +80,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablation-entropy-bits": lambda root: entropy.shown(root, entropy.bits),
     "portability": checks.portability,
     "promises": checks.promises,
+    "memory": checks.memory,
     "portability-noise": checks.portability_noise,
     "decode-speed": checks.decode_speed,
     "diffusion-step": checks.diffusion_step,

@@ -283,3 +283,26 @@ def promises(root: Path) -> str:
          f"{soak['changed']} changed; {soak['kb_per_1000_rounds']:+.0f} kB per 1,000"],
     ]  # fmt: skip
     return markdown(["experiment", "tried", "outcome"], rows)
+
+
+def memory(root: Path) -> str:
+    """Peak memory and processor time of the command, by megapixels and kind of work."""
+    checks = _check(root, "memory")
+    work = list(dict.fromkeys(line["work"] for line in checks["lines"]))
+    found = {(row["megapixels"], row["work"]): row for row in checks["rows"]}
+    rows = []
+    for pixels in sorted({row["megapixels"] for row in checks["rows"]} - {0}):
+        cells = (found[pixels, kind] for kind in work)
+        rows.append([f"{pixels:g}", *map(_memory_and_time, cells)])
+    fits = [f"{fit['gb']:.2f} GB + {fit['mb_per_megapixel']:.0f} MB" for fit in checks["lines"]]
+    torch, codec = (found[0, name] for name in ("import torch", "import blurlib.codec"))
+    return markdown(["megapixels", *work], [*rows, ["fit, + per megapixel", *fits]]) + (
+        f"\nPeak memory of a process on one thread, and processor time. `import torch` alone takes "
+        f"{_memory_and_time(torch)}, `import blurlib.codec` {_memory_and_time(codec)}.\n"
+    )
+
+
+def _memory_and_time(row: dict) -> str:
+    if row["peak_gb"] is None:
+        return "refused"
+    return f"{row['peak_gb']:.2f} GB, {row['user_s'] + row['system_s']:.1f} s"

@@ -73,6 +73,10 @@ def measured(sizes: list[str], decoders: list[str], checkouts: dict[str, Path]) 
             pixels = round(width * height / 1e6, 2)
             add("compress", pixels, [*COMMAND, "compress", photo, coded, "--force"])
             for decoder in decoders:
+                if decoder == "diffusion":  # which is for the files of another codec
+                    how = ["--force", "--model", checkpoints.PERCEPTUAL]
+                    for code, checkout in checkouts.items():
+                        run(checkout, [*COMMAND, "compress", photo, f"{folder}/{code}.blur", *how])
                 how = ["--decoder", decoder, "--force"]
                 add(decoder, pixels, [*COMMAND, "decompress", coded, back, *how])
     return rows
