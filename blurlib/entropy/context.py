@@ -104,7 +104,7 @@ class GlobalContext(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, y: Tensor, seen: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
-        """y: of the group, as far as it was `seen`, (H, W) bool. Elsewhere is the context."""
+        """y: of the group, as far as it was `seen`, (H, W) bool; the result is for elsewhere."""
         tokens = self.embed_known(known)
         if self.embed_anchor is not None:
             tokens = tokens + torch.where(seen, self.embed_anchor(y), 0)
