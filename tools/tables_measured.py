@@ -137,8 +137,8 @@ def perception(root: Path) -> str:
     patches = sorted({d.patches for codec in codecs for d in codec.distances})
     return markdown(head, rows) + (
         f"\nAt {', '.join(f'{bpp:g}' for bpp in PERCEPTION_RATES)} bpp, between the measured "
-        f"points linear in log rate; – where a codec does not reach the rate. The distances are "
-        f"over {', '.join(map(str, patches))} patches.\n"
+        f"points linear in log rate; – where a codec does not reach the rate, or was not "
+        f"measured. The distances are over {', '.join(map(str, patches))} patches.\n"
     )
 
 
