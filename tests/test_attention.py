@@ -47,10 +47,8 @@ def test_attention_is_pytorchs_with_the_other_windows_masked(shape, window, shif
     }[keys]
     expected = reference(layer, x, admissible, position)
     for wanted in (None, ~admissible, torch.rand(shape) < 0.3):
-        found, where = (
-            layer(x, admissible, position, wanted),
-            slice(None) if wanted is None else wanted,
-        )
+        found = layer(x, admissible, position, wanted)
+        where = slice(None) if wanted is None else wanted
         torch.testing.assert_close(found[:, where], expected[:, where], rtol=1e-10, atol=1e-12)
 
 

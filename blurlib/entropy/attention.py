@@ -96,10 +96,11 @@ class WindowAttention(nn.Module):
 
 
 def _anywhere(flags: Tensor) -> Tensor:
-    """Positions of a window that have the flag in some window, at least one: a softmax needs it."""
+    """Positions of a window that have the flag in some window, as indices, which a GPU is waited
+    for once; at least one: a softmax needs it."""
     positions = flags.any(0)
     positions[0] |= ~positions.any()
-    return positions
+    return positions.nonzero().squeeze(1)
 
 
 class TransformerBlock(nn.Module):

@@ -54,13 +54,15 @@ def run(checkout: Path, command: list[str]) -> dict:
 def measured(sizes: list[str], decoders: list[str], checkouts: dict[str, Path]) -> list[dict]:
     rows = []
 
-    def add(work: str, pixels: float, command: list[str]) -> None:
+    def add(work: str, pixels: float, command: list[str], kept: bool = True) -> None:
         for name, checkout in checkouts.items():
             if name != "this" and pixels > OTHERS_UP_TO:
                 continue
             where = [part.replace("CODE", name) for part in command]
-            rows.append({"code": name, "work": work, "megapixels": pixels} | run(checkout, where))
-            print(rows[-1], file=sys.stderr, flush=True)
+            row = {"code": name, "work": work, "megapixels": pixels} | run(checkout, where)
+            print(row, file=sys.stderr, flush=True)
+            if kept:
+                rows.append(row)
 
     add("import torch", 0, [sys.executable, "-c", "import torch"])
     add("import blurlib.codec", 0, [sys.executable, "-c", "import blurlib.codec"])
@@ -71,12 +73,12 @@ def measured(sizes: list[str], decoders: list[str], checkouts: dict[str, Path]) 
             width, height = SIZES[name]
             picture.resize((width, height), Image.Resampling.BICUBIC).save(photo)
             pixels = round(width * height / 1e6, 2)
-            add("compress", pixels, [*COMMAND, "compress", photo, coded, "--force"])
+            compress = [*COMMAND, "compress", photo, coded, "--force"]
+            add("compress", pixels, compress)
             for decoder in decoders:
                 if decoder == "diffusion":  # which is for the files of another codec
-                    how = ["--force", "--model", checkpoints.PERCEPTUAL]
-                    for code, checkout in checkouts.items():
-                        run(checkout, [*COMMAND, "compress", photo, f"{folder}/{code}.blur", *how])
+                    of_it = [*compress, "--model", checkpoints.PERCEPTUAL]
+                    add("compress for diffusion", pixels, of_it, kept=False)
                 how = ["--decoder", decoder, "--force"]
                 add(decoder, pixels, [*COMMAND, "decompress", coded, back, *how])
     return rows
