@@ -5,7 +5,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from blurlib.codec.search import Searched
     from blurlib.evaluation.codecs import Selection
     from blurlib.plotting import Figure
-    from blurlib.training.config import TrainConfig
     from blurlib.training.run import Step
 
 # PyTorch takes seconds to import: commands import what they need, so that --help answers at once.
@@ -138,7 +137,10 @@ def run(app: typer.Typer) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        _fail("out of memory: this machine has too little for what was asked")
+        _fail(
+            "out of memory: a smaller photo takes less, and training does with a smaller batch, "
+            "crop or bank_gb, as by --set batch=2"
+        )
     except (KeyboardInterrupt, typer.Abort):
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -168,22 +170,7 @@ def say(text: str, file: IO[str] | None = None) -> None:
     print("".join(shown), file=file)
 
 
-@contextlib.contextmanager
-def _enough_memory(otherwise: str) -> Iterator[None]:
-    """Where memory runs out, a ValueError with words that fit what was done."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise ValueError(f"out of memory{otherwise}") from error
-
-
-_photo_fits = _enough_memory(": the photo is too large for this machine")
-
-
 @app.command(epilog="Example: blurlib compress photo.png photo.blur --quality 2.5")
-@_photo_fits
 def compress(
     source: Annotated[
         Path, typer.Argument(metavar="IN", help="Photo: PNG, JPEG, WebP, AVIF …; - is stdin.")
@@ -231,7 +218,6 @@ def compress(
 
 
 @app.command(epilog="Example: blurlib decompress photo.blur photo.png")
-@_photo_fits
 def decompress(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur; - is stdin.")],
@@ -415,7 +401,7 @@ def train(
     config = TrainConfig.recipe(recipe, **fields)
     draw_at, held_out = time.monotonic() + config.checkpoint_every, None
     try:
-        with _training_memory(config), progress() as bar:
+        with progress() as bar:
             task = bar.add_task("reading photos", total=None)
             with contextlib.closing(steps_of(config, run, resume=resume)) as steps_taken:
                 for step in steps_taken:
@@ -442,15 +428,6 @@ def train(
             say(f"{model}: written")
 
 
-def _training_memory(config: "TrainConfig") -> contextlib.AbstractContextManager[None]:
-    """Where memory runs out in training, the message is about the recipe and not about a photo."""
-    return _enough_memory(
-        f" with batch = {config.batch}, crop = {config.crop} and up to "
-        f"{config.bank_gb:g} GB of decoded photos (bank_gb): lower one of them, as by --set "
-        f"batch={config.batch // 2 or 1}, or, for a denoiser, --set checkpointing=true"
-    )
-
-
 def _describe(step: "Step", held_out: float | None) -> str:
     parts = "  ".join(f"{name} {value:.4f}" for name, value in step.parts.items())
     held = "" if held_out is None else f"  held out {held_out:.4f}"
@@ -473,7 +450,8 @@ def _draw_curves(run: Path) -> float:
 def evaluate(
     context: typer.Context,
     dataset: Annotated[
-        str, typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, or a folder.")
+        str,
+        typer.Argument(help="kodak, clic2025-subset, embedded, other-worlds, text, a folder."),
     ],
     codec: Annotated[
         str, typer.Option(help="jpeg, webp, avif … (a wrong name lists all), or one of our models.")
@@ -587,8 +565,8 @@ def _refuse_ignored(context: typer.Context, chosen: str, takes: set[str]) -> Non
         source = context.get_parameter_source(name)
         if source and source.name == "COMMANDLINE":
             takers = " and ".join(decoder for decoder, taken in TAKES.items() if name in taken)
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} is for --decoder {takers}, not {chosen}")
+            what = f"our decoders {takers}" if name in OURS else f"--decoder {takers}"
+            raise ValueError(f"--{name.replace('_', '-')} is for {what}, not {chosen}")
 
 
 def _check_output(

@@ -78,18 +78,6 @@ def embedded(name: str) -> Tensor:
     return read_image(embedded_path(name))
 
 
-def kodak() -> list[Path]:
-    """The 24 Kodak photos, each checked by its SHA-256; those not yet in `home` are fetched.
-    ImageError names a file that has another hash, or that is missing and cannot be fetched."""
-    return _originals("kodak")
-
-
-def _originals(name: str) -> list[Path]:
-    shop = pooch.create(home() / "datasets", _KODAK_URL)
-    shop.load_registry(Path(__file__).with_name("datasets.txt"))
-    return [_original(shop, file) for file in shop.registry if file.startswith(f"{name}/")]
-
-
 def _original(shop: pooch.Pooch, file: str) -> Path:
     path = shop.abspath / file
     if path.exists():
@@ -127,16 +115,18 @@ def folder(path: str | os.PathLike) -> list[Path]:
 def dataset(name: str | os.PathLike) -> list[Path]:
     """Image files of a set: one of those below, a folder, or a name in home()/datasets.
 
-    ``kodak``; ``embedded``, ``other-worlds``, ``text`` (`embedded_names`); ``clic2025-subset``: 8
-    photos of the CLIC 2025 validation set, each checked by its SHA-256, whose numbers do not
-    compare with published ones of the whole set.
+    ``embedded``, ``other-worlds``, ``text`` (`embedded_names`); ``kodak``: 24 photos, each checked
+    by its SHA-256, those not yet in `home` fetched; ``clic2025-subset``: 8 photos of the CLIC 2025
+    validation set, so checked, whose numbers do not compare with published ones of the whole set.
 
-    Raises ImageError when it is none, or where a picture is missing or changed.
+    Raises ImageError when it is none, or where a picture is missing, changed, or not to be fetched.
     """
     if str(name) in _EMBEDDED_SETS:
         return [embedded_path(picture) for picture in embedded_names(str(name))]
     if str(name) in _ORIGINALS:
-        return _originals(str(name))
+        shop = pooch.create(home() / "datasets", _KODAK_URL)
+        shop.load_registry(Path(__file__).with_name("datasets.txt"))
+        return [_original(shop, file) for file in shop.registry if file.startswith(f"{name}/")]
     for place in (Path(name), home() / "datasets" / name):
         if place.is_dir():
             return folder(place)

@@ -98,13 +98,14 @@ def read_image(path: str | os.PathLike) -> Tensor:
     return decode_image(data, str(path))
 
 
-def longest_side(path: str | os.PathLike) -> int:
-    """In pixels, by the header of an image file; 0 where `read_image` will say what is wrong."""
+def header_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Width and height by the header of an image file; 0, 0 where `read_image` will say what is
+    wrong."""
     try:
         with Image.open(path, formats=_READABLE) as picture:
-            return max(picture.size)
+            return picture.size
     except Exception:
-        return 0
+        return 0, 0
 
 
 def decode_image(data: bytes, name: str = "image data") -> Tensor:

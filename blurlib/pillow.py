@@ -11,7 +11,6 @@ from PIL import Image, ImageFile
 from blurlib import checkpoints, images
 from blurlib.codec import zoo
 from blurlib.codec.bitstream import MAGIC, BlurFile
-from blurlib.diffusion import last_x_hat
 
 _load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
 
@@ -61,7 +60,7 @@ def decompress(
         model: default: the shipped codec that made the file.
         denoiser: weights of the diffusion decoder; default: `checkpoints.DENOISER`, for files of
             the model `checkpoints.PERCEPTUAL`.
-        sampling: `steps`, `seed`, … as in `DiffusionDecoder.decode`; default: what suits them.
+        sampling: `steps`, `seed`, … as in `DiffusionDecoder.sample`; default: what suits them.
 
     Raises:
         ValueError: not a .blur file, damaged, or of weights that are not at hand.
@@ -81,7 +80,7 @@ def decompress(
     x_hat = output.x_hat
     if decoder == "diffusion":
         chosen = _load_denoiser(denoiser or checkpoints.DENOISER)
-        x_hat = last_x_hat(chosen.sample(output, **sampling))
+        x_hat = chosen.decode(output, **sampling)
     return images.to_pillow(images.to_uint8(x_hat[0]))
 
 

@@ -15,8 +15,9 @@ import torch
 
 from blurlib import datasets, images, metrics
 from blurlib.codec import BlurCodec, zoo
-from blurlib.evaluation.bd_rate import bd_rate, increasing
+from blurlib.evaluation.bd_rate import bd_rate
 from blurlib.evaluation.measure import compare
+from experiments.published import increasing
 from experiments.record import one_thread, read_table, replace_rows
 
 PHOTOS = (1, 4, 7, 10, 13, 16, 19, 22)  # of Kodak

@@ -21,7 +21,7 @@ QUALITIES = (1.0, 2.0, 3.0)
 
 
 def main(out: Path, *models: str) -> None:
-    photos = [images.read_image(datasets.kodak()[i - 1]) for i in PHOTOS]
+    photos = [images.read_image(datasets.dataset("kodak")[i - 1]) for i in PHOTOS]
     rows = [{"model": "the photos", "quality": None, **ratios(photos)}]
     for model in models:
         codec = zoo.load(model)

@@ -82,7 +82,7 @@ def main(out: Path) -> None:
     originals: list[Tensor] = []
     decoded: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     scores: dict[int, list[tuple[float, float]]] = {level: [] for level in LEVELS}
-    for path in track(datasets.kodak(), "decoding"):
+    for path in track(datasets.dataset("kodak"), "decoding"):
         photo = images.read_image(path)
         x = images.to_float(photo)[None]
         originals.append(network(features.patches(photo)))

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from blurlib.evaluation.bd_rate import increasing
 from blurlib.evaluation.results import ResultsError
 from blurlib.metrics import ms_ssim_db
 from experiments.record import ROOT
@@ -209,3 +208,13 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 def _list(names: Collection[str]) -> str:
     return ", ".join(names)
+
+
+def increasing(curve: np.ndarray) -> np.ndarray:
+    """The points (rate, quality) in order of rate, without those that a cheaper one equals or
+    beats: what `bd_rate` needs of a measured curve."""
+    curve = curve[np.lexsort(curve.T[::-1])]
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], curve[:-1, 1]]))
+    curve = curve[curve[:, 1] > best]
+    last_of_rate = np.append(curve[1:, 0] > curve[:-1, 0], True)
+    return curve[last_of_rate]

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from blurlib.evaluation import results
-from blurlib.evaluation.bd_rate import bd_rate, increasing
+from blurlib.evaluation.bd_rate import bd_rate
 from experiments import published
 from experiments.distances import features
 from experiments.distances import run as distances
+from experiments.published import increasing
 from experiments.record import ROOT
 
 FOLDER = ROOT / "results"

@@ -107,7 +107,7 @@ def without_times(results):
 
 
 def test_a_row_is_what_the_metrics_say(photos, astronaut):
-    (row,) = m.measure(m.Instruments(Shift()), photos / "a.png", [3])
+    (row,) = m.measure(Shift(), photos / "a.png", [3])
     image = astronaut[:, :200, :180]
     shifted = image & 0b11100000
     assert (row.image, row.quality, row.bytes) == ("a.png", 3, 4 + 3 * 200 * 180)
@@ -117,8 +117,8 @@ def test_a_row_is_what_the_metrics_say(photos, astronaut):
     assert math.isnan(row.lpips)
     assert min(row.encode_s, row.decode_s) >= 0
     extra = {"extra": lambda image, quality, data: {"estimated_bits": 8 * len(data) - 5}}
-    instruments = m.Instruments(Shift(), lpips=Distance(), **extra)
-    large, small = (m.measure(instruments, photos / f"{n}.png", [2])[0] for n in "ab")
+    with_what = {"lpips": Distance(), **extra}
+    large, small = (m.measure(Shift(), photos / f"{n}.png", [2], **with_what)[0] for n in "ab")
     assert 0 < large.lpips < 1
     assert math.isnan(small.lpips)
     assert math.isnan(small.ms_ssim)

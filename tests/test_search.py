@@ -145,10 +145,14 @@ def test_a_target_is_met_with_a_search_too(codec, photo, short, effort):
 
 
 @pytest.mark.parametrize("effort", [-1, 10, 2.5])
-def test_an_effort_that_cannot_be_is_refused(codec, tiny_codec, photo, effort):
+def test_an_effort_that_cannot_be_is_refused(codec, tiny_codec, photo, effort, monkeypatch):
     for compress in (codec.compress, codec.compress_to):
         with pytest.raises(ValueError, match="must be a whole number from 0 to 9"):
             compress(photo(64, 64), 2, effort=effort)
     assert tiny_codec.objective is None
-    with pytest.raises(ValueError, match="do not say what they were trained for"):
+    with pytest.raises(ValueError, match="these weights do not say for what"):
         tiny_codec.compress(photo(64, 64), 2, effort=2)
+    monkeypatch.setattr(codec, "objective", Objective("mse+lpips", 0.0003, 0.006))
+    for compress in (codec.compress, codec.compress_to):
+        with pytest.raises(ValueError, match=r"effort is 2: .*'mse\+lpips'.*use effort 0"):
+            compress(photo(64, 64), 2, effort=2)

@@ -468,23 +468,15 @@ def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_not_finite_for_too_long_names_the_step_and_keeps_the_recipe(config, tmp_path, monkeypatch):
+def test_not_finite_for_too_long_names_the_step_and_keeps_weights(config, tmp_path, monkeypatch):
     altered(monkeypatch, lambda step: math.inf if step >= 2 else 1)
-    monkeypatch.setattr(loop, "MEASURED_STEPS", range(1, 3))
     monkeypatch.setattr(loop, "PATIENCE", 5)
-    config, folder = replace(config, steps=0, max_minutes=60.0), tmp_path / "run"
+    config, folder = replace(config, steps=20), tmp_path / "run"
     with pytest.raises(loop.NotFiniteError, match=r"step 3 and the 4 after it were not finite"):
         run(config, folder)
     log = loop.read_log(folder)
-    kept = TrainConfig.recipe(str(folder / "not_finite.toml"))
-    assert kept == replace(config, steps=log[-1].steps)  # as it was measured
-    assert kept.steps > 7
     assert (len(log), log[-1].not_finite) == (7, 5)
     assert all(value.isfinite().all() for value in checkpoint(folder)["model"].values())
-    with pytest.raises(loop.NotFiniteError, match="step 3 "):  # that configuration repeats it
-        run(kept, tmp_path / "again")
-    again = loop.read_log(tmp_path / "again")
-    assert [step.loss for step in again[:2]] == [step.loss for step in log[:2]]
 
 
 @pytest.mark.slow
@@ -794,24 +786,20 @@ def test_the_joint_loss_is_the_papers_and_reaches_codec_and_denoiser(config):
 
 
 @torch.no_grad()
-def test_the_recipe_says_which_errors_weigh_the_same_and_at_which_times(config, tiny_codec):
-    """Without blur Δx̂ = −σ_t Δv̂: where v is predicted, the loss of x̂ is σ_t² times that of v."""
-    x = some(config, 1)
-    config = replace(config, stage="joint", prediction="v", sigma_blur_max=0.0, rho=0.0)
-    stage = stages.make(config := replace(config, spacing="logsnr"))
+@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
+def test_the_recipe_says_at_which_times_a_denoiser_learns(config, tiny_codec, spacing):
+    x, seen = some(config, 1), []
+    config = replace(config, stage="joint", prediction="v", spacing=spacing, rho=0.0)
+    stage = stages.make(config)
     decoder = stages._diffusion(stage.module.denoiser, config, bytes(4))
-    output = tiny_codec(x, 2.0)
-
-    def diffusion(loss_weight):
-        weighted, draws = replace(config, loss_weight=loss_weight), Draws(0, 1, range(1), 1)
-        loss = losses.perceptual(decoder, output, x, stage.lpips, weighted, draws)
-        return loss.parts["diffusion"].item()
-
-    schedule = decoder.process.schedule
-    sigma = schedule.sigma(schedule.spaced(Draws(0, 1, range(1), 1).strata(), "logsnr")).item()
-    assert 0.1 < sigma < 0.99
-    assert diffusion("") == diffusion("v")
-    assert diffusion("x") == pytest.approx(sigma**2 * diffusion("v"), rel=1e-4)
+    stage.module.denoiser.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    draws = lambda: Draws(0, 1, range(1), 1)  # noqa: E731
+    losses.perceptual(decoder, tiny_codec(x, 2.0), x, stage.lpips, config, draws())
+    progress = {
+        "uniform": lambda t: 1 - t,
+        "logsnr": lambda t: (decoder.process.schedule.logsnr(t) + 10) / 20,  # from −10 to 10
+    }
+    torch.testing.assert_close(progress[spacing](seen[0]).to(x), draws().strata().to(x))
 
 
 def test_lpips_counts_before_its_last_time_only(of_denoiser):

@@ -49,7 +49,7 @@ def others(photo: Tensor, size: int) -> dict[str, bytes]:
 
 def sheet(which: Sheet) -> list[plotting.Panel]:
     """The crop of the original, of our two decoders, and of the baselines at our bytes."""
-    photo = images.read_image(datasets.kodak()[which.number - 1])
+    photo = images.read_image(datasets.dataset("kodak")[which.number - 1])
     direct = select(checkpoints.CODEC).codec
     diffusion = select(checkpoints.PERCEPTUAL, "diffusion", checkpoints.DENOISER).codec
     data = direct.encode(photo, QUALITY)

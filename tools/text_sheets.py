@@ -41,7 +41,7 @@ class Sheet(NamedTuple):
     def read(self) -> Tensor:
         if isinstance(self.photo, str):
             return datasets.embedded(self.photo)
-        return images.read_image(datasets.kodak()[self.photo - 1])
+        return images.read_image(datasets.dataset("kodak")[self.photo - 1])
 
 
 SHEETS = (

@@ -28,6 +28,10 @@ STRIDE = 64  # pixels per hyper-latent position: inputs are padded to multiples 
 QUALITY_STEPS = 256  # quality is a multiple of 1/256, so that a file stores it exactly
 
 
+class TooSmallError(ValueError):
+    """Even the smallest file of a photo is larger than what it should fit into."""
+
+
 @dataclass(frozen=True)
 class CodecConfig:
     """Sizes of a codec, and nothing else: two codecs with equal configs can share weights.
@@ -285,7 +289,7 @@ class BlurCodec(nn.Module):
     ) -> bytes:
         """The largest file not over `target_bpp`, by quality: sizes grow with it.
         A search makes files smaller; a second one at a higher quality uses what it left.
-        ValueError: even quality 1 takes more, or x cannot be coded.
+        TooSmallError: even quality 1 takes more. ValueError: as `compress`.
         """
         self._check(x, effort)
         features, pixels = self.g_a(pad(x)), x[0, 0].numel()
@@ -312,7 +316,7 @@ class BlurCodec(nn.Module):
 
         smallest = at(QUALITY_STEPS)
         if not len(smallest) <= budget:
-            raise ValueError(
+            raise TooSmallError(
                 f"target is {target_bpp} bpp: this photo takes {8 * len(smallest) / pixels:.3f} "
                 "bpp at quality 1"
             )
@@ -445,10 +449,12 @@ class BlurCodec(nn.Module):
             raise ValueError(
                 f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
             )
-        if effort and self.objective is None:
+        for_what = self.objective and self.objective.distortion
+        if effort and for_what not in ("ms-ssim", "mse"):
+            reason = f"were trained for {for_what!r}" if for_what else "do not say for what"
             raise ValueError(
-                f"effort is {effort}: these weights do not say what they were trained for, so that "
-                "there is nothing to search by; use effort 0"
+                f"effort is {effort}: these weights {reason}, and an encoder searches by 'ms-ssim' "
+                "or 'mse'; use effort 0"
             )
 
     def _check_precision(self) -> None:

@@ -110,7 +110,7 @@ class DiffusionDecoder(nn.Module):
     def sample(
         self,
         output: CodecOutput,
-        *,
+        sampling: Sampling | None = None,
         tiling: Tiling | None = None,
         **changes: Any,
     ) -> Iterator[Synthesis]:
@@ -118,24 +118,31 @@ class DiffusionDecoder(nn.Module):
 
         Args:
             output: of `BlurCodec.decompress` (or `forward`).
+            sampling: how; None is that of these weights, with the file's seed, where it holds one.
             tiling: the memory a decode may take, and its tiles beyond it; None is `Tiling()`.
-            changes: fields of `Sampling`, such as `steps` and `seed`. What is not given, or None,
-                is as `sampling` says, and the seed as the file says, where it holds one.
+            changes: fields of `Sampling` to differ, such as `steps` and `seed`, unless None.
 
         Raises:
             ValueError: no such `Sampling`, `output` is of another codec than this decoder is for,
                 or the decode would not fit into the memory.
         """
-        how = self.sampling.but(seed=output.seed).but(**changes)
-        return self._pictures(output, how, tiling or Tiling())
+        how = (sampling or self.sampling.but(seed=output.seed)).but(**changes)
+        tiling, x_hat = tiling or Tiling(), output.reconstruction.x_hat
+        B, _, *padded = x_hat.shape
+        side = self._side(output.model_id, tiling, B, *padded)
+        rows, columns = tiling.regions(self.denoiser.config, B, *padded)
+        output = output._replace(reconstruction=Reconstruction(x_hat, self.conditions(output)))
+        chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap)
+        if len(rows) == len(columns) == 1:
+            return map(
+                lambda s: Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size)),
+                chain(output),
+            )
+        return self._by_regions(output, list(itertools.product(rows, columns)), chain, how.seed)
 
-    def decode(
-        self, output: CodecOutput, sampling: Sampling | None = None, tiling: Tiling | None = None
-    ) -> Tensor:
-        """The last picture of `sample`, (B, 3, H, W) in [0, 1]; ValueError as there. `sampling`
-        counts as it is, its seed too; None is what `sample` takes for None."""
-        sampling = sampling or self.sampling.but(seed=output.seed)
-        return last_x_hat(self._pictures(output, sampling, tiling or Tiling()))
+    def decode(self, output: CodecOutput, *how: Any, **changes: Any) -> Tensor:
+        """The last picture of `sample`, which takes the same, (B, 3, H, W) in [0, 1]."""
+        return last_x_hat(self.sample(output, *how, **changes))
 
     def unrolled(self, output: CodecOutput, noise: Callable[[], Tensor]) -> Tensor:
         """The end of the chain of `sampling` from the given draws, (B, 3, H, W) in [−1, 1], for
@@ -156,21 +163,6 @@ class DiffusionDecoder(nn.Module):
             )
         rows, columns = tiling.regions(self.denoiser.config, B, H, W)
         return tiling.side(self.denoiser.config, B, rows[0].stop, columns[0].stop)
-
-    def _pictures(self, output: CodecOutput, how: Sampling, tiling: Tiling) -> Iterator[Synthesis]:
-        """What `sample` yields; refuses at once what it refuses."""
-        x_hat = output.reconstruction.x_hat
-        B, _, *padded = x_hat.shape
-        side = self._side(output.model_id, tiling, B, *padded)
-        rows, columns = tiling.regions(self.denoiser.config, B, *padded)
-        output = output._replace(reconstruction=Reconstruction(x_hat, self.conditions(output)))
-        chain = partial(self._chain, how=how, side=side, overlap=tiling.overlap)
-        if len(rows) == len(columns) == 1:
-            return map(
-                lambda s: Synthesis(s.step + 1, s.steps, lambda: _cropped(s.x_hat, output.size)),
-                chain(output),
-            )
-        return self._by_regions(output, list(itertools.product(rows, columns)), chain, how.seed)
 
     @torch.no_grad()
     def _by_regions(

@@ -12,22 +12,6 @@ import torch
 from torch import Tensor
 
 
-def dct_matrix(n: int) -> Tensor:
-    """Orthonormal DCT-II basis C, one row per frequency, so that C C^T = I.
-
-    C[k, i] = sqrt((1 + [k > 0]) / n) · cos(π k (2i + 1) / (2n)),   k, i = 0 … n−1
-
-    Returns: (n, n) in float64, on the CPU. Raises ValueError if n < 1.
-    """
-    if n < 1:
-        raise ValueError(f"a DCT needs at least 1 sample per axis, got n = {n}")
-    k = torch.arange(n, dtype=torch.float64)[:, None]
-    i = torch.arange(n, dtype=torch.float64)[None, :]
-    basis = torch.cos(torch.pi * k * (2 * i + 1) / (2 * n)) * (2 / n) ** 0.5
-    basis[0] /= 2**0.5
-    return basis
-
-
 def dct2(x: Tensor) -> Tensor:
     """DCT-II, u = C_H x C_W^T, orthonormal: `scipy.fft.dctn(x, axes=(-2, -1), norm="ortho")`.
 
@@ -77,7 +61,15 @@ def _dense(x: Tensor, inverse: bool) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return dct_matrix(n).to(device=device, dtype=dtype)
+    """Orthonormal DCT-II basis C, (n, n), one row per frequency, so that C C^T = I.
+
+    C[k, i] = sqrt((1 + [k > 0]) / n) · cos(π k (2i + 1) / (2n)),   k, i = 0 … n−1
+    """
+    k = torch.arange(n, dtype=torch.float64)[:, None]
+    i = torch.arange(n, dtype=torch.float64)[None, :]
+    basis = torch.cos(torch.pi * k * (2 * i + 1) / (2 * n)) * (2 / n) ** 0.5
+    basis[0] /= 2**0.5
+    return basis.to(device=device, dtype=dtype)
 
 
 def _check(x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a network may be asked for, one class each: what it sees, says, means, and what errors cost.
+"""What a network may be asked for, one class each: what it sees, what it says, what that means.
 
 All of it is in frequency space, (B, 3, H, W), at one time t, where u_t = α_t u_x + σ_t u_ε. The DCT
 is orthonormal, so squared errors are the same as in pixels.
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from blurlib.diffusion.prior import Prior
@@ -45,13 +44,9 @@ class Prediction:
         u_t = α_t û_x + σ_t û_ε."""
         return output
 
-    def cost(self) -> Tensor:
-        """c, (B, 1, H, W), float64: an error Δx of û_x is one of the output with Δ² = c · Δx²."""
-        return torch.ones_like(self.t.alpha)
-
 
 class Eps(Prediction):
-    """The noise, as in the paper; c = SNR_t = α_t²/σ_t².
+    """The noise, as in the paper.
 
     With blur, û_x = (u_t − σ_t û_ε)/α_t magnifies the errors of û_ε by σ_t/α_t, which reaches
     thousands: û_x is not fit for a perceptual loss.
@@ -64,15 +59,11 @@ class Eps(Prediction):
         alpha, sigma = self.t.like(u_t)
         return (u_t - sigma * output) / alpha
 
-    def cost(self) -> Tensor:
-        return (self.t.alpha / self.t.sigma) ** 2
-
 
 class V(Prediction):
     """v = α_t ε − σ_t x, frequency by frequency; between the two, and well conditioned.
 
-    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²) and c = (α_t² + σ_t²)²/σ_t²; 1 = α_t² + σ_t² without
-    blur.
+    û_x = (α_t u_t − σ_t v̂)/(α_t² + σ_t²); 1 = α_t² + σ_t² without blur.
     """
 
     def target(self, u_x: Tensor, u_eps: Tensor) -> Tensor:
@@ -82,10 +73,6 @@ class V(Prediction):
     def u_x(self, u_t: Tensor, output: Tensor) -> Tensor:
         alpha, sigma = self.t.like(u_t)
         return (alpha * u_t - sigma * output) / (alpha**2 + sigma**2)
-
-    def cost(self) -> Tensor:
-        alpha, sigma = self.t
-        return ((alpha**2 + sigma**2) / sigma) ** 2
 
 
 class Wiener(NamedTuple):
@@ -108,7 +95,7 @@ class Residual(Prediction):
         target = (u_x − ū_x)/residual_std,   residual_std² = mean of E − gain · α_t E
 
     So both have variance 1 at all times and qualities, on average over pictures of the prior; and a
-    network that says 0 samples the prior, in the limit of many steps. c = 1/residual_std².
+    network that says 0 samples the prior, in the limit of many steps.
     """
 
     needs_prior = True
@@ -126,9 +113,6 @@ class Residual(Prediction):
     def u_x(self, u_t: Tensor, output: Tensor) -> Tensor:
         mean, residual_std = self.estimate(u_t)
         return mean.addcmul_(residual_std, output)
-
-    def cost(self) -> Tensor:
-        return self._wiener.residual_std**-2 * torch.ones_like(self.t.alpha)
 
     def estimate(self, u_t: Tensor) -> tuple[Tensor, Tensor]:
         """ū_x, and residual_std (B, 1, 1, 1)."""

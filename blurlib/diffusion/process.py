@@ -10,16 +10,15 @@ loop that needs the coefficients of a time more than once hands in its `Marginal
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from blurlib.diffusion.dct import dct2, idct2
-from blurlib.diffusion.prediction import PREDICTIONS, Eps, Prediction
+from blurlib.diffusion.prediction import PREDICTIONS, Prediction
 from blurlib.diffusion.prior import Prior
 from blurlib.diffusion.schedule import BlurSchedule, Marginal
 
-LossWeight = Literal["x", "eps", "v", "residual", "min-snr"]
 Time = Tensor | float | Marginal
 
 
@@ -35,13 +34,6 @@ class Posterior(NamedTuple):
 
     mean: Tensor
     variance: Tensor
-
-
-class DiffusionLoss(NamedTuple):
-    """per_sample: (B,), weighted mean squared error; x_hat: (B, 3, H, W), pixels."""
-
-    per_sample: Tensor
-    x_hat: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,29 +153,6 @@ class BlurDiffusion:
         """The clean picture that a network output stands for. z_t, output, result: pixels."""
         return idct2(self.u_x_hat(dct2(z_t), output, t))
 
-    # What an error costs
-
-    def loss_weight(self, weight: LossWeight, t: Time, H: int, W: int) -> Tensor:
-        """(B, 1, H, W), float64: factors on the squared error of the network output, frequency by
-        frequency, that make it the loss named by `weight`, whatever the network predicts.
-
-        An error Δx of x̂ weighs c_weight · Δx², and Δoutput² = c_prediction · Δx², hence the factor
-        c_weight/c_prediction. c is the `cost` of the prediction of that name, or
-
-            "min-snr"  c = min(SNR_t, 5)    (Hang et al. 2023, arXiv 2303.09556)
-
-        Raises ValueError for any other weight.
-        """
-        if weight not in get_args(LossWeight):
-            known = ", ".join(get_args(LossWeight))
-            raise ValueError(f"weight must be one of {known}, got {weight!r}")
-        t = self.marginal(t, H, W)
-        if weight == "min-snr":
-            cost = Eps(t).cost().clamp(max=5)
-        else:
-            cost = PREDICTIONS[weight](t, self.prior).cost()
-        return cost / self.at(t, H, W).cost()
-
 
 def diffusion_loss(
     process: BlurDiffusion,
@@ -191,15 +160,12 @@ def diffusion_loss(
     x: Tensor,
     t: Tensor,
     eps: Tensor,
-    weight: LossWeight | None = None,
-) -> DiffusionLoss:
-    """Weighted squared error of the network output, one number per picture, and its x̂.
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the network output, (B,), and its x̂, (B, 3, H, W), pixels.
 
     Args:
         predict: (`network_input` at t, t) → output.
         x: (B, 3, H, W), pixels in [−1, 1]; t: (B,); eps: N(0, I) like x.
-        weight: of `BlurDiffusion.loss_weight`; None weighs all errors of the output alike, as does
-            the weight named like the prediction.
     """
     H, W = x.shape[-2:]
     at = process.at(t, H, W)
@@ -208,6 +174,4 @@ def diffusion_loss(
     u_t = alpha * u_x + sigma * u_eps
     u_output = dct2(predict(idct2(at.input(u_t)), t).to(x))
     error = u_output - at.target(u_x, u_eps)
-    if weight is not None and weight != process.prediction:
-        error = process.loss_weight(weight, at.t, H, W).sqrt().to(x) * error
-    return DiffusionLoss(error.square().mean(dim=(1, 2, 3)), idct2(at.u_x(u_t, u_output)))
+    return error.square().mean(dim=(1, 2, 3)), idct2(at.u_x(u_t, u_output))

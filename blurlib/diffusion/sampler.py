@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -127,14 +127,7 @@ def sample(
     return chain(process, predict, sampling, noise or drawn)
 
 
-class HasPicture(Protocol):
-    """A step of a chain."""
-
-    @property
-    def x_hat(self) -> Tensor: ...
-
-
-def last_x_hat(states: Iterator[HasPicture]) -> Tensor:
+def last_x_hat(states: Iterator[Any]) -> Tensor:
     """Runs a chain to its end, keeping no step, and returns its result: the last x̂."""
     for state in states:
         last = state

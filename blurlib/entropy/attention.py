@@ -47,10 +47,6 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int, shift: int):
         super().__init__()
-        if window < 1:
-            raise ValueError(f"window is {window}: a window has at least 1 position")
-        if dim % heads:
-            raise ValueError(f"dim is {dim}: it must be a multiple of heads = {heads}")
         self.heads, self.window, self.shift = heads, window, shift
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim, bias=False)  # no bias: "no key" must stay exactly 0

@@ -64,7 +64,9 @@ def uniform_noise(like: Tensor) -> Tensor:
     return torch.empty_like(like).uniform_(-0.5, 0.5)
 
 
-class _LowerBound(torch.autograd.Function):
+class LowerBound(torch.autograd.Function):
+    """max(x, bound), with a gradient below the bound too where it leads back above."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x)
@@ -76,11 +78,6 @@ class _LowerBound(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         # Descent goes against the gradient: a negative one raises x.
         return gradient * ((x >= ctx.bound) | (gradient < 0)), None
-
-
-def lower_bound(x: Tensor, bound: float) -> Tensor:
-    """max(x, bound), with a gradient below the bound too where it leads back above."""
-    return _LowerBound.apply(x, bound)
 
 
 def bin_mass(residual: Tensor, sigma: Tensor) -> Tensor:

@@ -332,4 +332,4 @@ class LaplacianEntropyModel(nn.Module):
     def bounded_scale(self, log2_sigma: Tensor) -> Tensor:
         """σ in the coder's range; at the lower bound the gradient still leads back inside."""
         low, high = coder.LOG2_SIGMA_MIN, coder.LOG2_SIGMA_MAX
-        return coder.lower_bound(log2_sigma, low).clamp_max(high).exp2()
+        return coder.LowerBound.apply(log2_sigma, low).clamp_max(high).exp2()

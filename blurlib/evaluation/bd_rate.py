@@ -71,16 +71,6 @@ def bd_rate(
     return BdRate(float(value), float(low), float(high), f_a, f_t)
 
 
-def increasing(curve: np.ndarray) -> np.ndarray:
-    """The points (rate, quality) in order of rate, without those that a cheaper one equals or
-    beats: what `bd_rate` needs of a measured curve."""
-    curve = curve[np.lexsort(curve.T[::-1])]
-    best = np.maximum.accumulate(np.concatenate([[-np.inf], curve[:-1, 1]]))
-    curve = curve[curve[:, 1] > best]
-    last_of_rate = np.append(curve[1:, 0] > curve[:-1, 0], True)
-    return curve[last_of_rate]
-
-
 def _checked(points: ArrayLike, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Rates and qualities in order of rate."""
     curve = np.asarray(points, dtype=float)

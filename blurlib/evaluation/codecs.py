@@ -23,6 +23,7 @@ from torch import Tensor
 from blurlib import images, metrics
 from blurlib.codec import BlurCodec, CodecOutput, zoo
 from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.model import TooSmallError
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.diffusion import Sampling, Tiling
 
@@ -331,7 +332,7 @@ class BlurlibCodec:
         try:
             rate = metrics.bpp(target_bytes, *image.shape[1:])
             return self.codec.compress_to(x, rate, effort=self.effort)
-        except ValueError:
+        except TooSmallError:
             return self.codec.compress(x, 1.0, effort=self.effort)
 
     def decode(self, data: bytes) -> Tensor:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,43 +57,43 @@ def compare(
     )
 
 
-@dataclass(frozen=True)
-class Instruments:
-    """The codec and what it is measured with; a worker process gets a copy of its own.
-
-    Attributes:
-        lpips: see `compare`; without one, or for too small an image, the column is ``nan``.
-    """
-
-    codec: Codec
-    lpips: nn.Module | None = None
-    extra: Extra | None = None
-
-
-def measure(instruments: Instruments, path: Path, qualities: Sequence[float]) -> list[Row]:
+def measure(
+    codec: Codec,
+    path: Path,
+    qualities: Sequence[float],
+    lpips: nn.Module | None = None,
+    extra: Extra | None = None,
+) -> list[Row]:
     """Encode, decode and compare one image at every quality. Whatever the codec raises becomes a
-    ResultsError of one line that names the image; so does a decoded image of another size."""
+    ResultsError of one line that names the image; so does a decoded image of another size. Without
+    ``lpips``, or for too small an image, that column is ``nan``."""
     image, content = images.read_image(path), _content(path)
     rows = []
     for quality in qualities:
         try:
-            row = _row(instruments, path.name, image, quality)
+            row = _row(codec, path.name, image, quality, lpips, extra)
         except Exception as error:  # codecs are other people's libraries: they raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            what = f"{instruments.codec.name} at quality {quality:g}"
+            what = f"{codec.name} at quality {quality:g}"
             raise ResultsError(f"{path}: {what}: {reason}") from error
         rows.append(replace(row, content=content))
     return rows
 
 
-def _row(instruments: Instruments, name: str, image: Tensor, quality: float) -> Row:
-    codec, extra = instruments.codec, instruments.extra
+def _row(
+    codec: Codec,
+    name: str,
+    image: Tensor,
+    quality: float,
+    lpips: nn.Module | None,
+    extra: Extra | None,
+) -> Row:
     start = time.perf_counter()
     data = codec.encode(image, quality)
     encoded = time.perf_counter()
     decoded = codec.decode(data)
     done = time.perf_counter()
-    found = compare(image, data, decoded, instruments.lpips)
+    found = compare(image, data, decoded, lpips)
     return Row(
         image=name,
         quality=quality,
@@ -161,8 +161,7 @@ def evaluate(
                 else:
                     missing[path].append(quality)
         tasks = [task for task in missing.items() if task[1]]
-        with_what = Instruments(codec, lpips, extra)
-        for _, measured in share(lambda task: measure(with_what, *task), tasks, jobs):
+        for _, measured in share(lambda task: measure(codec, *task, lpips, extra), tasks, jobs):
             results = replace(results, rows=(*results.rows, *measured))
             res.write(file, results, overwrite=True)
             yield from measured
@@ -171,7 +170,7 @@ def evaluate(
 def fitting(codec: Codec, paths: Sequence[Path]) -> list[Path]:
     """The images whose sides the codec can hold; ResultsError if there are none."""
     longest = getattr(codec, "longest", math.inf)
-    if not (fit := [path for path in paths if images.longest_side(path) <= longest]):
+    if not (fit := [path for path in paths if max(images.header_size(path)) <= longest]):
         raise ResultsError(f"{paths[0]}: {codec.name} takes sides up to {longest} pixels")
     return fit
 

@@ -69,9 +69,6 @@ class TrainConfig:
     #: Whether a denoiser of a "residual" is told σ of the latent, quality and PSNR, beside the
     #: features of the main decoder (blurlib.codec.synthesis.DiffusionDecoder.conditions)
     told: bool = False
-    #: Which errors weigh the same at every time and frequency: "" those of the denoiser's output;
-    #: the others are those of BlurDiffusion.loss_weight
-    loss_weight: Literal["", "x", "eps", "v", "min-snr"] = ""
     #: Times for training: alike in t, or in log-SNR, as the times of a chain of steps are
     spacing: Literal["uniform", "logsnr"] = "uniform"
     sigma_blur_max: NonNegativeFloat = 20.0  #: strongest blur in pixels; 0 is isotropic diffusion

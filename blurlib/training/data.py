@@ -10,6 +10,7 @@ the photos that one uninterrupted process would have seen.
 
 import functools
 import itertools
+import math
 import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blurlib.datasets import folder
-from blurlib.images import ImageError, decode_image
+from blurlib.images import ImageError, decode_image, header_size
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import Device, generator
 
@@ -76,7 +76,7 @@ def open_photos(config: TrainConfig, paths: Sequence[Path], device: Device) -> "
     crop, by `config.workers` processes that work ahead. ValueError: nothing can be trained on."""
     read = functools.partial(read_photo, crop=config.crop)
     # By their headers, and of no more of them than has to be looked at.
-    sizes = itertools.accumulate(map(_decoded_size, paths))
+    sizes = itertools.accumulate(3 * math.prod(header_size(path)) for path in paths)
     if not all(total <= config.bank_gb * 1e9 for total in sizes):
         return Photos(_Crops(paths, read, config), device, config.workers, {})
     images, skipped = [], {}
@@ -90,15 +90,6 @@ def open_photos(config: TrainConfig, paths: Sequence[Path], device: Device) -> "
         wanted = f"a colour photo of at least {config.crop} px"
         raise ValueError(f"none of the {len(paths)} files is {wanted}")
     return Photos(_Crops(images, lambda image: image, config), device, 0, skipped)
-
-
-def _decoded_size(path: Path) -> int:
-    """In bytes; 0 for what will be skipped by name when it is read."""
-    try:
-        with Image.open(path) as header:
-            return 3 * header.width * header.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 0
 
 
 class Photos:

@@ -30,7 +30,7 @@ from blurlib.diffusion.denoiser import zero
 SCALE = 2.0  # y per unit of an orthonormal coefficient of a photo in [0, 1]
 
 
-class Stage(NamedTuple):
+class KltScale(NamedTuple):
     """One scale of the transform, from C channels in blocks of n × n.
 
     Attributes:
@@ -56,23 +56,23 @@ def start_from_klt(codec: BlurCodec, photos: Tensor, lapped: bool = True) -> Non
         lapped: False is V = I, the plain KLT of blocks, to compare with.
     """
     config = codec.config.transform
-    stages = fit(photos, config.patch, config.widths, lapped)
-    _set_analysis(codec.g_a, stages)
-    _set_decoder(codec.main_decoder, stages)
+    scales = fit(photos, config.patch, config.widths, lapped)
+    _set_analysis(codec.g_a, scales)
+    _set_decoder(codec.main_decoder, scales)
     for transform in (codec.g_a, codec.main_decoder):
         for module in transform.modules():
             if isinstance(module, GatedBlock):
                 zero(module.project)
-    deviation = stages[-1].variance.clamp_min(0).sqrt().float()
+    deviation = scales[-1].variance.clamp_min(0).sqrt().float()
     silent = max(0, codec.config.entropy.M - len(deviation))
     codec.entropy.start_at(SCALE * F.pad(deviation, (0, silent)))
 
 
 @torch.no_grad()
-def fit(photos: Tensor, patch: int, widths: tuple[int, ...], lapped: bool = True) -> list[Stage]:
+def fit(photos: Tensor, patch: int, widths: tuple[int, ...], lapped: bool = True) -> list[KltScale]:
     """The lapped KLT scale by scale, in float64: blocks of `patch`, then 2×2 of what the scale
     before has kept."""
-    features, stages = photos.double() - 0.5, []
+    features, scales = photos.double() - 0.5, []
     for i, width in enumerate(widths):
         n = patch if i == 0 else 2
         covariance = autocovariance(features, 3 * n)
@@ -86,9 +86,9 @@ def fit(photos: Tensor, patch: int, widths: tuple[int, ...], lapped: bool = True
         variance, basis = torch.linalg.eigh(vectors @ vectors.T / vectors.shape[1])
         kept = min(width, len(basis))
         basis = basis.flip(1).T[:kept]
-        stages.append(Stage(lapping, basis.unflatten(1, (-1, n, n)), variance.flip(0)[:kept]))
+        scales.append(KltScale(lapping, basis.unflatten(1, (-1, n, n)), variance.flip(0)[:kept]))
         features = torch.einsum("oc,bchw->bohw", basis, blocks)
-    return stages
+    return scales
 
 
 def lap(x: Tensor, lapping: Tensor) -> Tensor:
@@ -165,38 +165,38 @@ def _three_blocks(lapping: Tensor) -> Tensor:
     return ends + F.pad(P, (h, 3 * h, h, 3 * h)) + F.pad(P, (3 * h, h, 3 * h, h))
 
 
-def _kernels(stage: Stage, inverse: bool) -> Tensor:
+def _kernels(scale: KltScale, inverse: bool) -> Tensor:
     """What each coefficient hears of a block and its neighbours, or adds to them:
     (kept, C, 3n, 3n)."""
-    n = stage.basis.shape[-1]
-    line = _three_blocks(stage.lapping)
+    n = scale.basis.shape[-1]
+    line = _three_blocks(scale.lapping)
     filters = torch.linalg.inv(line) if inverse else line.mT
-    return filters @ F.pad(stage.basis, (n, n, n, n)) @ filters.mT
+    return filters @ F.pad(scale.basis, (n, n, n, n)) @ filters.mT
 
 
-def _set_analysis(g_a: Analysis, stages: list[Stage]) -> None:
+def _set_analysis(g_a: Analysis, scales: list[KltScale]) -> None:
     stem, *down, last = (layer for layer in g_a.layers if isinstance(layer, nn.Conv2d))
-    n = stages[0].basis.shape[-1]
+    n = scales[0].basis.shape[-1]
     # Unshuffled, neighbouring blocks are the neighbours of a 3×3 kernel.
-    _set(stem, F.pixel_unshuffle(_kernels(stages[0], inverse=False), n))
-    for layer, stage in zip(down, stages[1:], strict=True):
-        _set(layer, _kernels(stage, inverse=False)[..., 1:5, 1:5])
-    _set(last, SCALE * _identity(last, stages[-1]))
+    _set(stem, F.pixel_unshuffle(_kernels(scales[0], inverse=False), n))
+    for layer, scale in zip(down, scales[1:], strict=True):
+        _set(layer, _kernels(scale, inverse=False)[..., 1:5, 1:5])
+    _set(last, SCALE * _identity(last, scales[-1]))
 
 
-def _set_decoder(decoder: MainDecoder, stages: list[Stage]) -> None:
-    _set(decoder.stem, _identity(decoder.stem, stages[-1]) / SCALE)
+def _set_decoder(decoder: MainDecoder, scales: list[KltScale]) -> None:
+    _set(decoder.stem, _identity(decoder.stem, scales[-1]) / SCALE)
     up = (m for part in (decoder.up, decoder.head) for m in part.modules())
     layers = (layer for layer in up if isinstance(layer, nn.Conv2d))
-    for layer, stage in zip(layers, stages[::-1], strict=True):
+    for layer, scale in zip(layers, scales[::-1], strict=True):
         # Before a pixel shuffle, which makes blocks of coefficients.
-        blocks = F.pixel_unshuffle(_kernels(stage, inverse=True), stage.basis.shape[-1])
+        blocks = F.pixel_unshuffle(_kernels(scale, inverse=True), scale.basis.shape[-1])
         _set(layer, blocks.transpose(0, 1).flip(2, 3))
 
 
-def _identity(layer: nn.Conv2d, stage: Stage) -> Tensor:
-    """A 1×1 kernel for all outputs that passes on what the stage has kept."""
-    return torch.eye(layer.out_channels, len(stage.basis))[..., None, None]
+def _identity(layer: nn.Conv2d, scale: KltScale) -> Tensor:
+    """A 1×1 kernel for all outputs that passes on what the scale has kept."""
+    return torch.eye(layer.out_channels, len(scale.basis))[..., None, None]
 
 
 def _set(layer: nn.Conv2d, kernel: Tensor) -> None:

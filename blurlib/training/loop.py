@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import itertools
 import json
 import math
@@ -55,7 +54,8 @@ def train(config: TrainConfig, run: Path, resume: bool = False) -> Generator[Ste
     A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
     resumed run repeats an uninterrupted one. The checkpoint is also written when the generator is
     closed early, on an error, and at the end. On SIGTERM the step in hand is finished and saved.
-    With several devices or machines every process runs this; only the first writes.
+    With several devices or machines every process runs this; only the first writes, but
+    for the list of what each has skipped.
 
     Raises:
         ValueError: `run` holds another run, or nothing to resume; no photos; the number of
@@ -294,15 +294,9 @@ class _Run:
 
     def _give_up(self) -> None:
         first = self.step - self.not_finite_in_a_row + 1
-        if self.fabric.is_global_zero:
-            note = f"# Not finite from step {first} on; every step repeats from (seed, step).\n"
-            # The length is part of it, also where it was measured: the learning rate follows it.
-            config = dataclasses.replace(self.config, steps=self.steps)
-            self.folder.write("not_finite.toml", (note + config.to_toml()).encode())
         raise NotFiniteError(
             f"step {first} and the {self.step - first} after it were not finite; "
-            f"{self.folder.path / 'not_finite.toml'} repeats the run, and the checkpoint beside it "
-            "holds the last finite weights. A smaller lr or clip may help"
+            f"{self.folder.checkpoint} holds the last finite weights. A smaller lr or clip may help"
         )
 
 

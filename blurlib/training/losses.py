@@ -149,15 +149,15 @@ def perceptual(
         counts = (t < config.lpips_t_max).to(x)
         error, x_hat = diffusion_loss(
             process, lambda seen, t: decoder.predict(seen, t.to(x), output),
-            2 * x - 1, t, draws.normal(x), config.loss_weight or None,
+            2 * x - 1, t, draws.normal(x),
         )  # fmt: skip
     viewed = _viewed(lpips, draws, config)
     distance = counts * viewed((x_hat + 1) / 2, x)
-    if config.prediction == "residual":
+    if decoder.process.needs_prior:
         with torch.no_grad():
             usual = viewed(output.x_hat, x).clamp_min(LPIPS_FLOOR)
         distance = distance / usual
-    scale = 1.0 if config.prediction == "residual" else DIFFUSION_SCALE
+    scale = 1.0 if decoder.process.needs_prior else DIFFUSION_SCALE
     total = (1 - config.rho) * scale * error + config.rho * distance
     return Loss(total, {name: error, "lpips": distance})
 

@@ -1,7 +1,8 @@
 """The folder of a run: what is in it, and how it survives kills and full disks.
 
-config.toml, log.jsonl (one line per step), skipped.txt (photos that cannot be used), checkpoint.pt,
-validation.png and, at the end, the model files.
+config.toml, log.jsonl (one line per step), skipped.txt (photos that cannot be used; further
+processes have a skipped-RANK.txt each), checkpoint.pt, validation.png and, at the end, the model
+files. The command line adds curves.png.
 """
 
 import dataclasses

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from blurlib import metrics
-from blurlib.evaluation.bd_rate import bd_rate, increasing
+from blurlib.evaluation.bd_rate import bd_rate
 from experiments import report
 from experiments.entropy.variants import FULL, HYPERPRIOR, LOCAL
+from experiments.published import increasing
 from experiments.record import Spread, read_table
 
 FOLDER = report.FOLDER / "ablation" / "entropy"

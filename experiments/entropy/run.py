@@ -35,7 +35,7 @@ from blurlib.codec.bitstream import BlurFile
 from blurlib.entropy import Latent
 from blurlib.entropy.position import LaplacianPosition
 from blurlib.evaluation.codecs import BlurlibCodec
-from blurlib.evaluation.measure import Instruments, measure
+from blurlib.evaluation.measure import measure
 from blurlib.evaluation.processes import share
 from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
@@ -493,7 +493,7 @@ def _coded(codec: BlurCodec, path: Path, qualities: Sequence[float], bits: _Bits
     """Rows of one photo: real bytes there and back. Seconds are of the CPU."""
     observed = Observed(codec)
     rows = []
-    for row in measure(Instruments(observed, extra=observed.extra), path, qualities):
+    for row in measure(observed, path, qualities, extra=observed.extra):
         bits.add(row.quality, row.extra["z"], row.extra["channels"])
         kept = {k: getattr(row, k) for k in "image quality bytes bpp psnr ms_ssim".split()}
         rows.append({**kept, **{k: row.extra[k] for k in ("encode_s", "decode_s")}})

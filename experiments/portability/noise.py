@@ -93,7 +93,7 @@ def summary(codec: BlurCodec, spread: Sequence[Sensitivity]) -> dict:
 
 def cost(codec: BlurCodec, runs: int = 5) -> dict:
     """Seconds of processor time, one thread: median over runs that take turns."""
-    x = images.to_float(images.read_image(datasets.kodak()[0]))[None]
+    x = images.to_float(images.read_image(datasets.dataset("kodak")[0]))[None]
     precisions = (torch.float64, torch.float32)
     files = [BlurFile.from_bytes(codec.code_in(p).compress(x, 3)) for p in precisions]
     taken: list[list[float]] = [[], []]

@@ -125,7 +125,7 @@ def medians(work: dict[str, Callable[[], object]]) -> dict[str, float]:
 @torch.inference_mode()
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    path = datasets.kodak()[4]
+    path = datasets.dataset("kodak")[4]
     x = images.to_float(images.read_image(path))[None]
     assert x.shape[-2:] == (512, 768)
     codec, chosen = zoo.load(MODEL), select(MODEL)

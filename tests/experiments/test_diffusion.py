@@ -146,7 +146,6 @@ def test_the_reported_photos_have_no_part_in_the_choice(folder, tmp_path, monkey
         raise FileNotFoundError("the set to report")
 
     monkeypatch.setattr(datasets, "dataset", unreadable)
-    monkeypatch.setattr(datasets, "kodak", unreadable)
     with pytest.raises(FileNotFoundError, match="the set to report"):
         run(plan, tmp_path)
     (runs,) = (tmp_path / "runs").iterdir()
