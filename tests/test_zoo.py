@@ -83,7 +83,7 @@ def test_tables_come_from_the_file(tiny_codec_path, written):
 @pytest.mark.parametrize(
     ("tensor", "value", "words"),
     [
-        ("g_a.layers.1.weight", None, "do not fit its own configuration"),
+        ("g_a.layers.1.weight", None, "do not fit"),
         ("g_a.layers.1.weight", math.nan, "not finite"),
         ("entropy.hyper_latent.table", 0, "do not fit"),
         ("entropy.hyper_latent.table", 70_000, "do not fit"),
@@ -127,7 +127,7 @@ def test_a_denoiser_comes_back(denoiser_path):
 
 def test_a_denoiser_does_not_start_with_the_weights_of_another_size(denoiser_path):
     wider = Denoiser(DenoiserConfig(patch=8, widths=(16, 8), blocks=1, cond_channels=(16, 16)))
-    with pytest.raises(zoo.WeightsError, match="another than the one to train"):
+    with pytest.raises(zoo.WeightsError, match="do not fit"):
         zoo.initialise_denoiser(wider, denoiser_path)
 
 
@@ -194,7 +194,7 @@ def test_a_file_that_contradicts_itself_is_refused(written, kind):
     wrong = [{"architecture": 0, "config": {}}, {}, *({"config": config} for config in configs)]
     for fields in wrong:
         metadata = {"kind": kind, "architecture": zoo.ARCHITECTURE, **fields}
-        with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit its own|is larger"):
+        with pytest.raises(zoo.WeightsError, match=r"architecture 0|do not fit|is larger"):
             load(written({"a": torch.zeros(2)}, metadata))
 
 

@@ -105,10 +105,8 @@ def initialise_denoiser(denoiser: Denoiser, path: str | os.PathLike) -> None:
     """Start `denoiser` with the tensors of another's file. WeightsError: not a denoiser's file, or
     of another size."""
     _, tensors = _parse(_read(path)[0], "denoiser", path)
-    try:
+    with _fitting(path):
         denoiser.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: its network is another than the one to train") from error
 
 
 def sha256(name: str | os.PathLike) -> str:
@@ -279,4 +277,4 @@ def _fitting(name: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{name}: its tensors do not fit its own configuration") from error
+        raise WeightsError(f"{name}: its tensors do not fit their network") from error

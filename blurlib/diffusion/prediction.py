@@ -6,7 +6,7 @@ is orthonormal, so squared errors are the same as in pixels.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -75,14 +75,6 @@ class V(Prediction):
         return (alpha * u_t - sigma * output) / (alpha**2 + sigma**2)
 
 
-class Wiener(NamedTuple):
-    """gain (B, 1, H, W); the standard deviations (B, 1, 1, 1): of `Residual`, float64."""
-
-    gain: Tensor
-    input_std: Tensor
-    residual_std: Tensor
-
-
 class Residual(Prediction):
     """What the best linear estimate from u_t and the prior N(u_b, E) leaves of the picture, in
     units of its size. The Wiener filter is, frequency by frequency,
@@ -124,13 +116,14 @@ class Residual(Prediction):
         return u_t - self.t.alpha.to(u_t) * self.prior.mean.to(u_t)
 
     @cached_property
-    def _wiener(self) -> Wiener:
+    def _wiener(self) -> tuple[Tensor, Tensor, Tensor]:
+        """gain (B, 1, H, W), input_std and residual_std (B, 1, 1, 1), float64."""
         (alpha, sigma), E = self.t, self.prior.variance
         signal = alpha * E
         gain = signal / (signal * alpha).add_(sigma**2)
         explained = signal.mul_(gain).mean(dim=(1, 2, 3), keepdim=True)
         left = E.mean(dim=(1, 2, 3), keepdim=True) - explained
-        return Wiener(gain, explained.sqrt(), left.sqrt())
+        return gain, explained.sqrt(), left.sqrt()
 
 
 PREDICTIONS = {"x": Prediction, "eps": Eps, "v": V, "residual": Residual}

@@ -42,6 +42,8 @@ class TapConv2d(nn.Conv2d):
     """A convolution of stride 1 that keeps the size. Without gradients, in float64, it adds up one
     matrix product per tap that is not 0: laying out all neighbourhoods takes twice the time."""
 
+    every = 1  # position of a padded map, in reading order, is an input
+
     def taps(self) -> Tensor:
         return self.weight
 
@@ -49,14 +51,16 @@ class TapConv2d(nn.Conv2d):
         weight, bias = self.taps(), self.bias
         if torch.is_grad_enabled() or x.dtype != torch.float64 or bias is None:
             return F.conv2d(x, weight, bias, padding=self.padding)
-        (B, _, H, W), r = x.shape, self.kernel_size[0] // 2
-        width = W + 2 * r
-        rows = F.pad(x, (r, r, r, r + 1)).flatten(2)  # the last taps run over into one row more
-        out = bias[:, None].expand(B, -1, H * width).clone()
+        (B, _, H, W), r, every = x.shape, self.kernel_size[0] // 2, self.every
+        width = (W + 2 * r) // every * every + every - 1  # odd, where anchors are to be every other
+        rows = F.pad(x, (r, width - W - r, r, r + 1)).flatten(2)[..., ::every].contiguous()
+        whole = bias[:, None].expand(B, -1, H * width).clone()
+        out = whole[..., every - 1 :: every].contiguous()
         for i, j in weight.any(0).any(0).nonzero().tolist():
-            tap, start = weight[:, :, i, j].expand(B, -1, -1), i * width + j
-            out.baddbmm_(tap, rows[..., start : start + H * width])
-        return out.unflatten(2, (H, width))[..., :W]
+            tap, start = weight[:, :, i, j].expand(B, -1, -1), -(-(i * width + j) // every)
+            out.baddbmm_(tap, rows[..., start : start + out.shape[2]])
+        whole[..., every - 1 :: every] = out
+        return whole.unflatten(2, (H, width))[..., :W]
 
 
 class CheckerboardConv2d(TapConv2d):
@@ -64,10 +68,12 @@ class CheckerboardConv2d(TapConv2d):
 
     On an input that is zero outside the anchors, its output at a non-anchor sees every anchor in
     the kernel; its output *at an anchor* is exactly its bias, because every tap falls on a zero.
+    Without gradients, in float64, it looks at the anchors of its input only.
     `kernel_size` is odd; padding keeps the size.
     """
 
     mask: Tensor
+    every = 2  # of an odd width: the anchors
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5):
         if kernel_size < 3 or kernel_size % 2 == 0:

@@ -143,7 +143,7 @@ class GroupContext(nn.Module):
         self.taps = 9 * max(previous, config.channel)
         self.width = known + config.local + config.attention
         self.parameters_ = nn.Sequential(
-            nn.Conv2d(self.width, config.parameters, 1),
+            _HeardSoFar(self.width, config.parameters, 1),
             nn.GELU(),
             nn.Conv2d(config.parameters, config.parameters, 1),
             nn.GELU(),
@@ -167,9 +167,7 @@ class GroupContext(nn.Module):
         contexts = (*known, *self._spatial(*decoded, known)) if decoded else known
 
         def estimated(rows: Tensor, columns: Tensor) -> Tensor:
-            """g_ep; where there is no spatial context, it sees 0."""
-            x = torch.cat([context[..., rows, columns] for context in contexts], 1)
-            return self.parameters_(F.pad(x, (0, 0, 0, 0, 0, self.width - x.shape[1])))
+            return self.parameters_(torch.cat([x[..., rows, columns] for x in contexts], 1))
 
         at = mask.nonzero().unsqueeze(-1).unbind(1)  # as a map of one column
         outputs = in_strips(estimated, *at, width=4 * self.width)
@@ -180,7 +178,8 @@ class GroupContext(nn.Module):
         local = None
         if self.local is not None:
             taps = self.local.weight[0].numel()
-            yield (local := in_strips(self.local, y, width=taps, halo=2))
+            # Strips must begin with an anchor.
+            yield (local := in_strips(self.local, y, width=taps, halo=2, align=2))
         if self.global_ is not None:
             yield self._wide(y, seen, local, known)
 
@@ -196,6 +195,13 @@ class GroupContext(nn.Module):
 
         side = network.window
         return in_strips(layer, y, seen, local, *known, width=512, halo=side, align=side)
+
+
+class _HeardSoFar(nn.Conv2d):
+    """A 1×1 convolution whose last inputs may be missing: what they are 0 for costs nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, : x.shape[1]], self.bias)
 
 
 def _channel_context(previous: int, width: int) -> nn.Module:

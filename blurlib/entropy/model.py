@@ -99,16 +99,24 @@ class Latent(NamedTuple):
 
     Attributes:
         y_hat: quantised latent (B, M, H, W).
-        bits_y, bits_z: estimated bits per image, (B,).
+        bits_z: estimated bits of ẑ per image, (B,).
         passes: the coded passes in order (empty in training).
         z_symbols: hyper-latent symbols (B, N, h, w), from 0 (empty in training).
+        relaxed: estimated bits of ŷ in training, where no pass is coded.
     """
 
     y_hat: Tensor
-    bits_y: Tensor
     bits_z: Tensor
     passes: tuple[CodedPass, ...] = ()
     z_symbols: Tensor = torch.empty(0)
+    relaxed: Tensor | None = None
+
+    @property
+    def bits_y(self) -> Tensor:
+        """Estimated bits of ŷ per image, (B,), added up at every look: a decoder needs none."""
+        if self.relaxed is not None:
+            return self.relaxed
+        return torch.stack([coded.bits for coded in self.passes]).sum(0)
 
     def bits_per_position(self) -> Tensor:
         """Estimated bits of ŷ at every latent position, all channels together, (B, H, W)."""
@@ -213,7 +221,7 @@ class LaplacianEntropyModel(nn.Module):
             return residual + here.of(drawn), rounded
 
         y_hat, bits_y = self._relaxed(y, hyperprior, relax)
-        return Latent(y_hat, bits_y, bits_z)
+        return Latent(y_hat, bits_z, relaxed=bits_y)
 
     def anneal(
         self, y: Tensor, hyperprior: Hyperprior, temperature: float, drawn: torch.Generator
@@ -236,7 +244,7 @@ class LaplacianEntropyModel(nn.Module):
             return soft, soft
 
         y_hat, bits_y = self._relaxed(y, hyperprior, relax)
-        return Latent(y_hat, bits_y, torch.zeros_like(bits_y))
+        return Latent(y_hat, torch.zeros_like(bits_y), relaxed=bits_y)
 
     def _relaxed(self, y: Tensor, hyperprior: Hyperprior, relax: Relax) -> tuple[Tensor, Tensor]:
         """ŷ and its bits per image where quantisation is replaced by something with a gradient."""
@@ -295,8 +303,7 @@ class LaplacianEntropyModel(nn.Module):
             return r + mu
 
         y_hat = self.walk(hyperprior, watch(code))
-        bits_y = torch.stack([coded.bits for coded in passes]).sum(0)
-        return Latent(y_hat, bits_y, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
+        return Latent(y_hat, self.hyper_latent.bits(z_symbols), tuple(passes), z_symbols)
 
     def encode_y(self, latent: Latent) -> bytes:
         """One range-coded stream with the passes of one image in order."""

@@ -68,40 +68,32 @@ def measure(
     ResultsError of one line that names the image; so does a decoded image of another size. Without
     ``lpips``, or for too small an image, that column is ``nan``."""
     image, content = images.read_image(path), _content(path)
+
+    def measured(quality: float) -> Row:
+        start = time.perf_counter()
+        data = codec.encode(image, quality)
+        encoded = time.perf_counter()
+        decoded = codec.decode(data)
+        done = time.perf_counter()
+        return Row(
+            image=path.name,
+            quality=quality,
+            **compare(image, data, decoded, lpips).rounded(psnr=5, ms_ssim=8, lpips=6),
+            encode_s=round(encoded - start, 4),
+            decode_s=round(done - encoded, 4),
+            content=content,
+            extra=extra(image, quality, data) if extra else {},
+        )
+
     rows = []
     for quality in qualities:
         try:
-            row = _row(codec, path.name, image, quality, lpips, extra)
+            rows.append(measured(quality))
         except Exception as error:  # codecs are other people's libraries: they raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
             what = f"{codec.name} at quality {quality:g}"
             raise ResultsError(f"{path}: {what}: {reason}") from error
-        rows.append(replace(row, content=content))
     return rows
-
-
-def _row(
-    codec: Codec,
-    name: str,
-    image: Tensor,
-    quality: float,
-    lpips: nn.Module | None,
-    extra: Extra | None,
-) -> Row:
-    start = time.perf_counter()
-    data = codec.encode(image, quality)
-    encoded = time.perf_counter()
-    decoded = codec.decode(data)
-    done = time.perf_counter()
-    found = compare(image, data, decoded, lpips)
-    return Row(
-        image=name,
-        quality=quality,
-        **found.rounded(psnr=5, ms_ssim=8, lpips=6),
-        encode_s=round(encoded - start, 4),
-        decode_s=round(done - encoded, 4),
-        extra=extra(image, quality, data) if extra else {},
-    )
 
 
 def _content(path: Path) -> str:

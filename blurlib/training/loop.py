@@ -249,12 +249,13 @@ class _Run:
     def _steps_left(self) -> int:
         """How many steps still fit into the time box, at the speed in the log (of resumed runs
         too)."""
-        left = 0
+        left, config = 0, self.config
         if self.fabric.is_global_zero:
             log = read_log(self.folder.path)
             pace = statistics.mean(s.seconds for s in log if s.step in MEASURED_STEPS)
-            pace *= self.config.slowdown
-            left = max(1, int((self.config.max_minutes * 60 - self.seconds) / pace))
+            # Of unrolled steps one more evaluation takes a third of a step, and counts as half.
+            pace *= 1 + config.unroll_last * max(0, config.unroll_steps - 1) / 2
+            left = max(1, int((config.max_minutes * 60 - self.seconds) / pace))
         return self.fabric.broadcast(left)
 
     def _save(self) -> None:
