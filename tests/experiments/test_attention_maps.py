@@ -22,7 +22,7 @@ def test_the_field_is_the_gradient(photo):
     codec = untrained(dataclasses.replace(ENTROPY, M=2, groups=(1, 1), context=context))
     expected = []
     for group in codec.entropy.groups:
-        linear = torch.nn.Conv2d(context.hyper + context.local, 2, 1)
+        linear = type(group.parameters_[0])(context.hyper + context.local, 2, 1)
         torch.nn.init.zeros_(linear.weight)
         weights = torch.randn(context.local)
         with torch.no_grad():
