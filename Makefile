@@ -30,7 +30,7 @@ demo: $(CORE)
 	$(BIN)/blurlib demo --force
 
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 	  -m 'not site' --nbval-lax --nbval-current-env tests notebooks
 
 lint: $(DEV)

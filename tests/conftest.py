@@ -15,6 +15,11 @@ from blurlib.codec import BlurCodec, zoo
 from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file that takes minutes goes first: at the end the other process would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_training_processes.py")
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> torch.Tensor:
     """A photo, uint8 (3, 512, 512); do not change it in place."""
