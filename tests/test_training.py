@@ -712,6 +712,7 @@ def test_the_last_part_of_a_run_unrolls_chains_and_resumes_bit_for_bit(of_denois
     assert timeless(interrupted(config, tmp_path / "cut", 3)) == timeless(expected)
     assert_same(checkpoint(tmp_path / "cut"), checkpoint(tmp_path / "whole"))
     assert zoo.load_denoiser(tmp_path / "cut" / "model.safetensors").sampling == Sampling(2)
+    assert config.slowdown == 1.25  # for the time box: half of the steps take half as long again
 
 
 @pytest.mark.slow

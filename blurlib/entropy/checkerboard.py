@@ -54,13 +54,14 @@ class TapConv2d(nn.Conv2d):
         (B, _, H, W), r, every = x.shape, self.kernel_size[0] // 2, self.every
         width = (W + 2 * r) // every * every + every - 1  # odd, where anchors are to be every other
         rows = F.pad(x, (r, width - W - r, r, r + 1)).flatten(2)[..., ::every].contiguous()
-        whole = bias[:, None].expand(B, -1, H * width).clone()
-        out = whole[..., every - 1 :: every].contiguous()
+        out = bias[:, None].repeat(B, 1, H * width // every)
         for i, j in weight.any(0).any(0).nonzero().tolist():
             tap, start = weight[:, :, i, j].expand(B, -1, -1), -(-(i * width + j) // every)
             out.baddbmm_(tap, rows[..., start : start + out.shape[2]])
-        whole[..., every - 1 :: every] = out
-        return whole.unflatten(2, (H, width))[..., :W]
+        if every == 2:  # the anchors have the bias alone
+            found, out = out, bias[:, None].repeat(B, 1, H * width)
+            out[..., 1::2] = found
+        return out.unflatten(2, (H, width))[..., :W]
 
 
 class CheckerboardConv2d(TapConv2d):

@@ -181,6 +181,12 @@ class TrainConfig:
         return times[schedule.sigma(times) / lowest <= MAGNIFIED].max().item()
 
     @property
+    def slowdown(self) -> float:
+        """About how many times longer than the first the mean step takes: one more evaluation is a
+        third of a step of the CPU recipe, and counts as half."""
+        return 1 + self.unroll_last * max(0, self.unroll_steps - 1) / 2
+
+    @property
     def target(self) -> Objective:
         """What a codec is trained for."""
         distortion = "perceptual" if self.stage == "joint" else self.objective

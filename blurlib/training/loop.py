@@ -54,8 +54,8 @@ def train(config: TrainConfig, run: Path, resume: bool = False) -> Generator[Ste
     A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
     resumed run repeats an uninterrupted one. The checkpoint is also written when the generator is
     closed early, on an error, and at the end. On SIGTERM the step in hand is finished and saved.
-    With several devices or machines every process runs this; only the first writes, but
-    for the list of what each has skipped.
+    With several devices or machines every process runs this; only the first writes, but for the
+    list of what each has skipped.
 
     Raises:
         ValueError: `run` holds another run, or nothing to resume; no photos; the number of
@@ -249,13 +249,12 @@ class _Run:
     def _steps_left(self) -> int:
         """How many steps still fit into the time box, at the speed in the log (of resumed runs
         too)."""
-        left, config = 0, self.config
+        left = 0
         if self.fabric.is_global_zero:
             log = read_log(self.folder.path)
             pace = statistics.mean(s.seconds for s in log if s.step in MEASURED_STEPS)
-            # Of unrolled steps one more evaluation takes a third of a step, and counts as half.
-            pace *= 1 + config.unroll_last * max(0, config.unroll_steps - 1) / 2
-            left = max(1, int((config.max_minutes * 60 - self.seconds) / pace))
+            pace *= self.config.slowdown
+            left = max(1, int((self.config.max_minutes * 60 - self.seconds) / pace))
         return self.fabric.broadcast(left)
 
     def _save(self) -> None:
