@@ -151,12 +151,12 @@ def seams(root: Path) -> str:
     blended, abrupt = (content["seams"][name]["ratio"] for name in ("blended", "side by side"))
     return (
         f"A photo of {content['width']}×{content['height']} pixels at quality "
-        f"{content['quality']:g}, decoded by {content['codec']} with the same noise whole and in "
-        f"blended tiles of {content['tile']}: the two differ by a PSNR of "
-        f"{content['psnr between blended and whole']:.0f} dB. The mean step from a column (or row) "
-        f"of pixels to the next changes by {100 * abs(blended - 1):.2f} % at most. Tiles put side "
-        f"by side, to see that the measure finds seams, change it by {100 * abs(abrupt - 1):.1f} "
-        "%.\n"
+        f"{content['quality']:g}, decoded by `{content['codec'].removesuffix('-isotropic')}` with "
+        f"the same noise whole and in blended tiles of {content['tile']}: the two differ by a PSNR "
+        f"of {content['psnr between blended and whole']:.0f} dB. The mean step from a column (or "
+        f"row) of pixels to the next changes by {100 * abs(blended - 1):.2f} % at most. Tiles put "
+        f"side by side, to see that the measure finds seams, change it by "
+        f"{100 * abs(abrupt - 1):.1f} %.\n"
     )
 
 
@@ -233,9 +233,9 @@ def sampling(root: Path, denoiser: str) -> str:
         rows.append([name, f"{how.start_scale:g}", f"{how.steps}", *cells(part)])
     head = ["solver", "start", "steps", *(f"quality {q:g}" for q in of["qualities"]), "PSNR (dB)"]
     return markdown(head, rows) + (
-        f"\nLPIPS of {of['photos']} photos of {of['side']}×{of['side']}; in brackets how many of "
-        "them are nearer than the direct picture. PSNR: how much higher than the direct picture's, "
-        "mean of the qualities.\n"
+        f"\nLPIPS of {of['photos']} photos of {of['side']}×{of['side']}; in brackets for how many "
+        "of them it is lower than the direct picture's. PSNR: how much higher than the direct "
+        "picture's, mean of the qualities.\n"
     )
 
 
@@ -288,13 +288,15 @@ def promises(root: Path) -> str:
 def memory(root: Path) -> str:
     """Peak memory and processor time of the command, by megapixels and kind of work."""
     checks = _check(root, "memory")
-    work = list(dict.fromkeys(line["work"] for line in checks["lines"]))
-    found = {(row["megapixels"], row["work"]): row for row in checks["rows"]}
+    # Another checkout may have been measured beside this one.
+    lines, own = ([r for r in checks[k] if r["code"] == "this"] for k in ("lines", "rows"))
+    work = list(dict.fromkeys(line["work"] for line in lines))
+    found = {(row["megapixels"], row["work"]): row for row in own}
     rows = []
-    for pixels in sorted({row["megapixels"] for row in checks["rows"]} - {0}):
+    for pixels in sorted({row["megapixels"] for row in own} - {0}):
         cells = (found[pixels, kind] for kind in work)
         rows.append([f"{pixels:g}", *map(_memory_and_time, cells)])
-    fits = [f"{fit['gb']:.2f} GB + {fit['mb_per_megapixel']:.0f} MB" for fit in checks["lines"]]
+    fits = [f"{fit['gb']:.2f} GB + {fit['mb_per_megapixel']:.0f} MB" for fit in lines]
     torch, codec = (found[0, name] for name in ("import torch", "import blurlib.codec"))
     return markdown(["megapixels", *work], [*rows, ["fit, + per megapixel", *fits]]) + (
         f"\nPeak memory of a process on one thread, and processor time. `import torch` alone takes "

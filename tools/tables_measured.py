@@ -68,7 +68,8 @@ def nearer_photos(root: Path, direct: str, other: str) -> str:
             [f"{quality:g}", f"{beside.mean():.4f}", f"{own.mean():.4f}",
              f"{(own < beside).sum()} of {len(own)}"]
         )  # fmt: skip
-    return markdown(["quality", "LPIPS, direct", "LPIPS, diffusion", "photos nearer"], rows)
+    head = ["quality", "LPIPS, direct", "LPIPS, diffusion", "photos where it is lower"]
+    return markdown(head, rows)
 
 
 def against_vtm(root: Path) -> str:
@@ -169,6 +170,6 @@ def curves(root: Path) -> str:
             name: [[round(float(value), 4) for value in point] for point in curve]
             for name, curve in points.items()
         }
-        colours = {name: plots.CODEC_COLOURS[name] for name in points}
+        colours = {name: plots.CODEC_COLOURS.get(name, plots.PALE_INK) for name in points}
         found[column] = {"label": label, "codecs": rounded, "colours": colours}
     return f"// Made by tools/tables.py.\nconst CURVES = {json.dumps(found)};\n"

@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.interpolate import PchipInterpolator
 
 from blurlib import plotting
 from blurlib.codec import zoo
@@ -63,8 +62,7 @@ def perceptual(root: Path) -> str:
     own = [c for c in report.measured("kodak", root / "training") if c.training == "mse+lpips"]
     rows = []
     for codec in (*own, *report.measured("kodak", root / "results")):
-        rates, distances = codec.curve("lpips").T
-        at = [PchipInterpolator(rates, distances, extrapolate=False)(rate) for rate in (0.15, 0.3)]
+        at = [report.at_rate(codec.table, "lpips", rate) for rate in (0.15, 0.3)]
         rows.append([codec.label, *("–" if np.isnan(value) else f"{value:.3f}" for value in at)])
     return markdown(["codec", "LPIPS at 0.15 bpp", "at 0.3 bpp"], rows)
 
