@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -92,6 +93,7 @@ Memory = Annotated[
 
 def main() -> None:
     """The command `blurlib`."""
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files
     run(app)
 
 
@@ -141,7 +143,7 @@ def run(app: typer.Typer) -> NoReturn:
             "out of memory: a smaller photo takes less, and training does with a smaller batch, "
             "crop or bank_gb, as by --set batch=2"
         )
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         print("blurlib: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
@@ -199,8 +201,7 @@ def compress(
         raise ValueError(f"{target}: the name of OUT must end in .blur, or be - for stdout")
     _check_output(target, force, source, files.check_writable)
     piped = source == STDIO
-    photo = images.decode_image(_read(source), "stdin") if piped else images.read_image(source)
-    x = photo[None]
+    x = (images.decode_image(_read(source), "stdin") if piped else images.read_image(source))[None]
     codec = zoo.load(model)
     with progress() as bar:
         task = bar.add_task("compressing", total=None)
@@ -212,9 +213,8 @@ def compress(
             data = codec.compress_to(x, target_bpp, seed, effort, observe)
         else:
             data = codec.compress(x, 3.0 if quality is None else quality, seed, effort, observe)
-    H, W = x.shape[-2:]
-    bpp = 8 * len(data) / (H * W)
-    _write(target, data, force, f"{len(data):,} bytes, {bpp:.3f} bpp, {W}×{H}")
+    bpp = 8 * len(data) / x[0, 0].numel()
+    _write(target, data, force, f"{len(data):,} bytes, {bpp:.3f} bpp, {x.shape[3]}×{x.shape[2]}")
 
 
 @app.command(epilog="Example: blurlib decompress photo.blur photo.png")
@@ -269,7 +269,8 @@ def decompress(
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     if diffusion:
         diffusion.check(file, tiling)
-    output = codec.decompress(file, int(1e6 * max_megapixels), pyramid=diffusion is not None)
+    most = int(1e6 * min(68, max_megapixels))  # 68 is more than any file may have
+    output = codec.decompress(file, most, pyramid=diffusion is not None)
     x_hat = output.x_hat
     if diffusion:
         with progress() as bar:
@@ -348,7 +349,8 @@ def demo(
     image = images.read_image(path)
     for target in (out / "comparison.png", *demonstration.outputs(out)):
         if target.exists() and (not force or target.samefile(path)):
-            raise ValueError(f"{target}: exists and is kept; choose another --out, or --force")
+            wish = "choose another --out" + ("" if force else ", or --force")
+            raise ValueError(f"{target}: exists and is kept; {wish}")
     out.mkdir(parents=True, exist_ok=True)
     entries = []
     with progress() as bar:
@@ -419,7 +421,7 @@ def train(
         raise
     _draw_curves(run)
     if is_first_process():
-        skipped = len((run / "skipped.txt").read_text().splitlines())
+        skipped = len((run / "skipped.txt").read_bytes().splitlines())
         if skipped:
             say(f"{skipped} photos skipped: see {run / 'skipped.txt'}")
         if held_out is not None:

@@ -85,8 +85,8 @@ def atomic_write(
 @contextlib.contextmanager
 def alone(path: str | os.PathLike) -> Iterator[None]:
     """Meanwhile no other process may have ``path``, a file or a folder that need not exist yet;
-    OSError where another has it already. Leaves an empty ``.NAME.lock`` beside it."""
-    path = Path(path)
+    OSError where another has it already. May leave an empty ``.NAME.lock`` beside it."""
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:

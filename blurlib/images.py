@@ -27,12 +27,13 @@ import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageCms
 from torch import Tensor
 
 from blurlib import files
@@ -73,7 +74,7 @@ def centre(image: Tensor, height: int, width: int) -> Tensor:
 
 def to_float(image: Tensor) -> Tensor:
     """``uint8`` in 0..255 → ``float32`` in [0, 1], any shape."""
-    return image.to(torch.float32).div_(255)
+    return image / 255
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -102,10 +103,18 @@ def header_size(path: str | os.PathLike) -> tuple[int, int]:
     """Width and height by the header of an image file; 0, 0 where `read_image` will say what is
     wrong."""
     try:
-        with Image.open(path, formats=_READABLE) as picture:
+        with _quietly(), Image.open(path, formats=_READABLE) as picture:
             return picture.size
     except Exception:
         return 0, 0
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """What matters raises; Pillow's warnings are noise to a user. Threads need one around all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode_image(data: bytes, name: str = "image data") -> Tensor:
@@ -113,10 +122,8 @@ def decode_image(data: bytes, name: str = "image data") -> Tensor:
     if not data:
         raise ImageError(f"{name}: is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters raises; the rest is noise to a user
-            with Image.open(io.BytesIO(data), formats=_READABLE) as picture:
-                return from_pillow(picture)
+        with _quietly(), Image.open(io.BytesIO(data), formats=_READABLE) as picture:
+            return from_pillow(picture)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
@@ -124,6 +131,8 @@ def decode_image(data: bytes, name: str = "image data") -> Tensor:
     except Image.UnidentifiedImageError:
         readable = ", ".join(_READABLE)
         raise ImageError(f"{name}: is not an image of a known format ({readable})") from None
+    except MemoryError:
+        raise
     except Exception as error:
         # Damaged files raise nearly every exception type in Pillow; all mean the same to the user.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -132,7 +141,7 @@ def decode_image(data: bytes, name: str = "image data") -> Tensor:
 
 def from_pillow(picture: Image.Image) -> Tensor:
     """A Pillow image as ``uint8`` RGB ``(3, H, W)``, converted like a file; ImageError where that
-    would be a guess."""
+    would be a guess. One loaded from a stream no longer knows what the stream stated beside ICC."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} × {height} is more than the limit of {MAX_PIXELS} pixels")
@@ -147,11 +156,16 @@ def from_pillow(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(_to_srgb(picture, profile))).permute(2, 0, 1).contiguous()
 
 
+_UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by orientation
+
+
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Any decoded picture → mode RGB in sRGB, upright; ImageError where that would be a guess."""
     picture_format, tags = picture.format, getattr(picture, "tag_v2", {})
-    with contextlib.suppress(SyntaxError):  # EXIF that cannot be parsed says nothing
-        picture = ImageOps.exif_transpose(picture)
+    turn = None
+    with contextlib.suppress(Exception):  # EXIF that cannot be parsed says nothing
+        turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    picture = picture if turn is None else picture.transpose(turn)
     if picture.mode.startswith("I"):
         picture = _grey16_to_8(picture, picture_format, tags)
     if picture.has_transparency_data:
@@ -202,13 +216,10 @@ _HDR = {16: "PQ", 18: "HLG"}
 def _profile(picture: Image.Image) -> bytes | None:
     """The ICC profile of a picture; None stands for sRGB. ImageError where its file states other
     colours without a profile."""
-    info, file = picture.info, getattr(picture, "fp", None)
-    icc, stated = info.get("icc_profile"), None
-    if file and (pattern := _STATED.get(picture.format or "")):
-        at = file.tell()
-        file.seek(0)
-        head = file.read(2**20).partition(b"IDAT")[0]
-        file.seek(at)
+    info, stated = picture.info, None
+    icc = info.get("icc_profile")
+    if pattern := _STATED.get(picture.format or ""):
+        head = _head(picture).partition(b"IDAT")[0]
         stated = pattern.search(head)
     if stated and picture.format == "JPEG2000":
         return head[stated.end() :][: int.from_bytes(stated[1], "big") - 11]
@@ -226,6 +237,19 @@ def _profile(picture: Image.Image) -> bytes | None:
     if colours:
         raise ImageError(f"its colours, {colours}, are not supported; export it as sRGB")
     return icc
+
+
+def _head(picture: Any) -> bytes:
+    """The first MiB of its file, unless that was a stream which loading has closed."""
+    with contextlib.suppress(OSError), open(picture.filename, "rb") as file:
+        return file.read(2**20)
+    if not picture.tile:
+        return b""
+    at = picture.fp.tell()
+    picture.fp.seek(0)
+    head = picture.fp.read(2**20)
+    picture.fp.seek(at)
+    return head
 
 
 _PROBE = Image.fromarray(np.indices((18, 18, 18), np.uint8).reshape(3, -1, 18).T * np.uint8(15))

@@ -26,9 +26,12 @@ EFFORTS = (0, 1, 3, 5, 7, 9)
 
 def main(out: Path, model: str) -> None:
     codec, kodak = zoo.load(model), datasets.dataset("kodak")
+    digest = zoo.sha256(model)[:16]
     for number in PHOTOS:
         path = kodak[number - 1]
         table = read_table(out)
+        if len(table) and (table["model"] != digest).any():
+            raise ValueError(f"{out}: has rows of other weights than {model}: move it away")
         if len(table) and (table["image"] == path.name).any():
             continue
         photo = images.read_image(path)
@@ -40,7 +43,7 @@ def main(out: Path, model: str) -> None:
                         {"effort": effort, "quality": quality, **row(codec, photo, quality, effort)}
                     )
                     print(path.name, rows[-1], flush=True)
-        run = {"model": zoo.sha256(model)[:16], "image": path.name}
+        run = {"model": digest, "image": path.name}
         replace_rows(out, rows, run, ["image", "effort", "quality"])
 
 

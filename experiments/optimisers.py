@@ -71,7 +71,15 @@ VARIANTS: dict[str, tuple[Make, dict]] = {
 def main(out: Path, data: str, minutes: float, *names: str) -> None:
     torch.set_num_threads(1)
     base = replace(TrainConfig.recipe("cpu-small", data=data, threads=1), decay=0.4, warmup=50)
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    settings = {"minutes": minutes, "photos": PHOTOS}
+    before = (
+        json.loads(out.read_text(encoding="utf-8"))
+        if out.exists()
+        else {"settings": settings, "rows": []}
+    )
+    if before["settings"] != settings:
+        raise ValueError(f"{out}: made with {before['settings']}: move it away, or do the same")
+    rows = before["rows"]
     held_out = list(itertools.islice(_held_out(base), PHOTOS))
     for name in names or VARIANTS:
         if name in [row["variant"] for row in rows]:
@@ -82,7 +90,7 @@ def main(out: Path, data: str, minutes: float, *names: str) -> None:
         row = _trained(config, make, max(1, int(60 * minutes / seconds)), held_out)
         rows.append({"variant": name, **changes, **row})
         print(rows[-1], flush=True)
-        made = SimpleNamespace(name="cpu-small", settings={"minutes": minutes, "photos": PHOTOS})
+        made = SimpleNamespace(name="cpu-small", settings=settings)
         header = new_results("held-out photos", made, seed=base.seed).header()
         command = f"python -m experiments.optimisers {out.name} PHOTOS {minutes:g}"
         content = {**header, "command": command, "rows": rows}

@@ -44,7 +44,8 @@ def main(out: Path, figure: Path) -> None:
     denoiser = zoo.load_denoiser(checkpoints.DENOISER)
     photo = large_photo()
     how = denoiser.sampling.but(steps=STEPS)
-    ours = BlurlibCodec(checkpoints.DENOISER, codec, denoiser, sampling=how)
+    sha256, memory = zoo.sha256(checkpoints.DENOISER), Tiling(memory=MEMORY)
+    ours = BlurlibCodec(checkpoints.DENOISER, codec, denoiser, sha256, how, memory)
     data = ours.encode(photo, QUALITY)
     output = codec.decompress(data)
 

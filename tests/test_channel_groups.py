@@ -26,7 +26,7 @@ def test_even_groups_cover_the_channels_and_differ_by_one_at_most(M):
 
 def test_groups_that_cannot_be_are_refused():
     for groups in (None, 0, [], (4, 5), (11,), (12, -2), (0, 10), (5.0, 5.0), 10, "55"):
-        with pytest.raises(ValueError, match=r"groups are .* positive and sum to M = 10"):
+        with pytest.raises(ValueError, match=r"groups are .* whole numbers that sum to M = 10"):
             EntropyConfig(M=10, groups=groups)
     for count in (11, 0, -1, 2.5):
         with pytest.raises(ValueError, match=f"count is {count}: there can be 1 to M = 10 "):

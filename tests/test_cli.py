@@ -111,6 +111,7 @@ def test_decodes_that_cannot_be_name_what_works(run, blur, tmp_path, denoisers, 
 
 def test_a_reader_may_want_small_pictures_only(run, blur, tmp_path):
     refused = run("decompress", blur, tmp_path / "o.png", "--max-megapixels", 0.001)
+    assert run("decompress", blur, tmp_path / "p.png", "--max-megapixels", "inf")[0] == 0
     one_line_error(refused, "more than the limit of 1,000 pixels")
 
 
@@ -498,6 +499,10 @@ def test_the_installed_command_answers():
     command = Path(sys.executable).parent / "blurlib"
     result = subprocess.run([command, "info", os.devnull], capture_output=True, text=True)
     one_line_error((result.returncode, "", result.stderr), os.devnull, "not a .blur file")
+    # As in a notebook, whose backend is not installed here.
+    code = "from blurlib import cli; cli.run = lambda _: __import__('blurlib.plotting'); cli.main()"
+    environment = os.environ | {"MPLBACKEND": "module://not_there"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 @pytest.mark.slow

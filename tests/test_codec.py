@@ -33,6 +33,8 @@ def test_decompress_repeats_forward_bit_for_bit(tiny_codec, photo, size, quality
     data = tiny_codec.compress(x, quality)
     decoded, forward = tiny_codec.decompress(data), tiny_codec(x, quality)
     assert torch.equal(decoded.y_hat, forward.y_hat)
+    levels = (255 * x).byte()
+    assert torch.equal(tiny_codec(levels, quality).y_hat, tiny_codec(levels / 255, quality).y_hat)
     assert torch.equal(decoded.x_hat, forward.x_hat)
     assert decoded.x_hat.shape == x.shape
     assert decoded.size == forward.size == size
@@ -164,6 +166,8 @@ def test_a_target_below_the_lowest_quality_is_refused(tiny_codec, photo, target)
 def test_anything_but_one_rgb_photo_is_refused(tiny_codec, x, message):
     with pytest.raises(ValueError, match=message):
         tiny_codec.compress(x, 2)
+    with pytest.raises(ValueError, match=r"seed is 1\.5"):  # before any long work
+        tiny_codec.compress(x, 2, seed=1.5)
 
 
 @pytest.mark.parametrize("levels", [0, 1, -3])

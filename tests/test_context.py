@@ -91,10 +91,10 @@ def test_a_non_anchor_sees_every_admissible_anchor_and_no_other(keys):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("window", 1, "window is 1: it must be at least 2"),
+        ("window", 1, "window is 1: it must be a whole number of at least 2"),
         ("window", 7.5, "window is 7.5: .*a whole number"),
-        ("hyper", 0, "hyper is 0: it must be at least 1"),
-        ("channel", -1, "channel is -1: it must be at least 0"),
+        ("hyper", 0, "hyper is 0: it must be a whole number of at least 1"),
+        ("channel", -1, "channel is -1: it must be a whole number of at least 0"),
         ("heads", 3, r"attention is 64: it must be 0 or a multiple of 3 \(heads\)"),
         ("keys", "all", "keys is 'all': it must be 'anchors' or 'non-anchors'"),
         (

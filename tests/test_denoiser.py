@@ -117,7 +117,7 @@ def test_the_paper_size_is_the_same_class():
         ({"widths": (8, 0, 8)}, r"widths .* \(8, 0, 8\)"),
         ({"cond_channels": (1, 2, 3, 4)}, r"at most 3 .* \(1, 2, 3, 4\)"),
         ({"cond_channels": (-1,)}, r"cond_channels .* \(-1,\)"),
-        ({"told": 7}, "told must be 0, or above with error_levels .* 7"),
+        ({"told": 7}, "told must be 0, or above 0 with error_levels .* 7"),
         ({"told": 7, "error_levels": 2, "cond_channels": ()}, "told .* 7"),
         ({"told": -1, "error_levels": 2}, "told .* -1"),
     ],

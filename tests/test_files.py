@@ -23,11 +23,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
-def test_impossible_targets(tmp_path):
+def test_impossible_targets(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         atomic_write(tmp_path / "none" / "a.bin", b"")
     with pytest.raises(IsADirectoryError, match="folder"):
         atomic_write(tmp_path, b"", overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    with files.alone("."), pytest.raises(OSError, match="another process"), files.alone(tmp_path):
+        pass
     with pytest.raises(OSError, match="device"):
         atomic_write(os.devnull, b"", overwrite=True)
 

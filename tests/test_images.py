@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def error_of(path):
 
 def test_floats_and_levels():
     levels = torch.arange(256, dtype=torch.uint8)
+    assert not torch.equal(images.to_float(ones := torch.ones(1)), ones)  # not in place
     assert torch.equal(images.to_uint8(images.to_float(levels)), levels)
     x = torch.tensor([-0.1, 0.4 / 255, 0.6 / 255, 1.0, 7.0])
     assert images.to_uint8(x).tolist() == [0, 0, 1, 255, 255]
@@ -50,6 +52,13 @@ def test_floats_and_levels():
     for wrong in (torch.zeros(3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="uint8"):
             images.to_pillow(wrong)
+
+
+def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(images, "from_pillow", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        images.read_image(path)
 
 
 def test_the_centre_of_an_image_leaves_as_much_on_either_side():
@@ -208,8 +217,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         7: QUADRANTS.swapaxes(0, 1)[::-1, ::-1],
         8: QUADRANTS.swapaxes(0, 1)[:, ::-1],
     }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    # And a resolution that is text, which only matters to who writes the tags again.
+    tags = struct.pack("<2H2I", 0x0112, 3, 1, orientation), struct.pack("<2HI4s", 282, 2, 3, b"72")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(tags) + bytes(4)
     picture = Image.fromarray(np.ascontiguousarray(stored))
     image = images.read_image(save(tmp_path / "turned.png", picture, exif=exif))
     assert (pixels(image) == QUADRANTS).all()
@@ -217,9 +227,10 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
 def test_unreadable_exif_is_ignored(tmp_path, suffix):
-    path = tmp_path / f"odd{suffix}"
-    Image.new("RGB", (8, 8), "white").save(path, exif=b"Exif\0\0garbage!!")
-    assert images.read_image(path).min() == 255
+    for exif in (b"garbage!!", b"II*\0"):
+        path = tmp_path / f"odd{suffix}"
+        Image.new("RGB", (8, 8), "white").save(path, exif=b"Exif\0\0" + exif)
+        assert images.read_image(path).min() == 255
 
 
 def test_a_profile_of_srgb_changes_nothing_and_an_unusable_one_neither(tmp_path):
@@ -337,6 +348,10 @@ def test_other_colours_without_a_profile_are_refused_by_name(tmp_path, how, word
         assert "sRGB" in message
         with pytest.raises(ImageError, match=word), Image.open(path) as picture:
             images.from_pillow(picture)
+        with Image.open(path) as picture:
+            picture.load()  # as Pillow does before it saves
+            with pytest.raises(ImageError, match=word):
+                images.from_pillow(picture)
 
 
 # Writing

@@ -126,7 +126,7 @@ print(json.dumps(decode(H, W, Tiling(memory=memory), solver)))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("H", "W", "mebibytes", "solver", "prediction", "tiled"),
-    [(1344, 2048, 1400, "multistep", "x", False), (1536, 2048, 720, "ancestral", "residual", True)],
+    [(896, 1344, 615, "multistep", "x", False), (1024, 1344, 332, "ancestral", "residual", True)],
 )
 def test_the_memory_bound_holds(H, W, mebibytes, solver, prediction, tiled):
     """Peak resident memory of a process, less what it held before the decode."""

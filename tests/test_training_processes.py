@@ -29,6 +29,7 @@ CONFIG = TrainConfig(
 PROGRAM = f"""
 import os, sys, time
 
+sys.modules["torchmetrics"] = None  # which Lightning would import, for seconds, and not need
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from blurlib import cli
 from blurlib.codec import CodecConfig

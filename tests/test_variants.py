@@ -43,8 +43,6 @@ VARIANTS = {
     "local-without-channel": config(UNEVEN, dataclasses.replace(LOCAL, channel=0)),
     "global-without-local": config(UNEVEN, dataclasses.replace(SIZES, local=0)),
     "global-1": config((M,), SIZES),
-    "quadtree": EntropyConfig(M, 4, UNEVEN, SIZES, quadtree=True),
-    "quadtree-local": EntropyConfig(M, 4, UNEVEN, LOCAL, quadtree=True),
     **{
         f"{at}-{keys}": config(UNEVEN, dataclasses.replace(SIZES, position=at, keys=keys))
         for at in ENCODINGS
@@ -81,12 +79,6 @@ def places(variant: EntropyConfig) -> list[Tensor]:
     usual = [{0}, {1}] if context.local or context.attention else [{0, 1}]
     result = []
     for end, size in zip(itertools.accumulate(variant.groups), variant.groups, strict=True):
-        if end == size and variant.quadtree:  # row and column even, both odd, one of them odd
-            cells = torch.arange(HEIGHT)[:, None] % 2 * 2 + torch.arange(WIDTH) % 2
-            for cell in (0, 3, 1, 2):
-                result.append(torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool))
-                result[-1][:end] = cells == cell
-            continue
         for parity in usual:
             where = torch.zeros(M, HEIGHT, WIDTH, dtype=torch.bool)
             for c in range(end - size, end):

@@ -21,6 +21,7 @@ All numbers are little-endian.
 import struct
 import zlib
 from dataclasses import dataclass
+from numbers import Integral
 
 MAGIC = b"BLUR"
 VERSION = 1
@@ -38,6 +39,12 @@ _HAS_SEED, _HAS_PSNR = 1, 2
 
 class BitstreamError(ValueError):
     """The bytes are not a `.blur` file that this version can decode; the message says why."""
+
+
+def check_seed(seed: int | None) -> None:
+    """BitstreamError unless it fits into a file."""
+    if not (seed is None or (isinstance(seed, Integral) and 0 <= seed < 2**32)):
+        raise BitstreamError(f"seed is {seed}: it must be a whole number from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,7 @@ class BlurFile:
         """The file; BitstreamError where the photo is too large for it, the seed not 32 bits, or
         the PSNR not on its grid."""
         check_size(self.width, self.height)
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise BitstreamError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
+        check_seed(self.seed)
         if self.psnr is not None and 4 * self.psnr not in range(1, 256):
             raise BitstreamError(
                 f"psnr is {self.psnr}: it must be a multiple of 0.25 from 0.25 to 63.75"

@@ -7,8 +7,8 @@ from blurlib.codec.model import BlurCodec
 
 def describe(file: BlurFile, codec: BlurCodec | None = None, passes: bool = True) -> dict:
     """A report of plain values, ready for JSON. Without a `codec` the shipped one with the file's
-    id counts; if there is none, the report is of the container alone and `passes` is None. So it
-    is, and nothing is decoded, without `passes`."""
+    id counts; if there is none, the report is of the container alone and `passes` is None. With
+    `passes` False nothing is decoded, and it is None too."""
     if passes and codec is None and zoo.name_of(file.model_id):
         codec = zoo.load_by_id(file.model_id)
     total = len(file.to_bytes())
@@ -50,7 +50,6 @@ def _passes(file: BlurFile, codec: BlurCodec) -> list[dict]:
 
 
 def positions(codec: BlurCodec, index: int) -> str:
-    """What pass number `index` codes of its group: "anchors", "non-anchors" or "all"; of a
-    quadtree "1 of 4" and so on."""
-    names = {1: ["all"], 2: ["anchors", "non-anchors"], 4: [f"{i} of 4" for i in range(1, 5)]}
-    return [name for n in codec.config.entropy.group_passes for name in names[n]][index]
+    """What pass number `index` codes of its group: "anchors", "non-anchors" or "all"."""
+    both = "anchors", "non-anchors"
+    return both[index % 2] if codec.config.entropy.context.checkerboard else "all"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurlib.codec import transforms
-from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_size
+from blurlib.codec.bitstream import MAX_PIXELS, BitstreamError, BlurFile, check_seed, check_size
 from blurlib.codec.objective import Objective
 from blurlib.codec.search import ITERATIONS, Searched, cost, search
 from blurlib.entropy import coder
@@ -171,7 +171,7 @@ class BlurCodec(nn.Module):
         """Code and reconstruct.
 
         Args:
-            x: photos (B, 3, H, W) in [0, 1], any size.
+            x: photos (B, 3, H, W) in [0, 1], or uint8, any size.
             quality: one number, or one per photo (B,); in eval mode rounded to 1/256 as in a file.
             z_rate_weight: in training, how much of its rate's gradient reaches z, from 0 to 1.
             noise: in training, where the noise that stands for rounding comes from.
@@ -182,7 +182,7 @@ class BlurCodec(nn.Module):
         q = torch.as_tensor(quality, dtype=torch.float64, device=x.device).expand(x.shape[0])
         if not self.training:
             q = snap_quality(q, self.config.levels)
-        features = self.g_a(pad(x)).to(x.dtype)
+        features = self.g_a(pad(x))
         with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa are no symbols
             latent = self.latent_of(features, q, z_rate_weight, noise)
         size = (x.shape[-2], x.shape[-1])
@@ -216,7 +216,7 @@ class BlurCodec(nn.Module):
                 they were trained for, a codec in training mode or in another precision than
                 `code_in` says, or a file that would decode to no picture.
         """
-        self._check(x, effort)
+        self._check(x, seed, effort)
         return self._proven(self._encode(x, self.g_a(pad(x)), quality, seed, effort, observe), x)
 
     def _proven(self, data: bytes, x: Tensor) -> bytes:
@@ -276,7 +276,7 @@ class BlurCodec(nn.Module):
         hyperprior = self.hyperprior(z_hat, gain)
         y = state.y.to(hyperprior.gain.dtype)
         found = self.entropy.quantise(y, latent.z_symbols, hyperprior)
-        return min(found, latent, key=lambda latent: cost(self, x, latent, quality).item())
+        return min(latent, found, key=lambda latent: cost(self, x, latent, quality).item())
 
     @torch.no_grad()
     def compress_to(
@@ -291,7 +291,7 @@ class BlurCodec(nn.Module):
         A search makes files smaller; a second one at a higher quality uses what it left.
         TooSmallError: even quality 1 takes more. ValueError: as `compress`.
         """
-        self._check(x, effort)
+        self._check(x, seed, effort)
         features, pixels = self.g_a(pad(x)), x[0, 0].numel()
         budget = target_bpp * pixels / 8
 
@@ -306,7 +306,7 @@ class BlurCodec(nn.Module):
             if len(at(high)) <= limit:
                 return at(high)
             tries = 0
-            while high - low > 1:
+            while high - low > 1 and len(at(low)) < limit:
                 under, over = (math.log(len(at(step)) / limit) for step in (low, high))
                 part = under / (under - over) if tries < 9 else 0.5
                 step = min(max(low + int((high - low) * part), low + 1), high - 1)
@@ -430,8 +430,9 @@ class BlurCodec(nn.Module):
         give_back(y_hat)
         return self.main_decoder(y_hat, self.inverse_gain(quality), pyramid)
 
-    def _check(self, x: Tensor, effort: int) -> None:
+    def _check(self, x: Tensor, seed: int | None, effort: int) -> None:
         self._check_precision()
+        check_seed(seed)
         if not isinstance(x, Tensor):
             raise ValueError(f"x is a {type(x).__name__}: it must be a tensor, (1, 3, H, W)")
         if x.dim() != 4 or x.shape[:2] != (1, 3):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ITERATIONS = (0, 5, 10, 20, 40, 60, 100, 150, 200, 300)
 HOT, COLD = 1.0, 0.1  # temperature at the first and the last iteration
 RATES = 0.05, 0.005  # of Adam at the first and the last iteration, in units of y
-TILE = 768  # pixels: what is searched at once, so that memory does not grow with the photo
+TILE = 768  # pixels: what is searched at once. The comparison at the end takes the whole photo
 ALIGNED = 128  # pixels: windows of the context stay whole
 
 
@@ -77,7 +77,8 @@ def cost(codec: "BlurCodec", x: Tensor, latent: Latent, quality: Tensor) -> Tens
     a search keeps."""
     objective = codec.objective
     assert objective, "the codec refuses to search without one"
-    x_hat = codec.reconstruct(latent.y_hat, quality).x_hat[..., : x.shape[-2], : x.shape[-1]]
+    x_hat = codec.reconstruct(latent.y_hat, quality, pyramid=False).x_hat
+    x_hat = x_hat[..., : x.shape[-2], : x.shape[-1]]
     lmbda = objective.lmbda(quality, codec.config.levels).to(x)
     return latent.bits_y / x[0, 0].numel() + lmbda * objective.distance(x_hat, x)
 

@@ -69,16 +69,14 @@ def initialise(codec: BlurCodec, path: str | os.PathLike) -> None:
     """
     metadata, tensors = _parse(_read(path)[0], "codec", path)
     with _fitting(path):
-        same = CodecConfig.from_dict(metadata["config"]) == codec.config
-    if not same:
-        transforms = ("g_a.", "main_decoder.", "gain.", "inverse_gain.")
-        tensors = {k: v for k, v in tensors.items() if k.startswith(transforms)}
-    if objective := metadata.get("objective"):
-        tensors |= _gains_of_same_lmbda(codec, Objective(**objective), tensors)
-    # Of the finished codec; frozen anew from the new one.
-    tables = ("table", "offset", "length", "median")
-    tensors = {k: v for k, v in tensors.items() if k.rpartition(".")[2] not in tables}
-    with _fitting(path):
+        if CodecConfig.from_dict(metadata["config"]) != codec.config:
+            transforms = ("g_a.", "main_decoder.", "gain.", "inverse_gain.")
+            tensors = {k: v for k, v in tensors.items() if k.startswith(transforms)}
+        if objective := metadata.get("objective"):
+            tensors |= _gains_of_same_lmbda(codec, Objective(**objective), tensors)
+        # Of the finished codec; frozen anew from the new one.
+        tables = ("table", "offset", "length", "median")
+        tensors = {k: v for k, v in tensors.items() if k.rpartition(".")[2] not in tables}
         codec.load_state_dict(tensors, strict=False)
 
 
@@ -219,7 +217,8 @@ def _parse(data: bytes, kind: str, name: str | os.PathLike) -> tuple[dict, dict[
     if found != kind:
         raise WeightsError(f"{name} is a {found}, and a {kind} is needed here")
     if metadata.get("architecture") == 1:
-        metadata, tensors = _of_architecture_1(metadata, tensors)
+        with _fitting(name):
+            metadata, tensors = _of_architecture_1(metadata, tensors)
     elif metadata.get("architecture") != ARCHITECTURE:
         raise WeightsError(
             f"{name} is of architecture {metadata.get('architecture')}, this blurlib runs "

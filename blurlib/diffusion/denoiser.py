@@ -60,8 +60,8 @@ class DenoiserConfig:
             )
         if self.told and not (self.told > 0 and self.error_levels and any(self.cond_channels)):
             raise ValueError(
-                "told must be 0, or above with error_levels and cond_channels that are, got "
-                f"{self.told}"
+                "told must be 0, or above 0 with error_levels and cond_channels above 0 too, "
+                f"got {self.told}"
             )
 
     @classmethod

@@ -6,7 +6,7 @@ UNEVEN_HEAD = (16, 16, 32, 64)  # ELIC (He et al. 2022); the fifth group takes t
 def check_count(name: str, value: int, least: int) -> None:
     """ValueError unless `value` is a whole number of at least `least`; it names the field."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value!r}: it must be at least {least}, a whole number")
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
 
 
 def uneven_groups(M: int) -> tuple[int, ...]:
@@ -34,6 +34,6 @@ def check_groups(groups: tuple[int, ...], M: int) -> tuple[int, ...]:
     whole = isinstance(groups, (tuple, list)) and all(type(n) is int and n > 0 for n in groups)
     if not whole or sum(groups) != M:
         raise ValueError(
-            f"groups are {groups}: they must be positive and sum to M = {M}, whole numbers"
+            f"groups are {groups}: they must be positive whole numbers that sum to M = {M}"
         )
     return tuple(groups)

@@ -5,9 +5,6 @@ Anchors are the positions with an even coordinate sum, the parity CompressAI cal
     A N A N
     N A N A      A: decoded first, without spatial context
     A N A N      N: decoded second, seeing every anchor
-
-A quadtree (Li, Li, Lu 2023, arXiv 2302.14402) halves both once more: four passes by the parities of
-row and column, of which only the first, a quarter of the positions, has no spatial context.
 """
 
 import torch
@@ -23,19 +20,14 @@ def anchor_mask(height: int, width: int, device: torch.device | str | None = Non
 
 
 def pass_masks(
-    height: int, width: int, passes: int, device: torch.device | str | None = None
+    height: int, width: int, checkerboard: bool, device: torch.device | str | None = None
 ) -> tuple[Tensor, ...]:
-    """Boolean masks (height, width) of the passes of one group: 2 are anchors, then non-anchors; 4
-    a quadtree, which has the anchors in its first two; 1 is everything at once. A map of one
-    position is all anchor: passes without a position are left out."""
+    """Boolean masks (height, width) of the passes of one group: anchors, then non-anchors; without
+    a `checkerboard` everything at once. A map of one position is all anchor: a pass without a
+    position is left out."""
     anchors = anchor_mask(height, width)  # not on a GPU, which would be waited for
-    even = torch.arange(height)[:, None] % 2 == 0  # rows
-    masks = {
-        1: [torch.ones_like(anchors)],
-        2: [anchors, ~anchors],
-        4: [anchors & even, anchors & ~even, ~anchors & even, ~anchors & ~even],
-    }
-    return tuple(mask.to(device) for mask in masks[passes] if mask.any())
+    masks = (anchors, ~anchors) if checkerboard else (torch.ones_like(anchors),)
+    return tuple(mask.to(device) for mask in masks if mask.any())
 
 
 class TapConv2d(nn.Conv2d):

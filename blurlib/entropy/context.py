@@ -103,9 +103,9 @@ class GlobalContext(nn.Module):
         blocks = (TransformerBlock(dim, heads, window, shift) for shift in (0, window // 2))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, y: Tensor, seen: Tensor, local: Tensor | None, known: Tensor) -> Tensor:
+    def forward(self, y: Tensor, seen: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
         """y: of the group, as far as it was `seen`, (H, W) bool; the result is for elsewhere."""
-        tokens = self.embed_known(known)
+        tokens = self.embed_known(torch.cat(known, 1))
         if self.embed_anchor is not None:
             tokens = tokens + torch.where(seen, self.embed_anchor(y), 0)
         if self.embed_local is not None:
@@ -118,26 +118,19 @@ class GlobalContext(nn.Module):
 
 
 class GroupContext(nn.Module):
-    """Everything that predicts one channel group, in one pass, two (checkerboard) or four
-    (quadtree).
+    """Everything that predicts one channel group, in one pass or two (checkerboard).
 
     `previous` counts the channels of all earlier groups, `group` those of this one. Contexts that
     are off are None here.
     """
 
-    def __init__(self, previous: int, group: int, config: ContextConfig, passes: int = 2):
+    def __init__(self, previous: int, group: int, config: ContextConfig):
         super().__init__()
-        self.passes = passes
         has_channel = previous > 0 and config.channel > 0
         known = config.hyper + (config.channel if has_channel else 0)
         # The paper's g_ch, g_ls, g_gs and g_ep.
         self.channel = _channel_context(previous, config.channel) if has_channel else None
-        # What was not seen is 0, so that a quadtree's convolution needs no mask.
-        self.local: nn.Conv2d | None = None
-        if config.local and passes == 4:
-            self.local = nn.Conv2d(group, config.local, 5, padding=2)
-        elif config.local:
-            self.local = CheckerboardConv2d(group, config.local)
+        self.local = CheckerboardConv2d(group, config.local) if config.local else None
         self.global_ = GlobalContext(group, known, config) if config.attention else None
         # Numbers per position that the channel context lays out, and that g_ep sees.
         self.taps = 9 * max(previous, config.channel)
@@ -181,20 +174,8 @@ class GroupContext(nn.Module):
             # Strips must begin with an anchor.
             yield (local := in_strips(self.local, y, width=taps, halo=2, align=2))
         if self.global_ is not None:
-            yield self._wide(y, seen, local, known)
-
-    def _wide(
-        self, y: Tensor, seen: Tensor, local: Tensor | None, known: tuple[Tensor, ...]
-    ) -> Tensor:
-        """g_gs; the windows of its second block reach half-way into the next ones of the first."""
-        network = self.global_
-        assert network is not None
-
-        def layer(y: Tensor, seen: Tensor, local: Tensor | None, *known: Tensor) -> Tensor:
-            return network(y, seen, local, torch.cat(known, 1))
-
-        side = network.window
-        return in_strips(layer, y, seen, local, *known, width=512, halo=side, align=side)
+            side = self.global_.window  # its second block reaches half-way into the next ones
+            yield in_strips(self.global_, y, seen, local, *known, width=512, halo=side, align=side)
 
 
 class _HeardSoFar(nn.Conv2d):

@@ -30,8 +30,6 @@ class EntropyConfig:
         groups: channels per group; by default the uneven groups 16, 16, 32, 64, M − 128.
             One group of all M is no channel context at all.
         context: which contexts there are, and their sizes.
-        quadtree: whether group 1, of which half the positions have nothing but the hyperprior,
-            takes four passes rather than two.
 
     Raises:
         ValueError: what cannot work; the message names the field and what it may be.
@@ -41,7 +39,6 @@ class EntropyConfig:
     N: int = 64
     groups: tuple[int, ...] = ()
     context: ContextConfig = field(default_factory=ContextConfig)
-    quadtree: bool = False
 
     def __post_init__(self):
         check_count("M", self.M, 1)
@@ -50,19 +47,11 @@ class EntropyConfig:
             raise ValueError(f"context is {self.context!r}: it must be a ContextConfig")
         groups = uneven_groups(self.M) if self.groups == () else self.groups
         object.__setattr__(self, "groups", check_groups(groups, self.M))
-        if self.quadtree and not self.context.checkerboard:
-            raise ValueError("quadtree is True without spatial context: local must be at least 1")
 
     @property
     def passes(self) -> int:
         """Coding passes over the latent, whatever its size."""
-        return sum(self.group_passes)
-
-    @property
-    def group_passes(self) -> list[int]:
-        """Those of each group."""
-        usual = 2 if self.context.checkerboard else 1
-        return [4 if self.quadtree else usual, *[usual] * (len(self.groups) - 1)]
+        return len(self.groups) * (2 if self.context.checkerboard else 1)
 
 
 class Pass(NamedTuple):
@@ -182,10 +171,7 @@ class LaplacianEntropyModel(nn.Module):
         self.hyper_latent = HyperLatent(config.N)
         starts = np.cumsum((0, *config.groups)).tolist()
         self.channels = [slice(a, b) for a, b in itertools.pairwise(starts)]
-        groups = (
-            GroupContext(c.start, c.stop - c.start, config.context, passes)
-            for c, passes in zip(self.channels, config.group_passes, strict=True)
-        )
+        groups = (GroupContext(c.start, c.stop - c.start, config.context) for c in self.channels)
         self.groups = nn.ModuleList(groups)  # type: ignore[assignment]
 
     def walk(self, hyperprior: Hyperprior, code: PassCoder) -> Tensor:
@@ -200,12 +186,11 @@ class LaplacianEntropyModel(nn.Module):
             own = gain[:, channels]
             known = group.known(features, y_hat / gain[:, : channels.start])
             y_group = features.new_zeros(B, size, H, W)
-            seen: Tensor | None = None
-            for mask in pass_masks(H, W, group.passes, features.device):
-                decoded = None if seen is None else (y_group / own, seen)
+            decoded: tuple[Tensor, Tensor] | None = None
+            for mask in pass_masks(H, W, self.config.context.checkerboard, features.device):
                 gaussian = group.gaussian(known, mask, decoded).scaled(own.squeeze(-1))
                 y_group = y_group.masked_scatter(mask, code(Pass(channels, mask), gaussian))
-                seen = mask if seen is None else seen | mask
+                decoded = y_group / own, mask
                 give_back(features)
             y_hat = torch.cat([y_hat, y_group], 1)
         return y_hat

@@ -6,6 +6,7 @@ it stopped.
 """
 
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -134,7 +135,7 @@ def evaluate(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one process has to do the work")
     paths = fitting(codec, datasets.dataset(dataset))
-    qualities = list(dict.fromkeys(qualities))
+    qualities, names = [*dict.fromkeys(qualities)], [path.name for path in paths]
     file = res.results_file(out_dir, dataset, codec)
     results = res.new_results(
         dataset, codec, checkpoint=checkpoint, seed=seed,
@@ -145,14 +146,9 @@ def evaluate(
         if file.exists() and not overwrite:
             results = _resumed(file, results, contents)
         rows = {(row.image, row.quality): row for row in results.rows}
-        missing: dict[Path, list[float]] = {path: [] for path in paths}
-        for path in paths:
-            for quality in qualities:
-                if (path.name, quality) in rows:
-                    yield rows[path.name, quality]
-                else:
-                    missing[path].append(quality)
-        tasks = [task for task in missing.items() if task[1]]
+        yield from (rows[k] for k in itertools.product(names, qualities) if k in rows)
+        missing = [[q for q in qualities if (name, q) not in rows] for name in names]
+        tasks = [task for task in zip(paths, missing, strict=True) if task[1]]
         for _, measured in share(lambda task: measure(codec, *task, lpips, extra), tasks, jobs):
             results = replace(results, rows=(*results.rows, *measured))
             res.write(file, results, overwrite=True)

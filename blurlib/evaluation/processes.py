@@ -1,4 +1,4 @@
-"""Work shared among processes by joblib: results as they come; no process outlives its parent."""
+"""Work shared among processes by joblib, as results come; on POSIX none outlives its parent."""
 
 import os
 import pickle

@@ -207,7 +207,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Commit of the checkout this package runs from, with ``+changes`` if its code differs."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]

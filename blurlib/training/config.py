@@ -177,14 +177,15 @@ class TrainConfig:
         `MAGNIFIED` times at the highest frequency."""
         schedule = BlurSchedule(self.sigma_blur_max, logsnr_min=self.logsnr_min)
         times = torch.linspace(0, 1, 101, dtype=torch.float64)
-        lowest = schedule.alpha(times, self.crop, self.crop).amin((1, 2, 3))
+        alphas = (schedule.alpha(t, self.crop, self.crop) for t in times.tolist())
+        lowest = torch.stack([alpha.amin() for alpha in alphas])
         return times[schedule.sigma(times) / lowest <= MAGNIFIED].max().item()
 
     @property
     def slowdown(self) -> float:
         """About how many times longer than the first the mean step takes: one more evaluation is a
-        third of a step of the CPU recipe, and counts as half."""
-        return 1 + self.unroll_last * max(0, self.unroll_steps - 1) / 2
+        third of a step of the CPU recipe, and counts as half. 1 where all steps are unrolled."""
+        return 1 + self.unroll_last % 1 * max(0, self.unroll_steps - 1) / 2
 
     @property
     def target(self) -> Objective:
@@ -198,23 +199,27 @@ class TrainConfig:
     @classmethod
     def from_toml(cls, text: str, **overrides: Any) -> TrainConfig:
         """Read a recipe; `overrides` win over it, None leaves the recipe's value. ValueError: not
-        TOML, an unknown field, a value that cannot work, or "mse" with the default λ, MS-SSIM's.
+        TOML, an unknown field, a value that cannot work, or squared error with λ for MS-SSIM.
         """
         try:
             values = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ValueError(f"the recipe is not valid TOML: {error}") from error
-        values |= {k: v for k, v in overrides.items() if v is not None}
+        given = {k: v for k, v in overrides.items() if v is not None}
+        if "objective" in given and given["objective"] != values.get("objective", cls.objective):
+            values = {k: v for k, v in values.items() if not k.startswith("lmbda_")}  # not for it
+        values |= given
         names = [f.name for f in fields(cls)]
         for unknown in sorted(values.keys() - set(names)):
             near = difflib.get_close_matches(unknown, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(names)}"
             raise ValueError(f"unknown field {unknown!r} in the recipe: {hint}")
-        mse = (values.get("stage", "codec"), values.get("objective")) == ("codec", "mse")
-        if mse and not {"lmbda_min", "lmbda_max"} <= values.keys():
+        mse = values.get("stage", "codec") == "codec" and values.get("objective")
+        usual = {"mse": "0.001 and 0.06", "mse+lpips": "0.0003 and 0.006"}
+        if mse in usual and not {"lmbda_min", "lmbda_max"} <= values.keys():
             raise ValueError(
-                "objective is 'mse' without lmbda_min and lmbda_max, whose defaults are for "
-                "'ms-ssim': 0.001 and 0.06 are usual for 'mse'"
+                f"objective is {mse!r} without lmbda_min and lmbda_max, whose defaults are for "
+                f"'ms-ssim': {usual[mse]} are usual for {mse!r}"
             )
         return cls(**values)
 
@@ -226,7 +231,7 @@ class TrainConfig:
         if not path.is_file():
             names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
             raise ValueError(f"no recipe {name_or_path!r}: shipped recipes are {names}")
-        return cls.from_toml(path.read_text(), **overrides)
+        return cls.from_toml(path.read_text(encoding="utf-8"), **overrides)
 
 
 def assigned(changes: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 import signal
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +52,7 @@ def find_photos(config: TrainConfig, held_out: bool = False) -> list[Path]:
 
 def _clips(vimeo: Path) -> list[list[Path]]:
     """The frames of each clip, which are held out together."""
-    clips = sorted((vimeo / VIMEO_LIST).read_text().split())
+    clips = sorted((vimeo / VIMEO_LIST).read_text(encoding="utf-8").split())
     if not clips:
         raise ValueError(f"{vimeo / VIMEO_LIST}: names no clips")
     frames = [f"im{i}.png" for i in range(1, VIMEO_FRAMES + 1)]
@@ -80,7 +81,8 @@ def open_photos(config: TrainConfig, paths: Sequence[Path], device: Device) -> "
     if not all(total <= config.bank_gb * 1e9 for total in sizes):
         return Photos(_Crops(paths, read, config), device, config.workers, {})
     images, skipped = [], {}
-    with ThreadPoolExecutor() as pool:
+    # Around all threads: what they themselves set back ends in any order.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         for path, result in zip(paths, pool.map(read, paths), strict=True):
             if isinstance(result, Tensor):
                 images.append(result.to(device))
@@ -117,7 +119,7 @@ class Photos:
             self.skipped |= skipped
             if crops is None:
                 path, reason = skipped.popitem()
-                raise ValueError(f"{TRIES} photos drawn in a row: {path}: {reason}, …")
+                raise ValueError(f"{TRIES} photos in a row are of no use, such as {path}: {reason}")
             yield crops.to(self.device, non_blocking=True)
 
 

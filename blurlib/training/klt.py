@@ -115,7 +115,7 @@ def border_filter(lapping: Tensor) -> Tensor:
 
 
 def autocovariance(x: Tensor, lags: int) -> Tensor:
-    """Mean product of samples 0, 1, … `lags` − 1 apart, over both directions: (C, lags)."""
+    """Sum of products of samples 0 … `lags` − 1 apart, over the number of samples: (C, lags)."""
     found = [
         (x[..., lag:] * x[..., : x.shape[-1] - lag]).sum((0, 2, 3))
         + (x[..., lag:, :] * x[..., : x.shape[-2] - lag, :]).sum((0, 2, 3))

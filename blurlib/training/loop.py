@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def train(config: TrainConfig, run: Path, resume: bool = False) -> Generator[Ste
 
     A photo of a step draws its crop, λ and noise from (seed, step, number of the photo) alone, so a
     resumed run repeats an uninterrupted one. The checkpoint is also written when the generator is
-    closed early, on an error, and at the end. On SIGTERM the step in hand is finished and saved.
-    With several devices or machines every process runs this; only the first writes, but for the
-    list of what each has skipped.
+    closed early, on an error, and at the end. On SIGTERM or Ctrl-C the step in hand is finished and
+    saved. With several devices or machines every process runs this; only the first writes, but for
+    the list of what each has skipped.
 
     Raises:
         ValueError: `run` holds another run, or nothing to resume; no photos; the number of
@@ -84,10 +85,12 @@ class _InputsAsTheyAre(MixedPrecision):
 
 def launch(config: TrainConfig) -> Fabric:
     """Fabric as configured, its processes started. ValueError: there is no GPU where one is asked
-    for, or a launcher such as torchrun started another number of processes."""
+    for, or too few, or a launcher such as torchrun started another number of processes."""
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.accelerator == "cuda" and not on_gpu:
         raise ValueError("accelerator is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
+    if on_gpu and config.devices > (found := torch.cuda.device_count()):
+        raise ValueError(f"devices is {config.devices}: this machine has {found} GPUs")
     mixed = _InputsAsTheyAre("bf16-mixed", "cuda" if on_gpu else "cpu")
     fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu",  # Apple's GPUs have no float64
@@ -123,22 +126,22 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """Meanwhile SIGTERM sets the event instead of ending the process; a second one kills."""
-    requested = threading.Event()
+def _noted(number: int) -> Iterator[threading.Event]:
+    """Meanwhile a signal sets the event and does nothing else; a second one acts as ever."""
+    requested, before = threading.Event(), signal.getsignal(number) or signal.SIG_DFL
 
     def note(*_: Any) -> None:
         requested.set()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(number, before)
 
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield requested
         return
-    before = signal.signal(signal.SIGTERM, note)
+    signal.signal(number, note)
     try:
         yield requested
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(number, before)
 
 
 class _Run:
@@ -152,7 +155,7 @@ class _Run:
         self.photos = open_photos(config, find_photos(config), fabric.device)
         self.held_out = _held_out(config) if fabric.is_global_zero else []
         torch.manual_seed(config.seed)  # of the weights, the same in all processes
-        self.stage = stage = stages.make(config)
+        self.stage = stage = stages.make(replace(config, init="") if resume else config)
         if not resume and (crops := stage.start_crops()):
             with contextlib.closing(self.photos.batches(0, range(START_BATCH))) as batches:
                 some = torch.cat(list(itertools.islice(batches, crops // START_BATCH)))
@@ -169,7 +172,7 @@ class _Run:
 
     def steps_taken(self) -> Iterator[Step]:
         """All steps, then the model files; leaves a checkpoint however it ends."""
-        with _termination() as terminated:
+        with _noted(signal.SIGTERM) as terminated:
             try:
                 yield from self._logged_steps(terminated)
             finally:
@@ -185,10 +188,11 @@ class _Run:
         crops = self.photos.batches(self.step, self.samples)
         to = self.folder.log if self.fabric.is_global_zero else os.devnull
         # Readers are ended here: at the exit of Python they would be waited for, and not told.
-        with contextlib.closing(crops), open(to, "a") as log:
+        with contextlib.closing(crops), open(to, "a", encoding="utf-8") as log:
             self.folder.note_skipped(self.photos, self.fabric.global_rank)
             while not self.steps or self.step < self.steps:
-                step, stop = self._step(crops, terminated)
+                with _noted(signal.SIGINT) as interrupted:
+                    step, stop = self._step(crops, terminated)
                 due = time.monotonic() - saved > self.config.checkpoint_every
                 if due or step.step == step.steps:
                     step = step._replace(held_out=self._held_out_loss())
@@ -196,6 +200,8 @@ class _Run:
                 log.flush()
                 if self.not_finite_in_a_row >= PATIENCE:
                     self._give_up()
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
                 if stop:
                     raise Terminated(step.step)
                 if due:
@@ -224,7 +230,7 @@ class _Run:
         stop = torch.full((), float(terminated.is_set()), device=x.device)
         numbers = [loss.total, gradient, stop, *loss.parts.values()]
         means = self.fabric.all_reduce(torch.stack([n.detach().float() for n in numbers]))
-        # The one time a GPU is waited for.
+        # Here a GPU is waited for.
         total, norm, stopping, *parts = means.tolist()  # type: ignore[union-attr]
         self.updating = True
         finite = math.isfinite(total) and math.isfinite(norm)
@@ -238,7 +244,7 @@ class _Run:
         self.step += 1
         self.seconds += seconds
         self.updating = False
-        if self.step == MEASURED_STEPS.stop and not self.steps:
+        if self.step >= MEASURED_STEPS.stop and not self.steps:
             self.steps = self.step + self._steps_left()
         step = Step(
             self.step, self.steps, total, dict(zip(loss.parts, parts, strict=True)), norm, lr,

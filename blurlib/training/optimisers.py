@@ -58,7 +58,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
-    """U·Vᵀ of matrix = U·S·Vᵀ, roughly: singular values end between about 0.7 and 1.2."""
+    """U·Vᵀ of matrix = U·S·Vᵀ, roughly: singular values above 0.02 of the norm (0.002 with
+    5 iterations) end between about 0.7 and 1.2, smaller ones grow 3.4 times per iteration."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -78,7 +78,7 @@ class RunFolder:
         if not self.checkpoint.is_file():
             self.log.unlink(missing_ok=True)
         elif self.log.exists() and not self.log.read_bytes().endswith(b"\n"):
-            with open(self.log, "a") as file:
+            with open(self.log, "a", encoding="utf-8") as file:
                 file.write("\n")
 
     def write(self, name: str, data: bytes) -> None:
@@ -121,7 +121,7 @@ def read_log(run: Path) -> list[Step]:
     a kill cut short is left out."""
     steps: dict[int, Step] = {}
     path = Path(run) / "log.jsonl"
-    with open(path, errors="replace") as log:
+    with open(path, encoding="utf-8", errors="replace") as log:
         for number, line in enumerate(log, 1):
             try:
                 step = Step(**json.loads(line))

@@ -452,7 +452,7 @@ def reads(
     contestant: Contestant, codec: BlurCodec, photos: Sequence[tuple[str, Tensor]]
 ) -> list[dict[str, Any]]:
     """Mean squared error of a denoiser's output on photos, shown the noisy picture that belongs to
-    them (own) and that of the next photo (other), at several log-SNRs and the middle quality.
+    them (own) and that of another photo (other), at several log-SNRs and the middle quality.
 
     A network that looks at the noisy picture is much worse with the wrong one. silent: the error of
     an output of 0. For "residual" it is 1 on average over the pictures of the prior.

@@ -46,6 +46,12 @@ def main(
     wanted = cli.numbers(qualities) if qualities else chosen.qualities
     command = f"python -m experiments.distances {Path(dataset).name} --codec {Path(codec).name}"
     command += f" --decoder {decoder} --network {network}"
+    for name in ("denoiser", "qualities", "memory", "effort", *sorted(cli.CHAIN)):
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            value = context.params[name]
+            value = Path(value).name if name == "denoiser" else value
+            command += f" --{name.replace('_', '-')} {value}"
     made = run.measure(
         dataset, chosen, NETWORKS[network](), wanted, out, command, jobs or joblib.cpu_count()
     )

@@ -73,8 +73,8 @@ def receptive_fields(
             f"through is {through!r}: it must be one of {', '.join(get_args(Through))}"
         )
     context = codec.config.entropy.context
-    if not context.checkerboard or codec.config.entropy.quadtree:
-        wrong = "no local or global context, or a quadtree"
+    if not context.checkerboard:
+        wrong = "no local or global context"
         raise ValueError(f"this entropy model has {wrong}: there is no field of anchors to show")
     if through == "attention" and context.keys == "non-anchors":
         raise ValueError(

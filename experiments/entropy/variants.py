@@ -68,10 +68,5 @@ def variants(default: EntropyConfig) -> dict[str, Variant]:
             uneven(replace(every, keys="non-anchors")),
         ),
         Variant(FULL, "all contexts, Laplacian encoding (what ships)", uneven(every)),
-        Variant(
-            f"{FULL}-quadtree",
-            "the same with four passes for group 1 (quadtree)",
-            replace(uneven(every), quadtree=True),
-        ),
     ]
     return {variant.name: variant for variant in found}

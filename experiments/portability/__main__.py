@@ -220,6 +220,8 @@ def main() -> None:
     if arguments.decode:
         worker(arguments.decode)
         return
+    if not arguments.out:
+        parser.error("name the file to write")
     codec = zoo.load(MODEL)
     codec.to(memory_format=layout(False))
     files = encode(codec, SEED)

@@ -3,7 +3,7 @@
 For every image of a set at every quality: `forward(x).y_hat` here, `decompress(file).y_hat` in a
 new process that sees nothing but the files; and real bytes beside the likelihood estimate.
 
-    python -m experiments.portability.roundtrip kodak results/checks/roundtrip-msssim-small.json
+    python -m experiments.portability.roundtrip kodak results/checks/roundtrip-MODEL.json MODEL
 """
 
 import hashlib
@@ -16,30 +16,28 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from blurlib import checkpoints, datasets, images
+from blurlib import datasets, images
 from blurlib.codec import zoo
 from blurlib.evaluation.codecs import select
 from blurlib.evaluation.results import new_results
-from blurlib.files import atomic_write
-
-MODEL = checkpoints.CODEC
+from experiments.record import write_json
 
 
 def digest(y_hat: torch.Tensor) -> str:
     return hashlib.sha256(y_hat.numpy().tobytes()).hexdigest()
 
 
-def decode(folder: Path) -> None:
+def decode(folder: Path, model: str) -> None:
     """The new process: the digest of ŷ of every file in a folder, as JSON on stdout."""
-    codec = zoo.load(MODEL)
+    codec = zoo.load(model)
     files = sorted(folder.glob("*.blur"))
     json.dump({f.name: digest(codec.decompress(f.read_bytes()).y_hat) for f in files}, sys.stdout)
 
 
 @torch.inference_mode()
-def encode(dataset: str, folder: Path) -> dict[str, dict]:
+def encode(dataset: str, folder: Path, model: str) -> dict[str, dict]:
     """Write every file; return name -> what is known of it here."""
-    codec = zoo.load(MODEL)
+    codec = zoo.load(model)
     rows = {}
     for path in track(datasets.dataset(dataset), "encoding"):
         x = images.to_float(images.read_image(path))[None]
@@ -60,18 +58,17 @@ def encode(dataset: str, folder: Path) -> dict[str, dict]:
     return rows
 
 
-def main(dataset: str, out: Path) -> None:
+def main(dataset: str, out: Path, model: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        rows = encode(dataset, Path(folder))
-        command = [sys.executable, "-m", __spec__.name, "--decode", folder]
+        rows = encode(dataset, Path(folder), model)
+        command = [sys.executable, "-m", __spec__.name, "--decode", folder, model]
         decoded = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     for name, row in rows.items():
         row["equal"] = decoded[name] == row.pop("y_hat")
-    chosen = select(MODEL)
+    chosen = select(model)
     header = new_results(dataset, chosen.codec, checkpoint=chosen.checkpoint).header()
-    lines = ",\n".join("  " + json.dumps(row) for row in rows.values())
-    text = json.dumps(header, indent=1, sort_keys=True)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    atomic_write(out, text.encode(), overwrite=True)
+    again = f"python -m experiments.portability.roundtrip {dataset} {out.name} {model}"
+    write_json(out, {**header, "command": again, "rows": [*rows.values()]})
     count = len(rows)
     equal = sum(row["equal"] for row in rows.values())
     close = sum(row["within_1_percent_and_64"] for row in rows.values())
@@ -80,6 +77,6 @@ def main(dataset: str, out: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--decode":
-        decode(Path(sys.argv[2]))
+        decode(Path(sys.argv[2]), sys.argv[3])
     else:
-        main(sys.argv[1], Path(sys.argv[2]))
+        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

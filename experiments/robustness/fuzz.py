@@ -205,7 +205,9 @@ def _child(subjects: Subjects, seed: int, numbers: Sequence[int], out: int) -> N
         end = int(start + SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
         if STATM.exists():
-            size = int(STATM.read_text().split()[0]) * resource.getpagesize() + MEMORY
+            size = (
+                int(STATM.read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + MEMORY
+            )
             size += MEMORY_PER_PIXEL * min(pixels, images.MAX_PIXELS)
             resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
         came, words = outcome(subjects.readers[case.target], data)
@@ -258,7 +260,7 @@ def fuzz(out: Path, cases: int = 100_000, seed: int = 0, jobs: int = 1) -> None:
     about = circumstances(f"python -m experiments.robustness fuzz {out.name} --seed {seed}", jobs)
     record = about | {"seed": seed, "cases": 0, "counts": {}, "slowest_s": {}, "failures": []}
     if out.exists():
-        before = json.loads(out.read_text())
+        before = json.loads(out.read_text(encoding="utf-8"))
         if other := [k for k in ("seed", "commit", "versions") if before[k] != record[k]]:
             raise ValueError(f"{out}: was begun with another {other[0]}: move it away")
         record = before

@@ -81,7 +81,7 @@ def worker(models: dict[str, dict[str, list[str]]]) -> list[dict[str, Any]]:
 def matrix(out: Path) -> None:
     """Other instructions, threads, batches; OUT gets the rows of this interpreter."""
     torch.set_num_threads(1)
-    record = json.loads(out.read_text()) if out.exists() else {}
+    record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if not record:
         record = circumstances(f"PYTHON -m experiments.robustness matrix {out.name}", 1)
         record |= {"sizes": SIZES, "models": reference(), "rows": []}
@@ -101,5 +101,5 @@ def matrix(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    found = worker(json.loads(Path(sys.argv[1]).read_text())["models"])
+    found = worker(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["models"])
     json.dump([torch.backends.cpu.get_cpu_capability(), found], sys.stdout)

@@ -37,7 +37,7 @@ def there_and_back(image: Image.Image, quality: float, model: str) -> str:
 
 def resident() -> float:
     """Memory of this process in MB, as Linux counts it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize() / 1e6
 
 

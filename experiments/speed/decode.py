@@ -149,7 +149,7 @@ def main(out: Path) -> None:
     command = f"python -m experiments.speed.decode {out.name}"
     about = {"command": command, "runs": RUNS, "image": path.name, "quality": QUALITY}
     write_json(out, {**header, **about, "found": found})
-    print(out.read_text())
+    print(out.read_text(encoding="utf-8"))
 
 
 def beside(peer: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:

@@ -149,7 +149,7 @@ def train(
             step += 1
             seconds += time.process_time() - start
             row = {"step": step, "loss": loss.item(), "norm": norm.item(), "seconds": seconds}
-            with open(folder / "log.jsonl", "a") as log:
+            with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
             if step % SAVED_EVERY == 0:
                 save()
