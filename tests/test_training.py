@@ -529,6 +529,7 @@ def test_the_time_box_fixes_the_number_of_steps_once(config, tmp_path, monkeypat
     assert steps[-1].lr < steps[6].lr < steps[2].lr
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_the_end_of_the_update_and_init_for_nothing(
     config, finished, tmp_path, monkeypatch
 ):

@@ -19,6 +19,7 @@ from experiments.portability import __main__ as portability
 from experiments.robustness import fuzz, kill, matrix, mutate, soak
 from experiments.robustness.__main__ import app
 
+pytestmark = pytest.mark.slow  # readers in processes of their own
 ORDER = ["blur", "picture", "results", "weights"]
 
 
@@ -166,7 +167,6 @@ def test_a_file_that_is_half_written_is_found(tmp_path, writer):
     assert trial.counts["killed"] > 0
 
 
-@pytest.mark.slow
 def test_every_command_survives_kills(run, tmp_path):
     out = tmp_path / "kill.json"
     assert run("kill", out, "--rounds", 4, app=app)[0] == 0

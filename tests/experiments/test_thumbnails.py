@@ -17,6 +17,7 @@ from experiments.thumbnails.bank import Bank
 from experiments.thumbnails.clock import Clocked
 from stand_ins import Colours, Distance
 
+pytestmark = pytest.mark.slow
 WAVES = torch.from_numpy(np.hypot(*np.ogrid[:64, :64]).clip(1))
 UNKNOWN = torch.tensor([1.0, 0.3, 0.1])[:, None, None] / (
     1 + (WAVES / 12) ** 3
