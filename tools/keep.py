@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "training"
 
 
 def main(run: Path, name: str) -> None:
-    stage = stages.make(TrainConfig.recipe(str(run / "config.toml")))
+    stage = stages.make(TrainConfig.recipe(str(run / "config.toml"), init=""))
     state = RunFolder(run).load()
     stage.module.load_state_dict(state["average"])
     (data,) = stage.files(stage.module).values()
