@@ -269,8 +269,7 @@ def decompress(
     diffusion = zoo.load_denoiser(denoiser) if decoder == "diffusion" else None
     if diffusion:
         diffusion.check(file, tiling)
-    most = int(1e6 * min(68, max_megapixels))  # 68 is more than any file may have
-    output = codec.decompress(file, most, pyramid=diffusion is not None)
+    output = codec.decompress(file, int(1e6 * min(68, max_megapixels)), diffusion is not None)
     x_hat = output.x_hat
     if diffusion:
         with progress() as bar:
@@ -417,7 +416,6 @@ def train(
     except Terminated as stopped:
         if is_first_process():
             print(f"blurlib: {stopped.message}; --resume goes on", file=sys.stderr)
-        _draw_curves(run)
         raise
     _draw_curves(run)
     if is_first_process():

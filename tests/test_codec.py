@@ -1,7 +1,6 @@
 """Photo to `.blur` and back: what `forward` says is what a decoder gets."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from blurlib.codec.bitstream import BitstreamError, BlurFile
 from blurlib.codec.inspection import describe
 from blurlib.codec.model import pad, snap_psnr
 from blurlib.codec.transforms import Reconstruction
-from blurlib.entropy import ContextConfig, EntropyConfig, strips
+from blurlib.entropy import strips
 from stand_ins import ENTROPY
 
 SIZES = [(1, 1), (1, 130), (130, 1), (63, 129), (64, 64), (65, 64), (128, 96)]
@@ -294,13 +293,3 @@ def test_training_reaches_every_part(photo):
         if parameter.grad is None or not parameter.grad.any()
     }
     assert not unreached
-
-
-def test_config_survives_json():
-    for config in (
-        CodecConfig.small(),
-        CodecConfig.paper(),
-        CodecConfig(EntropyConfig(M=20, groups=(5, 15)), levels=2),
-        CodecConfig(EntropyConfig(context=ContextConfig(channel=0, position="none"))),
-    ):
-        assert CodecConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config

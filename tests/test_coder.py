@@ -141,4 +141,4 @@ def test_hostile_bytes_give_symbols_or_an_error_but_never_crash():
             assert np.abs(residual).max() <= MAX_SYMBOL
             assert 0 <= symbols.min()
             assert symbols.max() < 12
-    assert sum(outcomes.values()) > 400
+    assert min(outcomes.values()) > 20

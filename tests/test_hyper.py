@@ -79,16 +79,6 @@ def test_likelihoods_are_those_of_compressais_bottleneck(density):
 
 
 @torch.no_grad()
-def test_a_density_starts_as_theirs_does():
-    ours = FactorizedDensity(3)
-    theirs = type(compressais(ours))(3, init_scale=4)
-    for name in ("matrices", "factors"):  # biases are drawn
-        for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
-            torch.testing.assert_close(a, b)
-    for bias in ours.biases:
-        assert bias.abs().max() <= 0.5
-
-
 @pytest.mark.parametrize("probability", [TAIL, 0.1, 0.5, 0.9, 1 - TAIL])
 def test_quantiles_are_those_that_scipy_finds(density, probability):
     wanted = scipy.special.logit(probability)

@@ -135,12 +135,11 @@ def test_lpips_wraps_any_network():
 TORCHVISION = {
     "alex": torchvision.models.alexnet,
     "squeeze": torchvision.models.squeezenet1_1,
-    "vgg": torchvision.models.vgg16,
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # its old arguments, in lpips
-@pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
 def test_lpips_is_torchmetrics(astronaut, tmp_path, monkeypatch, net):
     """On one backbone: the trained one where the cache has it, else a random one.
 

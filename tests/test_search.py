@@ -8,6 +8,7 @@ from pytorch_msssim import ms_ssim
 
 from blurlib.codec import Objective, model, search, zoo
 from blurlib.codec.bitstream import BlurFile
+from blurlib.codec.search import Searched
 from blurlib.entropy.checkerboard import anchor_mask
 
 MSE = Objective("mse", 0.02, 2.0)
@@ -24,6 +25,7 @@ def codec(tiny_codec_path):
 def short(monkeypatch):
     """Searches of six iterations."""
     monkeypatch.setattr(model, "ITERATIONS", (0,) + 9 * (6,))
+    return monkeypatch
 
 
 def loss(codec, x: torch.Tensor, data: bytes) -> float:
@@ -107,6 +109,8 @@ def test_a_searched_file_is_never_worse(tiny_codec_path, photo, short, size, dis
     output = codec.decompress(data)
     assert output.size == size
     assert BlurFile.from_bytes(data).seed == 7
+    short.setattr(model, "search", lambda _, x, y, *others: [Searched(1, 1, 0.0, y + 5)])
+    assert codec.compress(x, 2.5, effort=5) == codec.compress(x, 2.5)
     if distortion == "mse":
         assert loss(codec, x, data) <= loss(codec, x, codec.compress(x, 2.5)) + 1e-3
 

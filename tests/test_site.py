@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 import pytest
 
 from blurlib.diffusion.schedule import BlurSchedule
+from experiments import report
 
 pytestmark = pytest.mark.site
 
@@ -241,11 +242,13 @@ def stuck(tab, path):
 @pytest.mark.parametrize("width", [DESK, PHONE])
 @pytest.mark.parametrize("name", PLAYED)
 def test_everything_moves_by_mouse_touch_and_keyboard(browser, name, width):
-    tab = Watched(browser, width)
+    tab = Watched(browser, width, "dark")
     path = SITE / f"{name}.html"
     assert not [*stuck(tab, path)]
     found = [place.get_attribute("data-play") for place in tab.page.locator("[data-play]").all()]
     assert found == PLAYED[name]
+    filters = "[...document.querySelectorAll('.play img')].map((i) => getComputedStyle(i).filter)"
+    assert {*tab.page.evaluate(filters)} == {"none"}  # photos are shown as they are
     assert not tab.faults
     tab.context.close()
 
@@ -266,6 +269,15 @@ def test_the_sliders_of_diffusion_compute_what_the_library_does(browser, t, blur
     column = schedule.damping(t, 128, 128)[0, 0, [0, 3, 90], 0].double()
     kept = (column - schedule.d_min) / (1 - schedule.d_min)
     assert damped == pytest.approx(kept.tolist(), abs=1e-6)
+    tab.context.close()
+
+
+def test_the_curves_are_at_every_rate_where_the_tables_are(browser):
+    tab = Watched(browser, DESK)
+    tab.page.goto((SITE / "book/play.html").as_uri())
+    for codec in report.measured("kodak"):
+        drawn = tab.page.evaluate(f"at(CURVES.lpips.codecs['{codec.label}'], 0.3)")
+        assert drawn == pytest.approx(report.at_rate(codec.table, "lpips", 0.3), abs=2e-4)
     tab.context.close()
 
 

@@ -422,14 +422,10 @@ def test_a_run_logs_every_step_and_leaves_a_model_that_codes(config, finished, p
 
 @pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(config, tmp_path):
-    """Where the short one had not begun to slow down: the optimisers go on, too. So does a
-    checkpoint of the first format, which did not count steps that are not finite."""
+    """Where the short one had not begun to slow down: the optimisers go on, too."""
     longer, folder = replace(config, steps=4, decay=0.5, optimiser="adam"), tmp_path / "run"
     expected = run(longer, tmp_path / "longer")
     run(replace(longer, steps=2, decay=0.25), folder)
-    state = checkpoint(folder)
-    del state["not_finite"]
-    torch.save(state, folder / "checkpoint.pt")
     rest = run(longer, folder, resume=True)
     assert timeless(rest) == timeless(expected[2:])
     assert [step.lr for step in rest] == [loop.learning_rate(i, 4, longer) for i in range(2, 4)]
@@ -457,7 +453,8 @@ def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch
     """Seen in the checkpoints, which are written on the way."""
     altered(monkeypatch, lambda step: math.nan if step == 2 else 1)
     states, steps = [], []
-    for step in loop.train(replace(config, steps=4, checkpoint_every=0.0), tmp_path / "run"):
+    config = replace(config, steps=4, checkpoint_every=0.0, start="random")
+    for step in loop.train(config, tmp_path / "run"):
         steps.append(step)
         states.append(checkpoint(tmp_path / "run"))
     assert [state["counters"][0] for state in states] == [1, 2, 3, 4]
@@ -476,7 +473,7 @@ def test_a_step_that_is_not_finite_changes_nothing(config, tmp_path, monkeypatch
 def test_not_finite_for_too_long_names_the_step_and_keeps_weights(config, tmp_path, monkeypatch):
     altered(monkeypatch, lambda step: math.inf if step >= 2 else 1)
     monkeypatch.setattr(loop, "PATIENCE", 5)
-    config, folder = replace(config, steps=20), tmp_path / "run"
+    config, folder = replace(config, steps=20, start="random"), tmp_path / "run"
     with pytest.raises(loop.NotFiniteError, match=r"step 3 and the 4 after it were not finite"):
         run(config, folder)
     log = loop.read_log(folder)
@@ -486,7 +483,7 @@ def test_not_finite_for_too_long_names_the_step_and_keeps_weights(config, tmp_pa
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(config, tmp_path):
-    folder, config = tmp_path / "run", replace(config, steps=2)
+    folder, config = tmp_path / "run", replace(config, steps=2, start="random")
     run(config, folder)
     before = (folder / "checkpoint.pt").read_bytes()
     longer = replace(config, steps=4)
@@ -518,14 +515,15 @@ def test_the_time_box_fixes_the_number_of_steps_once(config, tmp_path, monkeypat
     """5 seconds at half a second each; an interruption does not change that."""
     monkeypatch.setattr(loop, "time", ticking(0.5))
     monkeypatch.setattr(loop, "MEASURED_STEPS", range(2, 6))
-    config = replace(config, steps=0, batch=1, max_minutes=5 / 60)
+    config = replace(config, steps=0, batch=1, max_minutes=5 / 60, start="random")
     steps = interrupted(config, tmp_path / "run", after)
     assert [step.steps for step in steps] == [0] * 5 + [10] * 5
     with monkeypatch.context() as patch:
         patch.setattr(loop, "read_log", Mock(side_effect=OSError("full")))
         with pytest.raises(OSError, match="full"):
             run(config, tmp_path / "full")
-    assert run(config, tmp_path / "full", resume=True)[-1].steps == 10
+    monkeypatch.setattr(TrainConfig, "slowdown", 5 / 3)  # the mean of all steps over those so far
+    assert run(config, tmp_path / "full", resume=True)[-1].steps == 8
     assert steps[-1].lr < steps[6].lr < steps[2].lr
 
 
@@ -784,7 +782,11 @@ def test_a_denoiser_of_residuals_is_told_the_errors_of_its_codec(of_denoiser, ti
 @pytest.mark.slow
 def test_codec_and_denoiser_are_trained_together(config, tmp_path, photo):
     folder = tmp_path / "run"
-    steps = run(replace(config, stage="joint", prediction="eps", lpips_t_max=0.1), folder)
+    config = replace(config, stage="joint", prediction="eps", lpips_t_max=0.1, held_out=3)
+    steps = run(config, folder)
+    (held_out,) = map(images.read_image, find_photos(config, held_out=True))
+    preview = images.read_image(folder / "validation.png")
+    assert torch.equal(preview[..., :64], images.centre(held_out, 64, 64))
     assert steps[0].parts.keys() == {"bpp", "diffusion", "lpips"}
     assert all(math.isfinite(step.loss) for step in steps)
     codec = zoo.load(folder / "model.safetensors")

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from blurlib.codec import zoo
+from blurlib.codec import CodecConfig, zoo
+from blurlib.training import loop
 from blurlib.training.config import TrainConfig
 from blurlib.training.run import Step, read_log
+from stand_ins import CODEC
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600  # seconds, for machines that are busy with something else
@@ -107,11 +109,19 @@ def trainer(tmp_path, three_photos) -> Iterator[Trainer]:
         yield trainer
 
 
+def here(config: TrainConfig, folder: Path, resume: bool = False) -> list[Step]:
+    """The log of a run that this process ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CodecConfig, "small", lambda: CODEC)
+        list(loop.train(config, folder, resume))
+    return [step._replace(seconds=0) for step in read_log(folder)]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, three_photos) -> tuple[list[Step], Path]:
     """The log and the folder of a run that nothing disturbed."""
-    with contextlib.closing(Trainer(tmp_path_factory.mktemp("whole"), three_photos)) as trainer:
-        return trainer.finish("whole", CONFIG), trainer.run("whole")
+    folder = tmp_path_factory.mktemp("whole")
+    return here(dataclasses.replace(CONFIG, data=str(three_photos)), folder), folder
 
 
 def position(run: Path) -> int:
@@ -121,7 +131,9 @@ def position(run: Path) -> int:
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(trainer, whole):
     one, one_folder = whole
-    two = trainer.finish("two", dataclasses.replace(CONFIG, batch=2, devices=2))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--")
+    config = dataclasses.replace(CONFIG, batch=2, devices=2)
+    two = trainer.finish("two", config, launcher=torchrun)
     assert len(one) == len(two) == CONFIG.steps
     for a, b in zip(one, two, strict=True):
         assert (a.images, b.images) == (4, 4)
@@ -134,14 +146,6 @@ def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(trainer, who
     start = torch.linspace(0, 2, 3)[:, None]  # of the gains; these Adam has, and the next is Muon's
     assert (ours.gain.log_gain - start).abs().mean() > 5e-3
     assert ours.g_a.layers[2][0].project.weight.square().mean().sqrt() > 5e-4  # 0 at the start
-
-
-@pytest.mark.slow
-def test_torchrun_starts_the_processes_too(trainer):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--")
-    config = dataclasses.replace(CONFIG, batch=2, devices=2, steps=3)
-    steps = trainer.finish("two", config, launcher=torchrun)
-    assert [step.images for step in steps] == [4, 4, 4]
 
 
 @pytest.mark.slow
@@ -166,7 +170,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_bit_for_bit(trainer, whole, k
     else:
         assert process.returncode == -signal.SIGKILL
         assert logged - position(cut) in (0, 1)  # at most one interval, here one step
-    assert trainer.finish("cut", config, "--resume") == expected
+    config = dataclasses.replace(config, data=str(trainer.photos))
+    assert here(config, cut, resume=True) == expected
     model = "model.safetensors"
     assert (cut / model).read_bytes() == (expected_folder / model).read_bytes()
 
@@ -179,7 +184,10 @@ def test_sigterm_stops_two_processes_at_the_same_step(trainer):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, errors
-    assert position(trainer.run("run")) == len(read_log(trainer.run("run")))
+    log = read_log(trainer.run("run"))
+    assert position(trainer.run("run")) == len(log)
+    assert {step.images for step in log} == {4}
+    assert "Traceback" not in errors  # of the other process, too
 
 
 def test_log_lines_of_older_runs_are_read(tmp_path):

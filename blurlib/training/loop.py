@@ -42,10 +42,11 @@ class NotFiniteError(ValueError):
 
 
 class Terminated(SystemExit):
-    """The run was told to end (SIGTERM), and saved its checkpoint; exit code 143."""
+    """The run was told to end (SIGTERM), and saved its checkpoint. Exit code 143, but 0 of other
+    processes than the first, which Fabric kills, saving or not, when one of them ends otherwise."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, step: int, first: bool = True) -> None:
+        super().__init__(128 + signal.SIGTERM if first else 0)
         self.message = f"stopped after step {step}"
 
 
@@ -200,10 +201,11 @@ class _Run:
                 log.flush()
                 if self.not_finite_in_a_row >= PATIENCE:
                     self._give_up()
-                if interrupted.is_set():
+                first = self.fabric.is_global_zero
+                if interrupted.is_set() and first:
                     raise KeyboardInterrupt
-                if stop:
-                    raise Terminated(step.step)
+                if stop or interrupted.is_set():
+                    raise Terminated(step.step, first)
                 if due:
                     self._save()
                     saved = time.monotonic()
@@ -290,7 +292,7 @@ class _Run:
             optimiser.load_state_dict(saved)
         self.step, steps, self.seconds = state["counters"]
         self.steps = self.config.steps or steps  # a run may be resumed to a new length
-        self.not_finite, self.not_finite_in_a_row = state.get("not_finite", [0, 0])
+        self.not_finite, self.not_finite_in_a_row = state["not_finite"]
 
     def _held_out_loss(self) -> float | None:
         side, device = HELD_OUT_SIDE, self.fabric.device

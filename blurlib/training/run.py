@@ -24,7 +24,7 @@ MAY_CHANGE = (
     *("data", "bank_gb", "workers", "checkpoint_every", "steps", "decay"),
     *("checkpointing", "threads", "accelerator", "devices", "nodes", "strategy"),
 )
-STATE = {"model", "average", "optimisers", "counters"}  # of a checkpoint, and more
+STATE = {"model", "average", "optimisers", "counters", "not_finite"}  # of a checkpoint
 
 
 class Step(NamedTuple):

@@ -31,6 +31,7 @@ def tags(app, pagename, templatename, context, doctree):
         return
     owner, name = app.config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
     site = f"https://{owner}.github.io/{name}/"
+    context["pageurl"] = f"{site}{pagename}.html"  # Sphinx makes it the canonical address
     title = unescape(re.sub("<[^>]+>", "", context["title"]))
     text = description(doctree)
     named = {"description": text, "twitter:card": "summary_large_image"}
@@ -39,7 +40,7 @@ def tags(app, pagename, templatename, context, doctree):
         "og:type": "website",
         "og:site_name": app.config.html_title,
         "og:description": text,
-        "og:url": f"{site}{pagename}.html",
+        "og:url": context["pageurl"],
         "og:image": site + CARD,
         "og:image:alt": "One photo by JPEG and by blurlib at the same number of bytes",
     }

@@ -30,7 +30,7 @@ function element(tag, attributes = {}, ...children) {
 /** A slider with its name and its value as text; `changed` hears of every new value. */
 function slider(name, { min, max, step, value, text = (v) => v.toFixed(2) }, changed) {
   const input = element("input", { type: "range", min, max, step, value, "aria-label": name });
-  const shown = element("output");
+  const shown = element("span", { class: "play-value", "aria-hidden": "true" }); // aria-valuetext says it
   const update = () => {
     shown.textContent = text(input.valueAsNumber);
     input.setAttribute("aria-valuetext", shown.textContent);
@@ -70,6 +70,7 @@ function compare(place, { photos }) {
   function show() {
     const { pictures, width, height, description } = photos[state.photo];
     stage.style.aspectRatio = `${width} / ${height}`;
+    stage.style.maxWidth = `${width}px`; // a browser would smooth what it enlarges
     for (const [side, image] of Object.entries({ left, right })) {
       const { file, bytes, bpp, ms_ssim } = pictures[state[side]];
       image.src = place.dataset.front + file;
@@ -156,8 +157,9 @@ function laplacian(place, { laplacian: learned }) {
     grid.setAttribute("aria-label", `Attention of one position in its window: ${percent} % on the four nearest`);
   }
   const draw = () => (drawCurve(), drawGrid());
-  const A = slider("A", { min: 0, max: 6, step: 0.01, value: state.A }, (v) => ((state.A = v), draw()));
-  const sigma = slider("σ", { min: 0.4, max: 4, step: 0.01, value: state.sigma }, (v) => ((state.sigma = v), draw()));
+  const own = (key) => (v) => ((state[key] = v), (preset.selectedIndex = -1), draw()); // of no group
+  const A = slider("A", { min: 0, max: 6, step: 0.01, value: state.A }, own("A"));
+  const sigma = slider("σ", { min: 0.4, max: 4, step: 0.01, value: state.sigma }, own("sigma"));
   const groups = Object.fromEntries(learned.map((_, j) => [j, `as group ${j + 1} has learned it`]));
   const preset = choice("Values of a group", groups, "0", (j) => {
     Object.assign(state, learned[j]);
@@ -258,7 +260,7 @@ function passes(place, { passes: { frames, groups, width, height } }) {
     const group = Math.ceil(pass / 2), last = frames.at(-1).bytes;
     const what = pass
       ? `group ${group} (${groups[group - 1]} channels), ${pass % 2 ? "anchors" : "non-anchors"}`
-      : "the hyperprior alone";
+      : "header and hyperprior alone";
     image.src = place.dataset.front + file;
     image.alt = `The photo after ${pass} of ${frames.length - 1} passes`;
     told.textContent = `Last read: ${what}. ${thousands(bytes)} of ${thousands(last)} bytes, PSNR ${psnr.toFixed(1)} dB.`;
@@ -272,16 +274,16 @@ function passes(place, { passes: { frames, groups, width, height } }) {
 
 // --- rate–distortion curves: what every codec reaches at a rate
 
-/** The height of a curve [[x, y] …] at x by straight lines, or null beside it. */
+/** The height of a curve [[rate, y] …] at a rate, linear in its logarithm, or null beside it. */
 function at(curve, x) {
   const i = curve.findIndex(([right]) => right >= x);
   if (i < 0 || x < curve[0][0]) return null;
   const [[x0, y0], [x1, y1]] = [curve[Math.max(i - 1, 0)], curve[i]];
-  return x1 > x0 ? y0 + ((y1 - y0) * (x - x0)) / (x1 - x0) : y1;
+  return x1 > x0 ? y0 + ((y1 - y0) * Math.log(x / x0)) / Math.log(x1 / x0) : y1;
 }
 
-function curves(place) {
-  const measures = CURVES; // of front/curves.js, made by tools/tables.py of what was measured
+/** measures: of front/curves.js, made by tools/tables.py of what was measured. */
+function curves(place, measures) {
   const state = { measure: "ms_ssim_db", bpp: 0.3 };
   const LOW = 0.1, HIGH = 1, WIDTH = 420, HEIGHT = 290;
   const box = { left: 44, right: WIDTH - 10, top: 12, bottom: HEIGHT - 40 };
@@ -289,12 +291,14 @@ function curves(place) {
   const table = element("table", { class: "play-table" });
   const x = (bpp) => box.left + ((bpp - LOW) / (HIGH - LOW)) * (box.right - box.left);
   const isOurs = (name) => /^(mse|msssim|perceptual)-/.test(name);
-  const colour = (name) => measures[state.measure].colours[name];
+  // Nearer to the colour of text, so that pale ones are seen in both themes.
+  const colour = (name) =>
+    `color-mix(in srgb, ${measures[state.measure].colours[name]} 75%, var(--pst-color-text-base))`;
 
+  const rates = Array.from({ length: 91 }, (_, i) => LOW + i / 100);
   function draw() {
     const { label, codecs } = measures[state.measure];
     const inside = Object.entries(codecs).map(([name, curve]) => {
-      const rates = [LOW, ...curve.map(([bpp]) => bpp).filter((bpp) => bpp > LOW && bpp < HIGH), HIGH];
       return [name, rates.map((bpp) => [bpp, at(curve, bpp)]).filter(([, v]) => v !== null)];
     });
     const values = inside.flatMap(([, points]) => points.map(([, v]) => v));
@@ -311,7 +315,7 @@ function curves(place) {
     for (const [name, points] of inside)
       parts.push(element("polyline", {
         points: points.map(([bpp, v]) => `${x(bpp)},${y(v)}`).join(" "),
-        fill: "none", stroke: colour(name), "stroke-width": isOurs(name) ? 3 : 1.6,
+        fill: "none", style: `stroke: ${colour(name)}`, "stroke-width": isOurs(name) ? 3 : 1.6,
       }));
     const reached = Object.entries(codecs)
       .map(([name, curve]) => [name, at(curve, state.bpp)])
@@ -319,7 +323,7 @@ function curves(place) {
       .sort(([, a], [, b]) => (state.measure === "lpips" ? a - b : b - a));
     parts.push(element("line", { x1: x(state.bpp), x2: x(state.bpp), y1: box.top, y2: box.bottom, class: "play-marker" }));
     for (const [name, v] of reached)
-      parts.push(element("circle", { cx: x(state.bpp), cy: y(v), r: 3.5, fill: colour(name) }));
+      parts.push(element("circle", { cx: x(state.bpp), cy: y(v), r: 3.5, style: `fill: ${colour(name)}` }));
     drawing.replaceChildren(...parts);
     const digits = state.measure === "lpips" ? 3 : 2;
     drawing.setAttribute("aria-label", `${label} at ${state.bpp.toFixed(2)} bits per pixel, best: ${reached[0]?.[0]}`);
@@ -328,13 +332,14 @@ function curves(place) {
       element("td", {}, v.toFixed(digits)))));
   }
   const rate = slider("bpp", { min: LOW, max: HIGH, step: 0.01, value: state.bpp }, (v) => ((state.bpp = v), draw()));
-  drawing.addEventListener("pointermove", (event) => {
+  function point(event) {
     const { left, width } = drawing.getBoundingClientRect();
     const part = (((event.clientX - left) / width) * WIDTH - box.left) / (box.right - box.left);
-    state.bpp = Math.min(HIGH, Math.max(LOW, LOW + part * (HIGH - LOW)));
-    rate.set(state.bpp);
+    rate.set(Math.min(HIGH, Math.max(LOW, LOW + part * (HIGH - LOW))));
+    state.bpp = rate.input.valueAsNumber; // as the slider has rounded it
     draw();
-  });
+  }
+  for (const kind of ["pointerdown", "pointermove"]) drawing.addEventListener(kind, point);
   const options = Object.fromEntries(Object.entries(measures).map(([key, { label }]) => [key, label]));
   const measure = choice("Measure", options, state.measure, (key) => ((state.measure = key), draw()));
   place.replaceChildren(
@@ -348,14 +353,19 @@ function curves(place) {
 // --- every page
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const [name, start] of Object.entries({ compare, laplacian, diffuse, passes, curves }))
-    for (const place of document.querySelectorAll(`[data-play=${name}]`)) start(place, FRONT);
   // The theme names neither the arrows of its table of contents nor the items of the references.
   for (const arrow of document.querySelectorAll(".bd-sidebar summary")) {
     const chapter = arrow.closest("li").querySelector("a");
     arrow.setAttribute("aria-label", `Sections of ${chapter.textContent.trim()}`);
   }
   for (const list of document.querySelectorAll(".citation-list")) list.removeAttribute("role");
+  for (const [name, start] of Object.entries({ compare, laplacian, diffuse, passes, curves }))
+    for (const place of document.querySelectorAll(`[data-play=${name}]`))
+      try {
+        start(place, name === "curves" ? CURVES : FRONT);
+      } catch (error) {
+        console.error(error); // the still picture stays
+      }
 });
 
 /** A formula that has to be scrolled can be reached by the keyboard. */

@@ -238,18 +238,16 @@ def measured(tmp_path, astronaut):
     for i, side in enumerate((256, 300, 384)):
         images.write_image(folder / f"{i}.png", astronaut[:, :side, 100 : 100 + side])
 
-    def run(qualities, network=BRIGHTNESS, codec=None, jobs=1):
+    def run(qualities, network=BRIGHTNESS, codec=None):
         codec = codec or Rounds()
-        how = {"out": tmp_path, "jobs": jobs}
-        list(measure(str(folder), Selection(codec, ()), network, qualities, **how))
+        list(measure(str(folder), Selection(codec, ()), network, qualities, out=tmp_path))
         return codec.coded, rows(tmp_path / "set" / "rounds.json", None, codec.settings)
 
     return run
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_distances_are_over_the_patches_of_all_images(measured, tmp_path, jobs):
-    _, found = measured([2, 5], jobs=jobs)
+def test_distances_are_over_the_patches_of_all_images(measured, tmp_path):
+    _, found = measured([2, 5])
     photos = [images.read_image(path) for path in sorted((tmp_path / "set").glob("*.png"))]
     for row, kept in zip(found, (0b11000000, 0b11111000), strict=True):
         x, y = (

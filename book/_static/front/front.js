@@ -161,57 +161,57 @@ const FRONT = {
   "frames": [
    {
     "file": "pass-00.webp",
-    "bytes": 0,
+    "bytes": 42,
     "psnr": 11.0
    },
    {
     "file": "pass-01.webp",
-    "bytes": 2624,
+    "bytes": 2667,
     "psnr": 22.6
    },
    {
     "file": "pass-02.webp",
-    "bytes": 4226,
+    "bytes": 4268,
     "psnr": 25.3
    },
    {
     "file": "pass-03.webp",
-    "bytes": 4862,
+    "bytes": 4904,
     "psnr": 25.7
    },
    {
     "file": "pass-04.webp",
-    "bytes": 5419,
+    "bytes": 5461,
     "psnr": 26.2
    },
    {
     "file": "pass-05.webp",
-    "bytes": 5960,
+    "bytes": 6002,
     "psnr": 26.6
    },
    {
     "file": "pass-06.webp",
-    "bytes": 6458,
+    "bytes": 6501,
     "psnr": 27.1
    },
    {
     "file": "pass-07.webp",
-    "bytes": 6790,
+    "bytes": 6833,
     "psnr": 27.4
    },
    {
     "file": "pass-08.webp",
-    "bytes": 7087,
+    "bytes": 7129,
     "psnr": 27.6
    },
    {
     "file": "pass-09.webp",
-    "bytes": 7100,
+    "bytes": 7143,
     "psnr": 27.6
    },
    {
     "file": "pass-10.webp",
-    "bytes": 7123,
+    "bytes": 7165,
     "psnr": 27.6
    }
   ]
