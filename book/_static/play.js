@@ -70,7 +70,7 @@ function compare(place, { photos }) {
   function show() {
     const { pictures, width, height, description } = photos[state.photo];
     stage.style.aspectRatio = `${width} / ${height}`;
-    stage.style.maxWidth = `${width}px`; // a browser would smooth what it enlarges
+    place.style.maxWidth = `${Math.max(width, 420)}px`; // a browser would smooth what it enlarges
     for (const [side, image] of Object.entries({ left, right })) {
       const { file, bytes, bpp, ms_ssim } = pictures[state[side]];
       image.src = place.dataset.front + file;
