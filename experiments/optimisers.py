@@ -72,14 +72,12 @@ def main(out: Path, data: str, minutes: float, *names: str) -> None:
     torch.set_num_threads(1)
     base = replace(TrainConfig.recipe("cpu-small", data=data, threads=1), decay=0.4, warmup=50)
     settings = {"minutes": minutes, "photos": PHOTOS}
-    before = (
-        json.loads(out.read_text(encoding="utf-8"))
-        if out.exists()
-        else {"settings": settings, "rows": []}
-    )
-    if before["settings"] != settings:
-        raise ValueError(f"{out}: made with {before['settings']}: move it away, or do the same")
-    rows = before["rows"]
+    rows = []
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        if before["settings"] != settings:
+            raise ValueError(f"{out}: made with {before['settings']}: move it away, or do the same")
+        rows = before["rows"]
     held_out = list(itertools.islice(_held_out(base), PHOTOS))
     for name in names or VARIANTS:
         if name in [row["variant"] for row in rows]:

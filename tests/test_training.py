@@ -134,6 +134,7 @@ def test_a_recipe_survives_toml(config, tmp_path):
         ("crop = 100", "crop is 100: it must be a multiple of 64"),
         ("objective = 'mse'\nlmbda_max = 0.1", "without lmbda_min and lmbda_max"),
         ("objective = 'mse+lpips'", "0.0003 and 0.006 are usual"),
+        ("objective = ['mse']", r"objective is \['mse'\]: it must be"),
         ("lmbda_min = 3.0\nlmbda_max = 2.0", "lmbda_min is 3.0: it must be below lmbda_max, 2.0"),
         ("crop = 128", "MS-SSIM needs at least 161 px"),
         ("stage = 'denoiser'", "codec is empty"),

@@ -60,14 +60,12 @@ class Trainer:
         self.program = folder / "program.py"
         self.program.write_text(PROGRAM)
 
-    def start(
-        self, name: str, config: TrainConfig, *options, pause=0.0, launcher=()
-    ) -> subprocess.Popen:
+    def start(self, name: str, config: TrainConfig, pause=0.0, launcher=()) -> subprocess.Popen:
         recipe = self.folder / f"{name}.toml"
         recipe.write_text(dataclasses.replace(config, data=str(self.photos)).to_toml())
         environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PAUSE": str(pause)}
-        command = [*launcher, self.program, "train", recipe, "--run", self.run(name), *options]
+        command = [*launcher, self.program, "train", recipe, "--run", self.run(name)]
         process = subprocess.Popen(
             [sys.executable, *map(str, command)],
             stdout=subprocess.PIPE,
@@ -86,8 +84,8 @@ class Trainer:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def finish(self, name: str, config: TrainConfig, *options, launcher=()) -> list[Step]:
-        process = self.start(name, config, *options, launcher=launcher)
+    def finish(self, name: str, config: TrainConfig, launcher=()) -> list[Step]:
+        process = self.start(name, config, launcher=launcher)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         return [step._replace(seconds=0) for step in read_log(self.run(name))]

@@ -214,12 +214,12 @@ class TrainConfig:
             near = difflib.get_close_matches(unknown, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(names)}"
             raise ValueError(f"unknown field {unknown!r} in the recipe: {hint}")
-        mse = values.get("stage", "codec") == "codec" and values.get("objective")
-        usual = {"mse": "0.001 and 0.06", "mse+lpips": "0.0003 and 0.006"}
-        if mse in usual and not {"lmbda_min", "lmbda_max"} <= values.keys():
+        objective, of_codec = str(values.get("objective")), values.get("stage", "codec") == "codec"
+        usual = {"mse": "0.001 and 0.06", "mse+lpips": "0.0003 and 0.006"}.get(objective)
+        if of_codec and usual and not {"lmbda_min", "lmbda_max"} <= values.keys():
             raise ValueError(
-                f"objective is {mse!r} without lmbda_min and lmbda_max, whose defaults are for "
-                f"'ms-ssim': {usual[mse]} are usual for {mse!r}"
+                f"objective is {objective!r} without lmbda_min and lmbda_max, whose defaults are "
+                f"for 'ms-ssim': {usual} are usual for {objective!r}"
             )
         return cls(**values)
 

@@ -298,9 +298,8 @@ function curves(place, measures) {
   const rates = Array.from({ length: 91 }, (_, i) => LOW + i / 100);
   function draw() {
     const { label, codecs } = measures[state.measure];
-    const inside = Object.entries(codecs).map(([name, curve]) => {
-      return [name, rates.map((bpp) => [bpp, at(curve, bpp)]).filter(([, v]) => v !== null)];
-    });
+    const inside = Object.entries(codecs).map(([name, curve]) =>
+      [name, rates.map((bpp) => [bpp, at(curve, bpp)]).filter(([, v]) => v !== null)]);
     const values = inside.flatMap(([, points]) => points.map(([, v]) => v));
     const low = Math.min(...values), high = Math.max(...values);
     const y = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);

@@ -205,9 +205,8 @@ def _child(subjects: Subjects, seed: int, numbers: Sequence[int], out: int) -> N
         end = int(start + SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
         if STATM.exists():
-            size = (
-                int(STATM.read_text(encoding="utf-8").split()[0]) * resource.getpagesize() + MEMORY
-            )
+            pages = int(STATM.read_text(encoding="utf-8").split()[0])
+            size = pages * resource.getpagesize() + MEMORY
             size += MEMORY_PER_PIXEL * min(pixels, images.MAX_PIXELS)
             resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
         came, words = outcome(subjects.readers[case.target], data)

@@ -287,9 +287,8 @@ def describe(config: TrainConfig, photos: int, options: argparse.Namespace) -> d
 def device_name(options: argparse.Namespace) -> str:
     if options.device == "cuda":
         return torch.cuda.get_device_name()
-    info = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    )
+    file = Path("/proc/cpuinfo")
+    info = file.read_text(encoding="utf-8") if file.exists() else ""
     model = next((s.split(":")[1].strip() for s in info.splitlines() if "model name" in s), "")
     return f"cpu {model or platform.machine()}, {options.threads} of {os.cpu_count()} threads"
 
