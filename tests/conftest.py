@@ -16,8 +16,9 @@ from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file that takes minutes goes first: at the end the other process would wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_training_processes.py")
+    """The longest files go first: at the end the other process would wait for them."""
+    first = ["test_variants.py", "test_training_processes.py"]
+    items.sort(key=lambda item: item.path.name in first and -1 - first.index(item.path.name))
 
 
 @pytest.fixture(scope="session")
