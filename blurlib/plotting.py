@@ -34,19 +34,19 @@ class Panel(NamedTuple):
 
 
 @styled
-def comparison(panels: Sequence[Panel], columns: int = 3) -> Figure:
-    """Pictures of equal size side by side, each pixel drawn as at least one dot."""
-    rows = -(-len(panels) // columns)
-    height, width = panels[0].image.shape[1:]
-    size = (4.2 * columns, (4.2 * height / width + 0.62) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=120, layout="none", squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, panel in zip(axes.flat, panels, strict=False):
+def comparison(panels: Sequence[Panel], columns: int = 3, dots: int = 2) -> Figure:
+    """Pictures of equal size side by side, each pixel drawn as `dots` × `dots` dots."""
+    height, width = (dots * side for side in panels[0].image.shape[1:])
+    down, right, dpi = height + 50, width + 12, 120
+    size = np.array((columns * right, -(-len(panels) // columns) * down))
+    figure = plt.figure(figsize=size / dpi, dpi=dpi, layout="none")
+    for i, panel in enumerate(panels):
+        corner = (i % columns * right + 6, size[1] - (i // columns + 1) * down + 4)
+        axis = figure.add_axes((*corner / size, *(width, height) / size))
         axis.imshow(panel.image.permute(1, 2, 0), interpolation="nearest")
-        for text, up, look in ((panel.title, 16, {"weight": "bold"}), (panel.caption, 4, {})):
-            axis.annotate(text, (0, 1), (0, up), "axes fraction", "offset points", size=9, **look)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.18)
+        axis.axis("off")
+        for text, up, weight in ((panel.title, 27, "bold"), (panel.caption, 7, "normal")):
+            axis.text(0, 1 + up / height, text, transform=axis.transAxes, size=9, weight=weight)
     return figure
 
 

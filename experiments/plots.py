@@ -237,14 +237,16 @@ def strips(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[str]) -> Figur
 
 @dataclass(frozen=True)
 class Animation:
-    """A moving picture, played over and over by notebooks and web pages; `webp` is the file."""
+    """A moving picture, played until its description is clicked; `webp` is the file."""
 
     webp: bytes = field(repr=False)
     description: str
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.webp).decode()
-        return f'<img src="data:image/webp;base64,{data}" alt="{html.escape(self.description)}">'
+        text = html.escape(self.description)
+        picture = f'<img src="data:image/webp;base64,{data}" alt="{text}">'
+        return f"<details open><summary>{text} (click to hide)</summary>{picture}</details>"
 
 
 def animation(frames: Sequence[Tensor], description: str, seconds: float = 0.25) -> Animation:

@@ -108,9 +108,7 @@ def draw(pictures: dict[str, Tensor], seams: dict[str, Seam], figure: Path) -> N
         plotting.Panel(name, caption(seams.get(name)), x[:, top : top + CROP, left : left + CROP])
         for name, x in pictures.items()
     ]
-    drawn = plotting.comparison(panels, columns=2)
-    drawn.set_size_inches(6.2, 7)
-    drawn.savefig(figure, dpi=120)
+    plotting.comparison(panels, columns=2, dots=1).savefig(figure)
 
 
 def caption(seam: Seam | None) -> str:

@@ -78,6 +78,5 @@ def _caption(photo: Tensor, file: bytes, picture: Tensor) -> str:
 if __name__ == "__main__":
     FIGURES.mkdir(parents=True, exist_ok=True)
     for which in track(SHEETS, "sheets"):
-        figure = plotting.comparison(sheet(which))
-        figure.set_size_inches(7.2, 8.4)
-        figure.savefig(FIGURES / f"sheet-kodim{which.number:02d}.png", dpi=120)
+        figure = plotting.comparison(sheet(which), dots=1)
+        figure.savefig(FIGURES / f"sheet-kodim{which.number:02d}.png")

@@ -92,9 +92,7 @@ def sheet(which: Sheet, ours: dict[str, BlurlibCodec], lpips: Lpips) -> list[plo
 
 
 def draw(which: Sheet, panels: list[plotting.Panel]) -> None:
-    figure = plotting.comparison(panels)
-    figure.set_size_inches(7.2, 5.6)
-    figure.savefig(FIGURES / f"text-{which.name}.png", dpi=120)
+    plotting.comparison(panels, dots=1).savefig(FIGURES / f"text-{which.name}.png")
 
 
 def main(runs: Path, codec: str = "") -> None:
