@@ -29,8 +29,7 @@ from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws
-from blurlib.training.loop import learning_rate
-from blurlib.training.optimisers import Muon, parameter_groups
+from blurlib.training.optimisers import Muon, learning_rate, parameter_groups
 from experiments.record import write_json
 
 Make = Callable[[list[dict], list[dict]], list[torch.optim.Optimizer]]

@@ -32,6 +32,7 @@ from blurlib.training.config import RECIPES, TrainConfig, assigned
 from blurlib.training.data import Photos, find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws, generator
 from blurlib.training.losses import draw_quality, held_out_loss, random_view
+from blurlib.training.optimisers import learning_rate
 from blurlib.training.run import RunFolder, read_log
 
 
@@ -179,12 +180,12 @@ def test_shipped_recipes_are_read_and_others_refused():
 
 def test_the_learning_rate_warms_up_and_falls_to_one_percent():
     config = TrainConfig(lr=2.0, warmup=10)
-    rates = [loop.learning_rate(step, 100, config) for step in range(101)]
+    rates = [learning_rate(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == pytest.approx(2.0, rel=0.03)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.02)
-    assert loop.learning_rate(3, 0, config) == pytest.approx(0.8)
+    assert learning_rate(3, 0, config) == pytest.approx(0.8)
 
 
 # Losses of a codec
@@ -224,7 +225,7 @@ def test_a_grid_raises_the_distortion_by_its_part(config, photo):
 
 
 def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
-    """D is 255² · MSE + 1500 · LPIPS; both pictures are seen in the same view of the step."""
+    """D is 255² · MSE + 2500 · LPIPS; both pictures are seen in the same view of the step."""
     stage = stages.make(replace(config, objective="mse+lpips"))
     x, draws = photo(64, 64), Draws(0, 1, range(1), 1)
     parts = stage.loss(x, 0, draws).parts
@@ -233,7 +234,7 @@ def test_a_codec_trained_with_lpips_sees_it_in_random_views(config, photo):
     view = random_view(again)
     squares = 255**2 * (output.x_hat - x).square().mean()
     perceived = stage.lpips(view(output.x_hat), view(x)).mean()
-    torch.testing.assert_close(parts["distortion"], squares + 1500 * perceived)
+    torch.testing.assert_close(parts["distortion"], squares + 2500 * perceived)
     with pytest.raises(ValueError, match=r"'mse\+lpips', which the codec alone cannot"):
         stage.config.target.distance(x, x)
 
@@ -429,7 +430,7 @@ def test_a_run_that_is_made_longer_is_the_longer_run_bit_for_bit(config, tmp_pat
     run(replace(longer, steps=2, decay=0.25), folder)
     rest = run(longer, folder, resume=True)
     assert timeless(rest) == timeless(expected[2:])
-    assert [step.lr for step in rest] == [loop.learning_rate(i, 4, longer) for i in range(2, 4)]
+    assert [step.lr for step in rest] == [learning_rate(i, 4, longer) for i in range(2, 4)]
     assert_same(checkpoint(folder), checkpoint(tmp_path / "longer"))
     # A finished run that is resumed makes its model again.
     (folder / "model.safetensors").unlink()

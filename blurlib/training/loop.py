@@ -27,7 +27,7 @@ from blurlib.training import stages
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos, open_photos, read_photo
 from blurlib.training.draws import Draws
-from blurlib.training.optimisers import make_optimisers
+from blurlib.training.optimisers import learning_rate, make_optimisers
 from blurlib.training.run import RunFolder, Step, read_log
 
 MEASURED_STEPS = range(5, 25)  # these steps are timed to fix the length of a time-boxed run
@@ -113,17 +113,6 @@ def launch(config: TrainConfig) -> Fabric:
 def is_first_process() -> bool:
     """Whether this process is the one that writes and reports."""
     return getattr(rank_zero_only, "rank", 0) in (0, None)
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, the peak, then a cosine down to 1 % of it over the last `config.decay` of the
-    run. `steps` = 0: still warming up."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    if not steps:
-        return config.lr * warm
-    start = steps * (1 - config.decay)
-    progress = min(1.0, max(0.0, step - start) / (steps - start))
-    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 @contextlib.contextmanager

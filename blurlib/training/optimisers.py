@@ -109,3 +109,14 @@ def make_optimisers(
     precision = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
     first = Muon(muon, momentum=config.momentum, precision=precision)
     return [first, torch.optim.Adam(others, fused=True)]
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, the peak, then a cosine down to 1 % of it over the last `config.decay` of the
+    run. `steps` = 0: still warming up."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    if not steps:
+        return config.lr * warm
+    start = steps * (1 - config.decay)
+    progress = min(1.0, max(0.0, step - start) / (steps - start))
+    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))

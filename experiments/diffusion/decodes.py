@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blurlib import images
 from blurlib.codec import BlurCodec, CodecOutput
 from blurlib.codec.synthesis import DiffusionDecoder
 from blurlib.codec.transforms import Reconstruction
-from blurlib.diffusion import Sampling
+from blurlib.diffusion import Denoiser, Sampling
 from blurlib.evaluation.codecs import BlurlibCodec
 from blurlib.evaluation.measure import compare
 from blurlib.evaluation.processes import share
@@ -281,3 +281,22 @@ def read(content: str) -> list[Decode]:
     kinds = get_type_hints(Decode).values()
     rows = list(csv.reader(io.StringIO(content)))[1:]
     return [Decode(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows]
+
+
+class Silent(nn.Module):
+    """In the place of a denoiser of residuals, one that says nothing: its chain draws noise with
+    the spectrum of the codec's usual errors. What two processes differ by here is no learning."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.config = denoiser.config
+        self.register_buffer("error_spectra", denoiser.error_spectra)
+
+    def forward(self, z_t: Tensor, *_: Any) -> Tensor:
+        return torch.zeros_like(z_t)
+
+
+def silenced(decoder: DiffusionDecoder) -> DiffusionDecoder:
+    """The process of a decoder of residuals, with a network that says nothing."""
+    network = Silent(decoder.denoiser)
+    return DiffusionDecoder(network, decoder.process, decoder.codec_id, decoder.sampling).eval()

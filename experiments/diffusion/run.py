@@ -27,12 +27,11 @@ from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blurlib import datasets, images
 from blurlib.codec import BlurCodec, zoo
-from blurlib.codec.synthesis import DiffusionDecoder
-from blurlib.diffusion import Denoiser, Sampling, Solver, Spacing, dct2
+from blurlib.diffusion import Sampling, Solver, Spacing, dct2
 from blurlib.evaluation.processes import share
 from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
@@ -48,6 +47,7 @@ from experiments.diffusion.decodes import (
     Contestant,
     Decode,
     Part,
+    silenced,
     silent,
     text,
 )
@@ -234,19 +234,6 @@ class Plan:
         )
 
 
-class Silent(nn.Module):
-    """In the place of a denoiser of residuals, one that says nothing: its chain draws noise with
-    the spectrum of the codec's usual errors. What two processes differ by here is no learning."""
-
-    def __init__(self, denoiser: Denoiser):
-        super().__init__()
-        self.config = denoiser.config
-        self.register_buffer("error_spectra", denoiser.error_spectra)
-
-    def forward(self, z_t: Tensor, *_: Any) -> Tensor:
-        return torch.zeros_like(z_t)
-
-
 class Run(NamedTuple):
     """A training run and the name of its folder."""
 
@@ -374,12 +361,6 @@ def _trained(run: Run, folder: Path, n: int, total: int) -> Iterator[Progress]:
 def _contestant(run: Run, folder: Path) -> Contestant:
     path = folder / run.name / "model.safetensors"
     return Contestant(run.name, _weights(path), zoo.load_denoiser(path))
-
-
-def silenced(decoder: DiffusionDecoder) -> DiffusionDecoder:
-    """The process of a decoder of residuals, with a network that says nothing."""
-    network = Silent(decoder.denoiser)
-    return DiffusionDecoder(network, decoder.process, decoder.codec_id, decoder.sampling).eval()
 
 
 def _weights(name: str | Path) -> str:

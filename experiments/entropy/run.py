@@ -41,9 +41,8 @@ from blurlib.files import atomic_write
 from blurlib.training.config import TrainConfig
 from blurlib.training.data import find_photos
 from blurlib.training.draws import Draws
-from blurlib.training.loop import learning_rate
 from blurlib.training.losses import balanced, draw_quality
-from blurlib.training.optimisers import make_optimisers
+from blurlib.training.optimisers import learning_rate, make_optimisers
 from experiments.entropy.attention_maps import bias_by_offset
 from experiments.entropy.latents import Latents, batches, names_digest
 from experiments.entropy.positional import TablePosition

@@ -24,8 +24,7 @@ from blurlib.files import atomic_write
 from blurlib.metrics import Lpips
 from blurlib.training.config import TrainConfig
 from blurlib.training.draws import generator
-from blurlib.training.loop import learning_rate
-from blurlib.training.optimisers import make_optimisers
+from blurlib.training.optimisers import learning_rate, make_optimisers
 from experiments.thumbnails.bank import SIDE, Bank, off_axes
 from experiments.thumbnails.clock import Clocked
 
