@@ -56,7 +56,7 @@ class TrainConfig:
     #: Of a codec without init: its transforms as the Karhunen–Loève transform of training photos
     #: (blurlib.training.klt), or random
     start: Literal["klt", "random"] = "klt"
-    #: Distortion of a codec: 1 − MS-SSIM, 255² · MSE, or that + 1500 · LPIPS; a joint run has
+    #: Distortion of a codec: 1 − MS-SSIM, 255² · MSE, or that + 2500 · LPIPS; a joint run has
     #: the denoiser's loss for it
     objective: Literal["ms-ssim", "mse", "mse+lpips"] = "ms-ssim"
     lmbda_min: PositiveFloat = 1.5  #: λ at the first quality level
