@@ -7,6 +7,7 @@ or published; they never share one unlabelled.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +150,11 @@ def measured(dataset: str = "kodak", folder: Path = FOLDER) -> list[Measured]:
         table = results.averages(content).sort_values("bpp")
         file = folder / "distances" / dataset / f"{name}.json"
         rows = distances.rows(file, content.checkpoint, content.settings)
+        beside = defaultdict(dict)
         for row in rows:
-            table.loc[row.quality, [*features.names(row.network)]] = row.frechet, row.kernel
+            frechet, kernel = features.names(row.network)
+            beside[frechet][row.quality], beside[kernel][row.quality] = row.frechet, row.kernel
+        table = table.join(pd.DataFrame(beside))
         found.append(Measured(label(name), content, table, rows))
     return found
 

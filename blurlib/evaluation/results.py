@@ -231,7 +231,7 @@ def averages(results: Results) -> pd.DataFrame:
     """
     if not results.rows:
         raise ResultsError(f"the results of {results.codec} on {results.dataset} have no rows")
-    table = pd.DataFrame([asdict(row) for row in results.rows]).drop(columns=["content", "extra"])
+    table = pd.DataFrame(map(vars, results.rows)).drop(columns=["content", "extra"])
     counts = table.groupby("quality")["image"].count()
     if counts.nunique() > 1 or counts.iloc[0] != table["image"].nunique():
         raise ResultsError(
@@ -239,7 +239,7 @@ def averages(results: Results) -> pd.DataFrame:
             f"(between {counts.min()} and {counts.max()} images); finish measuring"
         )
     by_quality = table.drop(columns="image").groupby("quality")
-    means = by_quality.agg(lambda column: column.mean(skipna=False))
+    means = by_quality.mean().where(by_quality.count().eq(counts, axis=0))
     means["ms_ssim_db"] = means["ms_ssim"].map(metrics.ms_ssim_db)
     means["images"] = counts
     return means

@@ -106,12 +106,13 @@ def by_seed(
     ablation: Ablation, variant: str, anchor: str, column: str = "ms_ssim_db"
 ) -> dict[int, float]:
     """The BD-rates that `against` is the mean of, by seed."""
-    rows = {key: part for key, part in ablation.kodak.groupby(["variant", "seed"])}
-    return {
-        seed: bd_rate(curve(rows[anchor, seed], column), curve(part, column)).value
-        for (name, seed), part in rows.items()
-        if name == variant and (anchor, seed) in rows
-    }
+    rows = ablation.kodak
+    tests, anchors = (
+        {seed: curve(part, column) for seed, part in rows[rows["variant"] == name].groupby("seed")}
+        for name in (variant, anchor)
+    )
+    shared = tests.keys() & anchors.keys()
+    return {seed: bd_rate(anchors[seed], tests[seed]).value for seed in sorted(shared)}
 
 
 def contributions(ablation: Ablation) -> pd.DataFrame:
