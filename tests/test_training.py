@@ -854,12 +854,12 @@ def test_a_denoiser_of_another_size_than_its_codec_is_refused(of_denoiser, monke
 @pytest.mark.slow
 def test_the_first_steps_of_the_paper_recipe(three_photos, tmp_path):
     paper = TrainConfig.recipe(
-        "paper", data=str(three_photos), crop=64, batch=1, warmup=20, precision="32-true",
+        "paper", data=str(three_photos), crop=64, batch=1, warmup=10, precision="32-true",
         accelerator="cpu", held_out=0,
     )  # fmt: skip
     assert (paper.size, paper.steps) == ("paper", 1_000_000)
     with contextlib.closing(loop.train(paper, tmp_path / "run")) as generator:
-        steps = list(itertools.islice(generator, 25))
+        steps = list(itertools.islice(generator, 10))
     assert steps[-1].not_finite == 0
     # Batches of one photo at a random rate vary; the same four before and after do not.
     torch.manual_seed(paper.seed)
@@ -867,6 +867,6 @@ def test_the_first_steps_of_the_paper_recipe(three_photos, tmp_path):
     for weights in (stage.module.state_dict(), checkpoint(tmp_path / "run")["model"]):
         stage.module.load_state_dict(weights)
         with torch.no_grad():
-            loss = stage.loss(some(paper, 4), 25, Draws(7, 0, range(4), 4))
+            loss = stage.loss(some(paper, 4), 10, Draws(7, 0, range(4), 4))
         found.append(loss.total.item())
     assert found[1] < 0.8 * found[0]
