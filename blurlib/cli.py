@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -94,6 +95,7 @@ Memory = Annotated[
 def main() -> None:
     """The command `blurlib`."""
     os.environ["MPLBACKEND"] = "agg"  # figures go into files
+    warnings.filterwarnings("ignore", module="PIL")  # what matters raises
     run(app)
 
 
@@ -222,7 +224,8 @@ def decompress(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="File to read: .blur; - is stdin.")],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …; - is stdout.")
+        Path,
+        typer.Argument(metavar="OUT", help="Picture: .png, .webp, .jpg …; - is stdout, as PNG."),
     ],
     decoder: Annotated[
         Decoder,
@@ -239,12 +242,8 @@ def decompress(
     model: ModelOfFile = None,
     denoiser: Denoiser = checkpoints.DENOISER,
     memory: Memory = 2048,
-    picture_format: Annotated[
-        Literal["png", "webp", "tif", "bmp", "ppm", "jpg", "avif"] | None,
-        typer.Option("--format", help="Of a picture that goes to stdout. Default: png."),
-    ] = None,
     max_megapixels: Annotated[
-        float, typer.Option(help="Refuse a larger picture; the format ends at 67.")
+        float, typer.Option(min=0, help="Refuse a larger picture; the format ends at 67.")
     ] = 68,
     force: Force = False,
 ) -> None:
@@ -253,16 +252,12 @@ def decompress(
     from blurlib.codec import zoo
     from blurlib.diffusion import Sampling, Tiling
 
-    if picture_format and target != STDIO:
-        raise ValueError("--format is for stdout, OUT -: the format of a file is that of its name")
     _check_output(target, force, source, images.check_output)
     asked: dict[str, Any] = {"steps": steps, "seed": seed, "solver": solver}
     asked |= {"spacing": spacing, "start_scale": start_scale}
     Sampling().but(**asked)  # what cannot be is refused before anything is read
     _refuse_ignored(context, decoder, TAKES[decoder])
-    suffix, shown = target.suffix, str(target)
-    if target == STDIO:
-        suffix, shown = f".{picture_format or 'png'}", "stdout"
+    suffix, shown = (".png", "stdout") if target == STDIO else (target.suffix, str(target))
     file, tiling = _read_blur(source), Tiling(memory * 2**20)
     images.check_sides(suffix, file.height, file.width, shown)
     codec = zoo.load(model) if model else zoo.load_by_id(file.model_id)

@@ -46,7 +46,7 @@ def check_writable(path: str | os.PathLike, overwrite: bool = False) -> None:
 
 
 def _kept(path: Path) -> FileExistsError:
-    return FileExistsError(f"{path}: exists and is kept; overwrite it only on request (--force)")
+    return FileExistsError(f"{path}: exists and is kept; to replace it: --force, overwrite=True")
 
 
 def atomic_write(

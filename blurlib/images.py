@@ -26,8 +26,6 @@ import io
 import math
 import os
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +101,10 @@ def header_size(path: str | os.PathLike) -> tuple[int, int]:
     """Width and height by the header of an image file; 0, 0 where `read_image` will say what is
     wrong."""
     try:
-        with _quietly(), Image.open(path, formats=_READABLE) as picture:
+        with Image.open(path, formats=_READABLE) as picture:
             return picture.size
     except Exception:
         return 0, 0
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """What matters raises; Pillow's warnings are noise to a user. Threads need one around all."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def decode_image(data: bytes, name: str = "image data") -> Tensor:
@@ -122,7 +112,7 @@ def decode_image(data: bytes, name: str = "image data") -> Tensor:
     if not data:
         raise ImageError(f"{name}: is empty (0 bytes)")
     try:
-        with _quietly(), Image.open(io.BytesIO(data), formats=_READABLE) as picture:
+        with Image.open(io.BytesIO(data), formats=_READABLE) as picture:
             return from_pillow(picture)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageFile
 
 from blurlib import checkpoints, images
-from blurlib.codec import zoo
+from blurlib.codec import BlurCodec, zoo
 from blurlib.codec.bitstream import MAGIC, BlurFile
 
 _load, _load_denoiser = cache(zoo.load), cache(zoo.load_denoiser)
@@ -27,7 +27,8 @@ def compress(
     """A picture to the bytes of a `.blur` file.
 
     Args:
-        image: a Pillow image, converted as by `images.read_image`, or 8-bit RGB, (H, W, 3).
+        image: a Pillow image, converted as by `images.read_image`, what that gives, or 8-bit RGB,
+            (H, W, 3).
         quality: from 1 (smallest file) to 6, any real number; default 3.
         target_bpp: instead of `quality`: the largest file within so many bits per pixel.
         model: shipped codec, or a .safetensors file.
@@ -39,7 +40,7 @@ def compress(
     if None not in (quality, target_bpp):
         raise ValueError("quality and target_bpp exclude each other: give one of them")
     x = _pixels(image)[None]
-    codec = _load(model)
+    codec = _codec(model)
     if target_bpp is not None:
         return codec.compress_to(x, target_bpp, seed, effort)
     return codec.compress(x, 3.0 if quality is None else quality, seed, effort)
@@ -70,12 +71,9 @@ def decompress(
     given = sorted([*sampling, *(["denoiser"] if denoiser else [])])
     if given and decoder == "direct":
         raise ValueError(f"{given[0]} is for decoder 'diffusion', not for 'direct'")
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        wanted = "the bytes of a .blur file, as from Path.read_bytes"
-        raise ValueError(f"data is a {type(data).__name__}: it must be {wanted}")
-    file = BlurFile.from_bytes(bytes(data))
+    file = BlurFile.from_bytes(data)
     name = model or zoo.name_of(file.model_id)
-    codec = _load(name) if name else zoo.load_by_id(file.model_id)  # says what is missing
+    codec = _codec(name) if name else zoo.load_by_id(file.model_id)  # says what is missing
     output = codec.decompress(file, pyramid=decoder == "diffusion")
     x_hat = output.x_hat
     if decoder == "diffusion":
@@ -84,15 +82,19 @@ def decompress(
     return images.to_pillow(images.to_uint8(x_hat[0]))
 
 
-def _pixels(image: Image.Image | ArrayLike) -> torch.Tensor:
+def _codec(name: str) -> BlurCodec:
+    return (_load if name in zoo.names() else zoo.load)(name)  # a file can change
+
+
+def _pixels(image: Image.Image | torch.Tensor | ArrayLike) -> torch.Tensor:
     """uint8 (3, H, W)."""
     if isinstance(image, Image.Image):
         return images.from_pillow(image)
-    array = np.asarray(image)
+    array = np.asarray(image.permute(1, 2, 0) if isinstance(image, torch.Tensor) else image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(
-            f"the array is {array.dtype} {array.shape}: it must be uint8 RGB, (H, W, 3)"
-        )
+        given = f"{type(image).__name__} {array.dtype} {array.shape}"
+        wanted = "a Pillow image, 8-bit RGB, (H, W, 3), or what `read_image` gives"
+        raise ValueError(f"the picture is {given}: it must be {wanted}")
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
@@ -101,6 +103,7 @@ class BlurImageFile(ImageFile.ImageFile):
 
     format = "BLUR"
     format_description = "blurlib learned image codec"
+    _data: bytes | None = None  # of a picture that is not decoded yet
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -110,12 +113,14 @@ class BlurImageFile(ImageFile.ImageFile):
         except ValueError as error:
             raise SyntaxError(str(error)) from error  # Pillow's word for: not of this format
         self._mode, self._size = "RGB", (file.width, file.height)
-        self._data: bytes | None = data
+        self._data = data
 
     def load(self) -> Any:
         if self._data is not None:
             self.im = decompress(self._data).im
             self._data = None
+            if self._exclusive_fp and self.fp:  # Pillow has opened it, and closes what it decodes
+                self.fp.close()
         return Image.Image.load(self)
 
 

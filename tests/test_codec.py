@@ -275,6 +275,8 @@ def test_files_are_coded_in_float64_and_in_nothing_else_by_accident(tiny_codec_p
     assert codec.decompress(single).y_hat.dtype == torch.float32
     with pytest.raises(ValueError, match=r"in torch.float64, .* call code_in\(torch.float32\)"):
         codec.double().compress(x, 2)
+    rounded = codec.half().float().code_in().compress(x, 2)  # by a model that was never saved
+    assert BlurFile.from_bytes(rounded).model_id == codec.model_id == bytes(4)
 
 
 def test_training_reaches_every_part(photo):

@@ -1,6 +1,8 @@
 """`import blurlib` for people with a Pillow image."""
 
 import io
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +58,7 @@ def test_the_perceptual_decode_is_what_the_decoder_does(picture):
 def test_arrays_and_other_modes(picture):
     data = blurlib.compress(picture, 2)
     assert blurlib.compress(np.asarray(picture), 2) == data
+    assert blurlib.compress(images.from_pillow(picture), 2) == data
     grey = picture.convert("L")
     assert blurlib.compress(grey, 2) == blurlib.compress(grey.convert("RGB"), 2)
     with pytest.raises(ValueError, match="transparent"):
@@ -64,7 +67,7 @@ def test_arrays_and_other_modes(picture):
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), "photo.png"])
 def test_what_is_no_picture_is_refused(wrong):
-    with pytest.raises(ValueError, match="must be uint8 RGB"):
+    with pytest.raises(ValueError, match=r"must be a Pillow image, 8-bit RGB, \(H, W, 3\)"):
         blurlib.compress(wrong)
 
 
@@ -101,11 +104,21 @@ def test_a_format_of_pillow(picture, tmp_path, registered):
         assert (opened.format, opened.mode, opened.size) == ("BLUR", "RGB", (128, 96))
         assert np.array_equal(np.asarray(opened), np.asarray(blurlib.decompress(path.read_bytes())))
         assert opened.crop((0, 0, 10, 20)).size == (10, 20)
+        assert opened.fp.closed  # though it is still at hand
+        assert np.array_equal(pickle.loads(pickle.dumps(opened)), opened)
     with io.BytesIO() as buffer:
         picture.save(buffer, "BLUR", target_bpp=1.0)
         assert 8 * len(buffer.getvalue()) <= 128 * 96
     data = blurlib.compress(picture, target_bpp=0.8, model="mse-small")
     assert 0.6 < 8 * len(data) / (96 * 128) <= 0.8
+
+
+def test_weights_in_a_file_are_those_it_has_now(picture, tmp_path):
+    path, found = str(tmp_path / "m.safetensors"), []
+    for name in ("msssim-small", "mse-small"):
+        shutil.copy(zoo.CHECKPOINTS / f"{name}.safetensors", path)
+        found.append(blurlib.compress(picture, 2, model=path))
+        assert found[-1] == blurlib.compress(picture, 2, model=name)
 
 
 def test_damaged_files_are_refused_as_pillow_does(picture, tmp_path, registered):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pytorch_msssim import ms_ssim
 
 from blurlib.codec import Objective, model, search, zoo
@@ -44,8 +45,15 @@ def test_the_objective_is_that_of_the_definitions(photo):
     x_hat = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
     error = ((x_hat - x) * 255).square().mean()
     torch.testing.assert_close(MSE.distance(x_hat, x), error[None])
-    expected = 1 - ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+    mirrored = [F.pad(of, (16, 16, 16, 16), "reflect") for of in (x_hat, x)]
+    expected = 1 - ms_ssim(*mirrored, data_range=1.0, size_average=False)
     torch.testing.assert_close(Objective("ms-ssim", 1, 2).distance(x_hat, x), expected)
+    wrong = []
+    for row in (0, 100):  # MS-SSIM of the photo alone hardly sees the first
+        x_hat = x.clone()
+        x_hat[:, :, row] += 0.2
+        wrong.append(Objective("ms-ssim", 1, 2).distance(x_hat, x).item())
+    assert wrong[0] > 0.5 * wrong[1]
     with pytest.raises(ValueError, match="trained for the distortion 'perceptual'"):
         Objective("perceptual", 1, 2).distance(x, x)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -186,10 +185,3 @@ def test_sigterm_stops_two_processes_at_the_same_step(trainer):
     assert position(trainer.run("run")) == len(log)
     assert {step.images for step in log} == {4}
     assert "Traceback" not in errors  # of the other process, too
-
-
-def test_log_lines_of_older_runs_are_read(tmp_path):
-    line = {"step": 1, "steps": 9, "loss": 2.0, "parts": {"bpp": 1.0}, "gradient": 1.0}
-    text = json.dumps(line | {"lr": 0.1, "seconds": 0.5})
-    (tmp_path / "log.jsonl").write_text(text + "\n" + text[:20])
-    assert [step.images for step in read_log(tmp_path)] == [0]

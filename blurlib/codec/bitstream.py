@@ -96,7 +96,10 @@ class BlurFile:
     def from_bytes(cls, data: bytes) -> "BlurFile":
         """Parse untrusted bytes; every length is checked before it is used. BitstreamError: not a
         .blur file, of a newer version, cut or damaged."""
-        if data[: len(MAGIC)] != MAGIC:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            wanted = "the bytes of a .blur file, as from Path.read_bytes"
+            raise BitstreamError(f"data is a {type(data).__name__}: it must be {wanted}")
+        if (data := bytes(data))[: len(MAGIC)] != MAGIC:
             raise BitstreamError("not a .blur file: it does not start with BLUR")
         if len(data) > 4 and data[4] != VERSION:
             raise BitstreamError(

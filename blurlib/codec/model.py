@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -150,6 +150,12 @@ class BlurCodec(nn.Module):
         self.inverse_gain = transforms.Gain(self.config.levels, M, (0.0, -2.0))
         self.entropy = LaplacianEntropyModel(self.config.entropy)
         self.main_decoder = transforms.MainDecoder(self.config.transform, M)
+
+    def _apply(self, *arguments: Any, **options: Any) -> "BlurCodec":
+        super()._apply(*arguments, **options)
+        if {p.dtype for p in self.parameters()} & {torch.float16, torch.bfloat16}:
+            self.model_id = bytes(4)  # rounded weights are another model's, and were never saved
+        return self
 
     def code_in(self, dtype: torch.dtype = torch.float64) -> "BlurCodec":
         """Move what the decoder must repeat exactly to `dtype`, and code in it.
@@ -448,7 +454,7 @@ class BlurCodec(nn.Module):
             raise ValueError(f"x is from {low:g} to {high:g}: it must be {wanted}")
         if not isinstance(effort, Integral) or effort not in range(len(ITERATIONS)):
             raise ValueError(
-                f"effort is {effort}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
+                f"effort is {effort!r}: it must be a whole number from 0 to {len(ITERATIONS) - 1}"
             )
         for_what = self.objective and self.objective.distortion
         if effort and for_what not in ("ms-ssim", "mse"):

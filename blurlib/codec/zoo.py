@@ -190,7 +190,7 @@ def _read(name: str | os.PathLike) -> tuple[bytes, bytes]:
     shipped = str(name) in names()
     path = CHECKPOINTS / f"{name}.safetensors" if shipped else Path(name)
     if not path.is_file():
-        raise WeightsError(f"no model {str(name)!r}: shipped models are {', '.join(names())}")
+        raise WeightsError(f"no model or file {str(name)!r}: shipped are {', '.join(names())}")
     data = path.read_bytes()
     digest = hashlib.sha256(data)
     if shipped and json.loads(SHA256.read_text()).get(path.name) != digest.hexdigest():

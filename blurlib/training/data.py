@@ -12,7 +12,6 @@ import functools
 import itertools
 import math
 import signal
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,8 +80,7 @@ def open_photos(config: TrainConfig, paths: Sequence[Path], device: Device) -> "
     if not all(total <= config.bank_gb * 1e9 for total in sizes):
         return Photos(_Crops(paths, read, config), device, config.workers, {})
     images, skipped = [], {}
-    # Around all threads: what they themselves set back ends in any order.
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
         for path, result in zip(paths, pool.map(read, paths), strict=True):
             if isinstance(result, Tensor):
                 images.append(result.to(device))
