@@ -88,6 +88,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sampling-isotropic": lambda root: checks.sampling(root, "isotropic-small"),
     "sampling-blur": lambda root: checks.sampling(root, "blur-small"),
     "optimisers": checks.optimisers,
+    "grid": checks.grid,
     "start": checks.start,
     "unfinished": training.unfinished,
     "unfinished-perceptual": training.perceptual,

@@ -198,6 +198,17 @@ def optimisers(root: Path) -> str:
     return markdown(head, rows) + f"\n{content['settings']['photos']} photos of 256×256.\n"
 
 
+def grid(root: Path) -> str:
+    """Steps across the lines of blocks, and errors at the sides, of every shipped codec."""
+    named = ["lines of 16", "lines of 8", "outermost pixels"]
+    rows = [
+        [row["model"], f"{row['quality']:g}", *(f"{row[name]:.2f}" for name in named)]
+        for row in _check(root, "grid")["rows"]
+        if row["quality"]
+    ]
+    return markdown(["model", "quality", *named], rows)
+
+
 def start(root: Path) -> str:
     """The lapped KLT beside the plain one, before any training."""
     rows = [
