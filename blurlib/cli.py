@@ -321,7 +321,7 @@ def codecs() -> None:
     _print_table(others, "to compare with")
 
 
-@app.command()
+@app.command(epilog="Example: blurlib demo --photo cat --quality 3")
 def demo(
     photo: Annotated[str, typer.Option(help="A photo of yours, or an embedded one.")] = "coffee",
     quality: Annotated[float, typer.Option(help="1 to 6.")] = 2.0,
@@ -441,7 +441,7 @@ def _draw_curves(run: Path) -> float:
     return time.monotonic() - start
 
 
-@app.command()
+@app.command(epilog="Example: blurlib evaluate kodak --codec avif")
 def evaluate(
     context: typer.Context,
     dataset: Annotated[
@@ -523,7 +523,7 @@ def selected(context: typer.Context) -> "Selection":
     return select(codec, decoder, asked["denoiser"], sampling, tiling, asked["effort"])
 
 
-@app.command()
+@app.command(epilog="Example: blurlib bdrate webp.json avif.json, as evaluate writes them")
 def bdrate(
     anchor: Annotated[Path, typer.Argument(metavar="ANCHOR", help="Results file.")],
     test: Annotated[Path, typer.Argument(metavar="TEST", help="Results file.")],
