@@ -90,11 +90,10 @@ def _pixels(image: Image.Image | torch.Tensor | ArrayLike) -> torch.Tensor:
     """uint8 (3, H, W)."""
     if isinstance(image, Image.Image):
         return images.from_pillow(image)
-    array = np.asarray(image.permute(1, 2, 0) if isinstance(image, torch.Tensor) else image)
+    array = np.asarray(image.movedim(0, -1) if isinstance(image, torch.Tensor) else image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        given = f"{type(image).__name__} {array.dtype} {array.shape}"
-        wanted = "a Pillow image, 8-bit RGB, (H, W, 3), or what `read_image` gives"
-        raise ValueError(f"the picture is {given}: it must be {wanted}")
+        wanted = "must be a Pillow image, 8-bit RGB, (H, W, 3), or what `read_image` gives"
+        raise ValueError(f"{type(image).__name__} {array.dtype} {array.shape}: it {wanted}")
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 

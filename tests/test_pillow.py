@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import blurlib
@@ -65,7 +66,7 @@ def test_arrays_and_other_modes(picture):
         blurlib.compress(Image.new("RGBA", (8, 8)), 2)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), "photo.png"])
+@pytest.mark.parametrize("wrong", [torch.zeros(8, 8).byte(), np.zeros((8, 8, 3)), "photo.png"])
 def test_what_is_no_picture_is_refused(wrong):
     with pytest.raises(ValueError, match=r"must be a Pillow image, 8-bit RGB, \(H, W, 3\)"):
         blurlib.compress(wrong)
