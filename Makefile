@@ -54,7 +54,7 @@ tables: $(BASELINES)
 
 # In Chromium, without a network; skipped where there is no browser.
 site: $(DEV) book
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -rs tests/test_site.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/test_site.py
 
 links: | $(BIN)/python
 	@test -n '$(REPO)' || { echo 'make links: say which repository, as in REPO=owner/name' >&2; exit 2; }

@@ -193,7 +193,6 @@ def faults(browser, axe):
 KINDS = ("formula", "alt text", "picture", "width", "console", "request", "link", "axe")
 
 
-@pytest.mark.xdist_group("faults")  # one process opens every page, the others do the rest
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_page_has_a_fault(faults, kind):
     assert not faults[kind], "\n".join(faults[kind])
