@@ -17,8 +17,8 @@ from blurlib.entropy.hyper import START_SCALE, HyperLatent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files go first: at the end the other process would wait for them."""
-    first = ["test_variants.py", "test_training_processes.py"]
-    items.sort(key=lambda item: item.path.name in first and -1 - first.index(item.path.name))
+    places = {"test_training_processes.py": 0, "test_variants.py": 1}
+    items.sort(key=lambda item: places.get(item.path.name, 2))
 
 
 @pytest.fixture(scope="session")

@@ -108,9 +108,6 @@ def test_far_in_the_tails_bits_are_right_and_lead_back(density, size, sign):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-# Hyper-latent
-
-
 @pytest.fixture(scope="module")
 def hyper_latent() -> HyperLatent:
     """Densities of different widths and medians, frozen."""

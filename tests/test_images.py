@@ -38,9 +38,6 @@ def error_of(path):
     return message
 
 
-# Tensors
-
-
 def test_floats_and_levels():
     levels = torch.arange(256, dtype=torch.uint8)
     assert not torch.equal(images.to_float(ones := torch.ones(1)), ones)  # not in place

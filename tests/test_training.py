@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import math
 import resource
 import shutil
@@ -258,9 +259,6 @@ def test_the_held_out_loss_is_that_of_real_files(config, tiny_codec, photo):
     assert held_out_loss(tiny_codec, photos, config) == found  # nothing is drawn
 
 
-# Data
-
-
 @pytest.fixture(scope="module")
 def unusable(three_photos, tmp_path_factory, astronaut) -> dict[Path, str]:
     """Files, and why they cannot be trained on."""
@@ -341,9 +339,6 @@ def test_vimeo_septuplets_are_found_and_held_out_whole(config, tmp_path, astrona
     assert {photo.parent.name for photo in training} == {"0002", "0003"}
     assert {photo.parent.name for photo in held_out} == {"0001"}
     assert all(isinstance(read_photo(photo, 64), Tensor) for photo in training)
-
-
-# Random numbers
 
 
 def test_a_sample_draws_the_same_in_whatever_batch_it_is():
@@ -582,6 +577,13 @@ def test_a_checkpoint_that_is_damaged_or_of_no_run_is_refused(config, finished, 
         read_log(folder)
 
 
+def test_log_lines_of_older_runs_are_read_and_cut_ones_left_out(tmp_path):
+    line = {"step": 1, "steps": 9, "loss": 2.0, "parts": {"bpp": 1.0}, "gradient": 1.0}
+    text = json.dumps(line | {"lr": 0.1, "seconds": 0.5})
+    (tmp_path / "log.jsonl").write_text(text + "\n" + text[:20])
+    assert [step.images for step in read_log(tmp_path)] == [0]
+
+
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
     steps = loop.train(config, tmp_path / "run")
     next(steps)
@@ -636,9 +638,6 @@ def test_the_average_of_the_weights_is_exponential():
         loop._average(average, module, 0.9)
     torch.testing.assert_close(average.weight.detach(), expected)
     assert torch.equal(average.running_mean, torch.full((2,), 3.0))
-
-
-# Held-out photos
 
 
 @pytest.fixture(scope="module")
