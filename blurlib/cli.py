@@ -345,7 +345,6 @@ def demo(
         if target.exists() and (not force or target.samefile(path)):
             wish = "choose another --out" + ("" if force else ", or --force")
             raise ValueError(f"{target}: exists and is kept; {wish}")
-    out.mkdir(parents=True, exist_ok=True)
     entries = []
     with progress() as bar:
         task = bar.add_task("demo", total=len(demonstration.NAMES))

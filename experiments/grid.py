@@ -32,7 +32,7 @@ def main(out: Path, *models: str) -> None:
             files = (codec.compress(images.to_float(photo)[None], quality) for photo in photos)
             decoded = [images.to_uint8(codec.decompress(data).x_hat[0]) for data in files]
             found = {**ratios(decoded), "outermost pixels": outermost(photos, decoded)}
-            rows.append({"model": model, "quality": quality, **found})
+            rows.append({"model": Path(model).stem, "quality": quality, **found})
             print(rows[-1], flush=True)
     made = SimpleNamespace(name=models, settings={"photos": PHOTOS, "rim": RIM})
     content = {

@@ -31,10 +31,10 @@ def test_every_file_decodes_elsewhere_and_is_as_long_as_estimated():
 
 
 def test_what_training_on_a_cpu_aimed_at_is_reached():
-    """Over VTM, whole curves: −8 % in MS-SSIM, +75 % in PSNR."""
+    """Over VTM, whole curves: −8 % in MS-SSIM, +40 % in PSNR."""
     over_vtm = report.against_vtm().set_index("codec")
     assert over_vtm.loc["msssim-small, direct", "ms_ssim"].akima <= -8
-    assert over_vtm.loc["mse-small, direct", "psnr"].akima <= 75
+    assert over_vtm.loc["mse-small, direct", "psnr"].akima <= 40
 
 
 @pytest.mark.slow

@@ -90,7 +90,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "optimisers": checks.optimisers,
     "grid": checks.grid,
     "start": checks.start,
-    "unfinished": training.unfinished,
     "unfinished-perceptual": training.perceptual,
     "loss-balance": checks.loss_balance,
     "training-speed-cpu": lambda root: checks.training_speed(root, "cpu"),
@@ -164,7 +163,7 @@ def figures(root: Path, runs: Mapping[str, pd.DataFrame]) -> Iterator[Figure]:
 def texts(root: Path, runs: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
     """Every file of results/tables, and every page with its blocks filled in."""
     tables = {name: minus(make(root)) for name, make in TABLES.items()}
-    tables["trained"] = training.trained(runs)
+    tables["trained"] = minus(training.trained(root, runs))
     folder = root / "results/tables"
     files = {folder / f"{name}.md": text for name, text in tables.items()}
     files[folder / "averages.csv"] = measured.every_average(root)

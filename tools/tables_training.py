@@ -21,40 +21,27 @@ def runs(root: Path) -> dict[str, pd.DataFrame]:
     return {name: log for name, log in logs.items() if "distortion" in log}
 
 
-def trained(runs: Mapping[str, pd.DataFrame]) -> str:
-    """What the training of each codec took."""
-    rows = [
-        [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
-         f"{log['loss'].tail(5).mean():.3f}"]
-        for name, log in runs.items()
-    ]  # fmt: skip
-    return markdown(["weights", "steps", "hours", "loss at the end"], rows) + (
-        "\nHours by the clock, on a machine that did other work too; a run was paused at times.\n"
-    )
-
-
-def unfinished(root: Path) -> str:
-    """What the codecs in training/ have come to: loss on held-out photos, and BD-rates on Kodak
-    over the published points of VTM, overall and by rate."""
+def trained(root: Path, runs: Mapping[str, pd.DataFrame]) -> str:
+    """What the training of each codec took, and what it came to: loss on held-out photos, and
+    BD-rates on Kodak over the published points of VTM, overall and by rate."""
     anchors = published.read(root / "results/published")
+    codecs = {codec.label: codec for codec in report.measured("kodak", root / "results")}
     rows = []
-    for codec in report.measured("kodak", root / "training"):
-        if codec.training == "mse+lpips":
-            continue
-        name = codec.label.removesuffix(", direct")
-        log = pd.read_csv(root / "training" / f"{name}.csv")
-        steps, seconds = log[["step", "seconds"]].iloc[-1]
+    for name, log in runs.items():
+        codec = codecs[f"{name}, direct"]
         column = {"ms-ssim": "ms_ssim_db", "mse": "psnr"}[codec.training]
         vtm, ours = anchors.curve(report.ANCHOR, column), codec.curve(column)
         spans = [report.bd(vtm, ours, rates) for rates in (None, (0.1, 0.3), (0.3, 0.8))]
         rows.append(
-            [name, f"{steps:,.0f}", f"{seconds / 3600:.1f}",
-             f"{log['held_out'].dropna().iloc[-1]:.3f}", "PSNR" if column == "psnr" else "MS-SSIM",
-             *(f"{span}" for span in spans)]
+            [name, f"{log['step'].iloc[-1]:,}", f"{log['seconds'].iloc[-1] / 3600:.1f}",
+             f"{log['held_out'].dropna().iloc[-1]:.3f}" if "held_out" in log else "–",
+             "PSNR" if column == "psnr" else "MS-SSIM", *(f"{span}" for span in spans)]
         )  # fmt: skip
     head = ["weights", "steps", "hours", "held-out loss", "BD-rate in", "over VTM-9.1",
             "0.1–0.3 bpp", "0.3–0.8 bpp"]  # fmt: skip
-    return markdown(head, rows)
+    return markdown(head, rows) + (
+        "\nHours by the clock, on a machine that did other work too; a run was paused at times.\n"
+    )
 
 
 def perceptual(root: Path) -> str:

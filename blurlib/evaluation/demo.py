@@ -54,6 +54,7 @@ def run(image: Tensor, out: Path, quality: float, steps: int | None) -> Iterator
     perceptual = BlurlibCodec(PERCEPTUAL, zoo.load(PERCEPTUAL), diffusion, sampling=sampling)
     data = direct.encode(image, quality)
     size = len(data)
+    out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "photo.blur", data, overwrite=True)
     yield _entry(NAMES[0], data, image, direct.decode(data), out)
     data = perceptual.encode_to(image, size)
