@@ -116,8 +116,8 @@ function laplacian(place, { laplacian: learned }) {
 
   function drawCurve() {
     const x = (d) => 36 + (d / 7) * 270;
-    const y = (v) => 190 - (v / 6) * 175;
-    const parts = [0, 2, 4, 6].map((v) =>
+    const y = (v) => 190 - (v / 8) * 175;
+    const parts = [0, 2, 4, 6, 8].map((v) =>
       element("g", {}, element("line", { x1: 36, x2: 306, y1: y(v), y2: y(v), class: "play-rule" }),
         element("text", { x: 28, y: y(v) + 4, "text-anchor": "end" }, String(v))));
     for (let d = 0; d < 8; d++)
@@ -158,7 +158,7 @@ function laplacian(place, { laplacian: learned }) {
   }
   const draw = () => (drawCurve(), drawGrid());
   const own = (key) => (v) => ((state[key] = v), (preset.selectedIndex = -1), draw()); // of no group
-  const A = slider("A", { min: 0, max: 6, step: 0.01, value: state.A }, own("A"));
+  const A = slider("A", { min: 0, max: 8, step: 0.01, value: state.A }, own("A"));
   const sigma = slider("σ", { min: 0.4, max: 4, step: 0.01, value: state.sigma }, own("sigma"));
   const groups = Object.fromEntries(learned.map((_, j) => [j, `as group ${j + 1} has learned it`]));
   const preset = choice("Values of a group", groups, "0", (j) => {
