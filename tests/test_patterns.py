@@ -8,8 +8,8 @@ import torch
 from blurlib import metrics
 from blurlib.codec import zoo
 
-SIDE = 128  # pixels
-FLAT, ALIKE = 30.0, 0.2  # dB: what a flat picture must reach; too small a difference to count
+SIDE, FLAT, ALIKE = 128, 30.0, 0.1  # pixels; dB of a flat picture at least; dB that do not count
+FALLS = {("mse-small", "dither"): 0.2}  # dB that a picture gets worse with more quality, at most
 # Weights for MS-SSIM draw the finest waves with too little regard for where they are.
 MODELS = {"msssim-small": 1.5, "mse-small": ALIKE}
 
@@ -42,7 +42,7 @@ def check(model, name, x, pictures):
     flat = metrics.psnr(x, x.mean((1, 2), keepdim=True).expand_as(x))
     assert found[0] > min(flat, FLAT) - MODELS[model], (name, found)
     for low, high in itertools.pairwise(found):
-        assert high > min(low, FLAT) - ALIKE, (name, found)
+        assert high > min(low, FLAT) - FALLS.get((model, name), ALIKE), (name, found)
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ function compare(place, { photos }) {
 
 function laplacian(place, { laplacian: learned }) {
   const state = { A: learned[0].A, sigma: learned[0].sigma };
+  const TOP = 2 * Math.floor(Math.max(...learned.map(({ A }) => A)) / 2) + 2; // even, above every bump
   const SIDE = 8, QUERY = [3, 4]; // the window of the codec, and a non-anchor inside it
   const curve = element("svg", { viewBox: "0 0 320 220", role: "img" });
   const grid = element("svg", { viewBox: "0 0 220 220", role: "img" });
@@ -116,8 +117,8 @@ function laplacian(place, { laplacian: learned }) {
 
   function drawCurve() {
     const x = (d) => 36 + (d / 7) * 270;
-    const y = (v) => 190 - (v / 8) * 175;
-    const parts = [0, 2, 4, 6, 8].map((v) =>
+    const y = (v) => 190 - (v / TOP) * 175;
+    const parts = Array.from({ length: TOP / 2 + 1 }, (_, i) => 2 * i).map((v) =>
       element("g", {}, element("line", { x1: 36, x2: 306, y1: y(v), y2: y(v), class: "play-rule" }),
         element("text", { x: 28, y: y(v) + 4, "text-anchor": "end" }, String(v))));
     for (let d = 0; d < 8; d++)
@@ -158,7 +159,7 @@ function laplacian(place, { laplacian: learned }) {
   }
   const draw = () => (drawCurve(), drawGrid());
   const own = (key) => (v) => ((state[key] = v), (preset.selectedIndex = -1), draw()); // of no group
-  const A = slider("A", { min: 0, max: 8, step: 0.01, value: state.A }, own("A"));
+  const A = slider("A", { min: 0, max: TOP, step: 0.01, value: state.A }, own("A"));
   const sigma = slider("σ", { min: 0.4, max: 4, step: 0.01, value: state.sigma }, own("sigma"));
   const groups = Object.fromEntries(learned.map((_, j) => [j, `as group ${j + 1} has learned it`]));
   const preset = choice("Values of a group", groups, "0", (j) => {
